@@ -1,0 +1,28 @@
+"""What every tool needs to know of a network, as data."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """Facts about one network object. Tests prove each; CLI, tiler and documentation read them."""
+
+    size_multiple: int
+    """Height and width that are multiples of this are not padded by the network."""
+    min_size: int
+    """Smallest height and width that ``forward`` accepts."""
+    scale: int
+    """Output size over input size."""
+    halo: int | None
+    """Pixels around an output pixel that its value depends on; None where it is the whole image."""
+    in_channels: int
+    """Channels of input and output images."""
+    precisions: frozenset[Precision]
+    """Precisions in which the network gives sound values under autocast."""
+    extra_outputs: tuple[str, ...] = ()
+    """Names of what ``forward`` can return beside the image."""
+    has_weights: bool = True
+    """False where there is nothing to load, so that a test without a checkpoint is meant."""

@@ -1,0 +1,50 @@
+"""Registering into BasicSR's registries without ever displacing what is there."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from basicsr.utils.registry import Registry
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+_logger = logging.getLogger("basicsr")
+
+
+def register(registry: Registry) -> Callable[[T], T]:
+    """Return a decorator that registers a class or function under its ``__name__``.
+
+    The first holder of a name keeps it: where another package holds the name already, ours is
+    registered as ``NAME_cir`` and one warning says so. Registering the same object again, as a
+    second import or a reload does, replaces it silently.
+    """
+
+    def decorate(obj: T) -> T:
+        name = obj.__name__
+        for candidate in (name, f"{name}_cir"):
+            holder = registry._obj_map.get(candidate)
+            if holder is None or _same_definition(holder, obj):
+                registry._obj_map[candidate] = obj
+                break
+        else:
+            raise RuntimeError(
+                f"{name} and {name}_cir are both taken in BasicSR's {registry._name} registry"
+            )
+        if candidate != name and holder is None:
+            _logger.warning(
+                "%s in BasicSR's %s registry belongs to %s; the one of basicsr-cir is %s.",
+                name,
+                registry._name,
+                registry._obj_map[name].__module__,
+                candidate,
+            )
+        return obj
+
+    return decorate
+
+
+def _same_definition(first: object, second: object) -> bool:
+    return (getattr(first, "__module__", None), getattr(first, "__qualname__", None)) == (
+        getattr(second, "__module__", None),
+        getattr(second, "__qualname__", None),
+    )
