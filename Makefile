@@ -1,0 +1,35 @@
+# Everything runs in .venv/, which is made on first use and made again when pyproject.toml changes.
+#   make demo   train and test a small PromptCIR on real photographs, about two minutes
+#   make test   all tests
+#   make lint   formatting, lint, types
+#   make wheel  build the wheel and run it from another directory in an environment of its own
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint wheel clean
+
+demo: $(READY)
+	$(BIN)/basicsr demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(READY)
+	$(BIN)/python tests/try_wheel.py
+
+$(READY): pyproject.toml
+	@echo "Making the environment $(VENV): torch and BasicSR are large, this takes some minutes ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,8 @@
+"""``python -m cir_cli``, the form that torchrun starts: ``torchrun ... -m cir_cli train ...``."""
+
+import sys
+
+from cir_cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

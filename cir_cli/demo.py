@@ -1,0 +1,159 @@
+"""``basicsr demo``: a small PromptCIR trained and tested for real, on photographs at hand.
+
+The photographs come with scikit-image's wheel, which BasicSR depends on, so nothing is downloaded.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.data import build_dataset
+from basicsr.utils import tensor2img
+from PIL import Image, ImageDraw
+from torch.nn.functional import l1_loss
+from tqdm import tqdm
+
+from cir_cli.options_files import find
+from cir_host.errors import UserError
+
+PHOTOGRAPHS = {
+    "train": ("astronaut.png", "coffee.png", "motorcycle_left.png"),
+    "test": ("chelsea.png",),
+}
+"""Lossless photographs in ``skimage.data``; the one for the test is never trained on."""
+
+CROP = (110, 60, 240, 190)
+"""Left, top, right, bottom of the part of the test photograph that the picture shows."""
+
+
+def run(arguments: list[str]) -> None:
+    """Train for about two minutes, test, print the table, write ``comparison.png``.
+
+    Raises:
+        UserError: A step failed, or the restored photograph is no better than its JPEG.
+    """
+    parser = argparse.ArgumentParser("basicsr demo", description=run.__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="default: %(default)s")
+    parser.add_argument(
+        "--seconds", type=float, default=110, help="time to train (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder
+    _copy_photographs(folder / "photographs")
+    iterations = max(20, int(options.seconds / _seconds_per_step("demo_train.yml")))
+    print(f"Training a small PromptCIR for {iterations} iterations ...", flush=True)
+    _basicsr(
+        folder,
+        "train",
+        "-opt=demo_train.yml",
+        "--force_yml",
+        f"train:total_iter={iterations}",
+        f"train:scheduler:periods=[{iterations}]",
+        total=iterations,
+    )
+    print("Testing it on a photograph that it has not seen ...", flush=True)
+    _basicsr(folder, "test", "-opt=demo_test.yml")
+    results = folder / "results" / "demo_test"
+    print((results / "metrics.md").read_text(encoding="utf-8"))
+    picture = _write_comparison(folder, results)
+    print(f"Input, restored, original side by side: {picture}")
+    gains = _psnr_gains(results / "metrics.json")
+    if min(gains.values()) <= 0:
+        raise UserError(f"the restored photograph is no better than its JPEG (gain in dB: {gains})")
+
+
+def _copy_photographs(folder: Path) -> None:
+    source = Path(str(files("skimage.data")))
+    for part, names in PHOTOGRAPHS.items():
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.copyfile(source / name, folder / part / name)
+
+
+def _options(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(find(name).read_text(encoding="utf-8"))
+    return loaded
+
+
+def _seconds_per_step(options_name: str) -> float:
+    """Time training steps of the demo's network here, so that the demo fits its time anywhere."""
+    options = _options(options_name)
+    train = options["datasets"]["train"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = build_network(options["network_g"]).to(device)
+    optimizer = torch.optim.AdamW(network.parameters())
+    size = train["gt_size"]
+    image = torch.rand(train["batch_size_per_gpu"], 3, size, size, device=device)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        l1_loss(network(image), 1 - image).backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def _basicsr(folder: Path, *arguments: str, total: int | None = None) -> None:
+    """Run the real command in a process of its own, with a bar over its iterations."""
+    command = [sys.executable, "-m", "cir_cli", *arguments]
+    tail: list[str] = []
+    with (
+        subprocess.Popen(
+            command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process,
+        tqdm(total=total, unit="it", disable=total is None) as bar,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            tail = [*tail[-14:], line]
+            if found := re.search(r"iter:\s*([\d,]+).*l_pix: (\S+)", line):
+                bar.update(int(found[1].replace(",", "")) - bar.n)
+                bar.set_postfix_str(f"loss {float(found[2]):.4f}")
+    if process.returncode:
+        raise UserError(f"{' '.join(command)} failed in {folder}:\n{''.join(tail)}")
+
+
+def _psnr_gains(path: Path) -> dict[str, float]:
+    data_sets = json.loads(path.read_text(encoding="utf-8"))["data_sets"]
+    return {name: data_set["mean"]["psnr"]["gain"] for name, data_set in data_sets.items()}
+
+
+def _write_comparison(folder: Path, results: Path) -> Path:
+    """Write a strip of the JPEG, the restored and the original, magnified without smoothing."""
+    options = _options("demo_test.yml")
+    data = {**options["datasets"]["test_1"], "phase": "test", "scale": 1, "manual_seed": 0}
+    data["dataroot_gt"] = str(folder / data["dataroot_gt"])
+    sample = build_dataset(data)[0]
+    (restored,) = (results / "visualization" / data["name"]).glob("*.png")
+    jpeg, original = (
+        Image.fromarray(tensor2img([sample[key]], rgb2bgr=False)) for key in ("lq", "gt")
+    )
+    panels = {
+        f"JPEG, quality {data['quality']}": jpeg,
+        "restored": Image.open(restored),
+        "original": original,
+    }
+    zoom, caption = 3, 22
+    width, height = zoom * (CROP[2] - CROP[0]), zoom * (CROP[3] - CROP[1])
+    strip = Image.new("RGB", (width * len(panels), height + caption), "white")
+    draw = ImageDraw.Draw(strip)
+    for i, (title, image) in enumerate(panels.items()):
+        part = image.crop(CROP).resize((width, height), Image.Resampling.NEAREST)
+        strip.paste(part, (i * width, caption))
+        draw.text((i * width + 6, 5), title, fill="black")
+    path = folder / "comparison.png"
+    strip.save(path)
+    return path

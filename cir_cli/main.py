@@ -1,0 +1,52 @@
+"""The command's front door: picks the subcommand, prints a user's mistake as one line."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+# Imported here, at the top of the main script, so that spawned workers register everything too.
+import cir_arch  # noqa: F401
+import cir_data  # noqa: F401
+import cir_model  # noqa: F401
+from cir_cli import demo, pipelines
+from cir_host import __version__
+from cir_host.errors import UserError
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "train": (pipelines.train, "train a network: basicsr train -opt FILE.yml"),
+    "test": (pipelines.test, "measure a network on test sets: basicsr test -opt FILE.yml"),
+    "demo": (demo.run, "train and test a small PromptCIR on photographs of scikit-image"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Returns:
+        0, or 2 after a user's mistake, or 130 after Ctrl-C.
+    """
+    command, rest = _parse(list(sys.argv[1:] if argv is None else argv))
+    try:
+        COMMANDS[command][0](rest)
+    except UserError as error:
+        print(f"basicsr {command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"basicsr {command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: list[str]) -> tuple[str, list[str]]:
+    parser = argparse.ArgumentParser(
+        "basicsr",
+        description="Blind compressed-image restoration with BasicSR.",
+        epilog="basicsr COMMAND --help describes a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"basicsr-cir {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, summary) in COMMANDS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+    # the subcommand's own flags are its own business; BasicSR parses those of train and test
+    return parser.parse_args(arguments[:1]).command, arguments[1:]

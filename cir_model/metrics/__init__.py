@@ -1,0 +1,1 @@
+"""Metrics that BasicSR lacks, one per file."""

@@ -1,0 +1,1 @@
+"""The options files, installed as package ``cir_options`` so that ``-opt NAME.yml`` finds them."""
