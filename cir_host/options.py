@@ -1,0 +1,109 @@
+"""Options files made sound: strict sections of ours, checked sections of BasicSR's."""
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, inspect
+
+from cir_host.errors import OptionsError
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class DatasetOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Keys that every data set has: BasicSR's own and those that its data loaders read.
+
+    A data set of ours extends this by its own keys and names the result as ``options_type``.
+    """
+
+    name: str
+    type: str
+    phase: Literal["train", "val", "test"]
+    scale: Annotated[int, Meta(ge=1)] = 1
+    manual_seed: int = 0
+    """That of the whole run, put here by the options parser."""
+    num_worker_per_gpu: Annotated[int, Meta(ge=0)] = 0
+    batch_size_per_gpu: Annotated[int, Meta(ge=1)] = 1
+    dataset_enlarge_ratio: Annotated[float, Meta(gt=0)] = 1
+    prefetch_mode: Literal["cpu", "cuda"] | None = None
+    num_prefetch_queue: Annotated[int, Meta(ge=1)] = 1
+    pin_memory: bool = False
+    persistent_workers: bool = False
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean "..."?`` for the nearest known word, or nothing."""
+    matches = get_close_matches(word, list(known), n=1)
+    return f'; did you mean "{matches[0]}"?' if matches else ""
+
+
+def convert(section: Mapping[str, Any], struct_type: type[S], where: str) -> S:
+    """Turn a section of an options file into a struct, strictly.
+
+    Args:
+        section: Keys and values as read from YAML.
+        struct_type: A ``msgspec.Struct`` with ``forbid_unknown_fields``. A ``ValueError`` that its
+            ``__post_init__`` raises is reported like a wrong type.
+        where: The section's name in messages, such as ``datasets.train``.
+
+    Raises:
+        OptionsError: An unknown key (the nearest known one is named), a missing one, or a value of
+            the wrong type or out of range.
+    """
+    try:
+        return msgspec.convert(section, struct_type)
+    except msgspec.ValidationError as error:
+        raise OptionsError(_explain(str(error), section, struct_type, where)) from None
+
+
+_MESSAGE = re.compile(r"(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?", re.DOTALL)
+_FIELD = re.compile(r"Object (?P<how>contains unknown|missing required) field `(?P<key>.*)`")
+
+
+def _explain(message: str, section: Any, struct_type: type[msgspec.Struct], where: str) -> str:
+    parts = _MESSAGE.fullmatch(message)
+    assert parts is not None  # the pattern matches every text
+    what, path = parts["what"], parts["path"] or ""
+    types = _types_at(struct_type, path)
+    field = _FIELD.fullmatch(what)
+    if field is None:
+        allowed = [str(v) for t in types if isinstance(t, inspect.LiteralType) for v in t.values]
+        if allowed:
+            what = f"expected {' or '.join(allowed)}"
+        what = what[:1].lower() + what[1:].replace("`", "")
+        return f"{where}{path}: {what}{_value_at(section, path)}"
+    place = f"{where}{path}.{field['key']}"
+    if field["how"] == "missing required":
+        return f"{place}: missing"
+    known = [f.encode_name for t in types if isinstance(t, inspect.StructType) for f in t.fields]
+    return f"{place}: unknown key{near(field['key'], known)}"
+
+
+def _steps(path: str) -> list[str]:
+    """Split msgspec's ``.a.b[0]`` into its keys and indices; ``...`` is an unknown index."""
+    return re.findall(r"[^.\[\]]+|\.\.\.", path)
+
+
+def _value_at(section: Any, path: str) -> str:
+    for step in _steps(path):
+        if step == "...":
+            return ""
+        section = section[step if isinstance(section, Mapping) else int(step)]
+    return "" if isinstance(section, Mapping) else f"; it is {section!r}"
+
+
+def _types_at(struct_type: type[msgspec.Struct], path: str) -> list[Any]:
+    """What a struct allows at a path, as msgspec describes it (a union by its members)."""
+    types: list[Any] = [inspect.type_info(struct_type)]
+    for step in _steps(path):
+        inner: list[Any] = []
+        for kind in types:
+            if isinstance(kind, inspect.StructType):
+                inner += [field.type for field in kind.fields if field.encode_name == step]
+            elif hasattr(kind, "item_type"):
+                inner.append(kind.item_type)
+        types = [member for kind in inner for member in getattr(kind, "types", (kind,))]
+    return types
