@@ -1,0 +1,65 @@
+"""Every shipped options file is sound: known keys, known names, buildable network, paper's values."""
+
+import pytest
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+
+import cir_arch  # noqa: F401
+import cir_data  # noqa: F401
+import cir_model  # noqa: F401
+from cir_cli.options_files import find, shipped
+from cir_host.errors import OptionsError
+from cir_host.options import convert
+
+
+def load(name):
+    with find(name).open(encoding="utf-8") as file:
+        return yaml.safe_load(file)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_file_is_sound(name):
+    options = load(name)
+    assert MODEL_REGISTRY.get(options["model_type"])
+    for phase, section in options["datasets"].items():
+        whole = {**section, "phase": phase.split("_")[0], "scale": 1, "manual_seed": 0}
+        convert(whole, DATASET_REGISTRY.get(section["type"]).options_type, f"datasets.{phase}")
+    for metric in (options.get("val") or {}).get("metrics", {}).values():
+        assert METRIC_REGISTRY.get(metric["type"])
+    with torch.device("meta"):
+        build_network(options["network_g"])
+    if "train" in options:
+        assert sum(options["train"]["scheduler"]["periods"]) == options["train"]["total_iter"]
+
+
+def test_recipe_of_the_paper():
+    first, second = load("promptcir_x1.yml"), load("promptcir_x1_stage2.yml")
+    for options in (first, second):
+        train = options["datasets"]["train"]
+        assert (train["gt_size"], train["batch_size_per_gpu"]) == (128, 24)
+        assert train["use_hflip"]
+        assert train["use_rot"]
+        assert options["train"]["optim_g"]["type"] == "AdamW"
+        assert float(options["train"]["scheduler"]["eta_min"]) == 1e-6
+        with torch.device("meta"):
+            network = build_network(options["network_g"])
+        assert sum(p.numel() for p in network.parameters()) == 34_754_927
+    assert first["datasets"]["train"]["quality"] == {"choices": [10, 20, 30, 40, 50, 60, 70]}
+    assert second["datasets"]["train"]["quality"] == {"range": [10, 70]}
+    assert float(first["train"]["optim_g"]["lr"]) == 2e-4
+    assert float(second["train"]["optim_g"]["lr"]) == 1e-4
+    assert first["train"]["total_iter"] == 800_000
+    assert second["train"]["total_iter"] == 600_000
+    assert second["path"]["pretrain_network_g"] == "experiments/promptcir_x1/models/net_g_latest.pth"
+
+
+def test_a_path_wins_over_a_shipped_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find("test_live1.yml") == shipped()["test_live1.yml"]
+    assert find("options/test_live1.yml") == shipped()["test_live1.yml"]
+    (tmp_path / "test_live1.yml").write_text("name: mine\n")
+    assert find("test_live1.yml").read_text() == "name: mine\n"
+    with pytest.raises(OptionsError, match=r"elsewhere/test_live1\.yml"):
+        find("elsewhere/test_live1.yml")
