@@ -1,14 +1,14 @@
-"""Options files made sound: strict sections of ours, checked sections of BasicSR's."""
+"""Strict sections of an options file: types instead of tables, errors in one line."""
 
 import re
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, inspect
 
 from cir_host.errors import OptionsError
+from cir_host.lookup import near
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -32,12 +32,6 @@ class DatasetOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     num_prefetch_queue: Annotated[int, Meta(ge=1)] = 1
     pin_memory: bool = False
     persistent_workers: bool = False
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean "..."?`` for the nearest known word, or nothing."""
-    matches = get_close_matches(word, list(known), n=1)
-    return f'; did you mean "{matches[0]}"?' if matches else ""
 
 
 def convert(section: Mapping[str, Any], struct_type: type[S], where: str) -> S:

@@ -1,0 +1,65 @@
+"""Names looked up in BasicSR's registries, with the near ones where a name is not there."""
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import basicsr
+from basicsr.utils.registry import Registry
+
+from cir_host.errors import OptionsError
+
+
+class UnknownNameError(OptionsError, KeyError):
+    """A name that a registry does not hold; a ``KeyError`` too, as BasicSR raises."""
+
+    __str__ = Exception.__str__  # KeyError would print the message in quotes
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean "..."?`` with the nearest known words, or nothing."""
+    by_folded = {name.casefold(): name for name in known}
+    matches = get_close_matches(word.casefold(), by_folded, n=3, cutoff=0.7)
+    words = " or ".join(f'"{by_folded[match]}"' for match in matches)
+    return f"; did you mean {words}?" if words else ""
+
+
+def name_the_near(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``Registry.get`` name near names, and find ``NAME_basicsr`` without a message.
+
+    Raises:
+        UnknownNameError: The registry holds neither name. A folder ``basicsr`` beside the script
+            that is imported instead of the installed one is the usual cause where the name is
+            right, so the message says where BasicSR was imported from.
+    """
+
+    @wraps(original)
+    def get(self: Registry, name: str, suffix: str = "basicsr") -> Any:
+        for candidate in (name, f"{name}_{suffix}"):
+            if candidate in self._obj_map:
+                return self._obj_map[candidate]
+        raise UnknownNameError(
+            f"no {name!r} in BasicSR's {self._name} registry{near(str(name), self._obj_map)}"
+            f" (BasicSR is imported from {Path(basicsr.__file__).parent})"
+        )
+
+    return get
+
+
+def look_up(registry: Registry, name: Any, where: str) -> Any:
+    """Return what a registry holds under a name given in an options file.
+
+    Args:
+        registry: One of BasicSR's.
+        name: The value of the key.
+        where: The key in messages, such as ``network_g.type``.
+
+    Raises:
+        UnknownNameError: The name is not there.
+    """
+    try:
+        return registry.get(name)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{where}: {error}") from None

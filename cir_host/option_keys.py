@@ -1,0 +1,197 @@
+"""Keys of an options file checked against the code that reads them, before anything is started.
+
+BasicSR reads options by ``.get``, so that a misspelled key does nothing. What a section may hold is
+read off the source of the model and data set classes and of BasicSR's pipelines; what a network,
+loss or metric may be given, off its signature. Mistakes in what is ours are errors; elsewhere they
+are warnings, unless BasicSR would fail on them later.
+"""
+
+import ast
+import inspect
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import msgspec
+from basicsr.utils.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+)
+
+from cir_host.errors import OptionsError
+from cir_host.lookup import look_up, near
+from cir_host.options import DatasetOptions, convert
+
+_PIPELINES = ("train", "test", "models", "utils.options", "utils.misc", "utils.logger")
+"""BasicSR's modules that read options beside the model and the data sets."""
+
+_LOADER_KEYS = {field.encode_name for field in msgspec.structs.fields(DatasetOptions)}
+
+_HISTORIC_KEYS = {"use_shuffle"}
+"""Keys in most options files of BasicSR that no code has read for years."""
+
+
+def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Check keys and names.
+
+    Args:
+        opt: The options as BasicSR's parser returns them. Keys of ``path`` that no code reads are
+            removed: BasicSR would make a folder of the name of their value.
+        given: The same as the user wrote them.
+
+    Returns:
+        Warnings, one line each.
+
+    Raises:
+        OptionsError: A name that is in no registry, a key that ours do not know, or an argument
+            that BasicSR would refuse or miss later.
+    """
+    model = look_up(MODEL_REGISTRY, given["model_type"], "model_type")
+    warnings = []
+    for section, key, suggestion in _unknown_keys(given, model):
+        warnings.append(f"{section}.{key}".lstrip(".") + f": no code reads this key{suggestion}")
+        if section == "path":
+            opt["path"].pop(key)
+    for key, section in given.items():
+        if key.startswith("network_") and isinstance(section, Mapping):
+            warnings += _arguments(ARCH_REGISTRY, section, key)
+    for phase, section in opt["datasets"].items():
+        warnings += _dataset(section, f"datasets.{phase}")
+    for key, section in (given.get("train") or {}).items():
+        if key.endswith("_opt") and isinstance(section, Mapping) and known_to_us(model):
+            warnings += _arguments(LOSS_REGISTRY, section, f"train.{key}")
+    for key, section in ((given.get("val") or {}).get("metrics") or {}).items():
+        options = {k: v for k, v in section.items() if k != "better"}
+        images = {"img", "img2"}
+        warnings += _arguments(METRIC_REGISTRY, options, f"val.metrics.{key}", images)
+    return warnings
+
+
+def known_to_us(thing: Any) -> bool:
+    """Whether a class or function belongs to BasicSR or to us, so that its ways are known."""
+    return _package(thing) == "basicsr" or is_ours(thing)
+
+
+def is_ours(thing: Any) -> bool:
+    """Whether a class or function belongs to one of our packages."""
+    return _package(thing).startswith("cir_")
+
+
+def _package(thing: Any) -> str:
+    return str(getattr(thing, "__module__", "")).partition(".")[0]
+
+
+def _unknown_keys(given: Mapping[str, Any], model: type) -> Iterator[tuple[str, str, str]]:
+    """Yield section, key and suggestion; sections are the top, path, train, val and logger."""
+    read = _keys_read([f"basicsr.{name}" for name in _PIPELINES] + _modules(model))
+    if read is None:
+        return
+    networks = [key.removeprefix("network_") for key in given if key.startswith("network_")]
+    of_networks = {f"network_{n}" for n in networks}
+    of_networks |= {f"pretrain_network_{n}" for n in networks}
+    of_networks |= {f"{key}_{n}" for n in networks for key in ("strict_load", "param_key")}
+    known = read | of_networks
+    for name in ("", "path", "train", "val", "logger"):
+        section = given.get(name) if name else given
+        ours = {
+            key
+            for base in inspect.getmro(model)
+            for key in getattr(base, "known_options", {}).get(name, ())
+        }
+        for key in section if isinstance(section, Mapping) else ():
+            if key in known or key in ours:
+                continue
+            if suggestion := near(key, ours):
+                raise OptionsError(f"{name}.{key}: unknown key{suggestion}")
+            yield name, key, near(key, known)
+
+
+def _dataset(section: Mapping[str, Any], where: str) -> Iterator[str]:
+    dataset = look_up(DATASET_REGISTRY, section["type"], f"{where}.type")
+    options_type = getattr(dataset, "options_type", None)
+    if options_type is not None:
+        convert(section, options_type, where)
+        return
+    known = _keys_read(_modules(dataset))
+    if known is None:
+        return
+    for key in section:
+        if key not in known and key not in _LOADER_KEYS | _HISTORIC_KEYS:
+            suggestion = near(key, known | _LOADER_KEYS)
+            yield f"{where}.{key}: {section['type']} does not read this key{suggestion}"
+
+
+def _arguments(
+    registry: Any, section: Mapping[str, Any], where: str, supplied: Collection[str] = ()
+) -> Iterator[str]:
+    """Check a section that becomes the keyword arguments of a registered class or function.
+
+    A key that ``**kwargs`` would swallow is taken for a misspelling where a known one is near.
+    """
+    function = look_up(registry, section.get("type"), f"{where}.type")
+    name, keys = section["type"], [key for key in section if key != "type"]
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # built in; calling it will tell
+        return
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    swallows = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for key in keys:
+        if key in named:
+            continue
+        suggestion = near(key, named)
+        if is_ours(function) or not swallows:
+            raise OptionsError(f"{where}.{key}: {name} has no such argument{suggestion}")
+        if suggestion:
+            yield f"{where}.{key}: {name} ignores this key{suggestion}"
+    for key, parameter in named.items():
+        if parameter.default is parameter.empty and key not in keys and key not in supplied:
+            raise OptionsError(f"{where}.{key}: missing; {name} needs it")
+
+
+def _modules(cls: type) -> list[str]:
+    """Modules that define a class and its bases, where they read options."""
+    bases = inspect.getmro(cls)
+    return [
+        b.__module__ for b in bases if _package(b) not in ("builtins", "abc", "typing", "torch")
+    ]
+
+
+def _keys_read(modules: list[str]) -> frozenset[str] | None:
+    """Keys that modules read, or None where the source of one is not at hand."""
+    keys: set[str] = set()
+    for module in modules:
+        found = _keys_in_source(module)
+        if found is None:
+            return None
+        keys |= found
+    return frozenset(keys)
+
+
+@cache
+def _keys_in_source(module: str) -> frozenset[str] | None:
+    """Every text by which a module subscripts, ``get``s, ``pop``s or tests membership."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (OSError, TypeError):
+        return None
+    return frozenset(
+        key.value
+        for node in ast.walk(tree)
+        for key in _keys_of(node)
+        if isinstance(key, ast.Constant) and isinstance(key.value, str)
+    )
+
+
+def _keys_of(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.Subscript):
+        return [node.slice]
+    if isinstance(node, ast.Compare):
+        return [node.left]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.args[:1] if node.func.attr in ("get", "pop", "setdefault") else []
+    return []

@@ -1,0 +1,288 @@
+"""BasicSR's options parser made sound: what it reads, and what it lets through.
+
+``parse_options`` reads ``sys.argv`` itself. The wrapper reads the same file first, so that a
+mistake is one line naming the key, and looks at keys and names afterwards.
+"""
+
+import argparse
+import builtins
+import logging
+import re
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import torch
+import yaml
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import options as basicsr_options
+from basicsr.utils.registry import MODEL_REGISTRY
+from msgspec import Meta
+
+from cir_host import option_keys
+from cir_host.errors import OptionsError
+from cir_host.lookup import look_up
+from cir_host.options import convert
+
+_NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_WITH_EXPONENT = re.compile(_NUMBER + r"[eE][-+]?[0-9]+$")
+_INTEGER = re.compile(r"[-+]?[0-9]+$")
+_FLOAT = re.compile(_NUMBER + r"(?:[eE][-+]?[0-9]+)?$")
+
+_logger = logging.getLogger("basicsr")
+_warnings: list[str] = []
+
+
+class _Typed(msgspec.Struct):
+    type: str
+
+
+class _Optimizer(_Typed):
+    lr: Annotated[float, Meta(gt=0)]
+
+
+class _Dataset(_Typed):
+    name: str
+
+
+class _TrainingSet(_Dataset):
+    num_worker_per_gpu: Annotated[int, Meta(ge=0)]
+    batch_size_per_gpu: Annotated[int, Meta(ge=1)]
+
+
+Every = Annotated[float, Meta(gt=0)]
+"""A number of iterations; files write ``5e3`` too."""
+
+
+class _Validation(msgspec.Struct):
+    save_img: bool
+    metrics: dict[str, _Typed] | None = None
+
+
+class _ValidationInTraining(_Validation, kw_only=True):
+    val_freq: Every
+
+
+class _Logging(msgspec.Struct):
+    print_freq: Every
+    save_checkpoint_freq: Every
+    use_tb_logger: bool
+
+
+class _Options(msgspec.Struct, kw_only=True):
+    """Keys that BasicSR reads without a default."""
+
+    name: str
+    model_type: str
+    num_gpu: Annotated[int, Meta(ge=0)] | Literal["auto"]
+    manual_seed: int | None = None
+    datasets: dict[str, _Dataset]
+    path: dict[str, Any]
+
+
+class _TestOptions(_Options, kw_only=True):
+    val: _Validation
+
+
+class _Length(msgspec.Struct):
+    total_iter: Every
+
+
+class _TrainOptions(_Options, kw_only=True):
+    train: _Length
+    logger: _Logging
+    val: _ValidationInTraining | None = None
+
+
+class _SRTraining(msgspec.Struct):
+    """What ``SRModel`` and its subclasses read from ``train``."""
+
+    optim_g: _Optimizer
+    scheduler: _Typed
+
+
+def command_line() -> tuple[Path | None, list[str]]:
+    """Return the options file and the ``--force_yml`` entries that ``sys.argv`` names."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("-opt", type=Path)
+    parser.add_argument("--force_yml", nargs="+", default=[])
+    try:
+        found, _ = parser.parse_known_args()
+    except argparse.ArgumentError:  # BasicSR's own parser explains it
+        return None, []
+    return found.opt, found.force_yml
+
+
+def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``parse_options`` name what is wrong in an options file, and warn of keys without effect.
+
+    Each section of ``datasets`` gets ``manual_seed``, from which our data sets draw.
+
+    Raises:
+        OptionsError: The file cannot be read, lacks a key, or asks for what is not there.
+    """
+
+    @wraps(original)
+    def parse_options(root_path: str, is_train: bool = True) -> Any:
+        file, entries = command_line()
+        if file is None:
+            return original(root_path, is_train)
+        given = _read(file)
+        for entry in entries:
+            _override(given, entry)
+        _require_keys(given, is_train)
+        opt, args = original(root_path, is_train)
+        for dataset in opt["datasets"].values():
+            dataset.setdefault("manual_seed", opt["manual_seed"])
+        _warnings[:] = option_keys.check(opt, given) if opt["rank"] == 0 else []
+        _require_parts(opt)
+        for warning in _warnings:
+            print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 (no logger exists yet)
+        return opt, args
+
+    return parse_options
+
+
+def read_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``ordered_yaml`` take ``1e-4`` for a number, as YAML 1.2 does and PyYAML does not."""
+
+    @wraps(original)
+    def ordered_yaml() -> tuple[Any, Any]:
+        base, dumper = original()
+        loader = type("Loader", (base,), {})  # PyYAML's own class stays as it is for others
+        loader.add_implicit_resolver(  # type: ignore[attr-defined]
+            "tag:yaml.org,2002:float", _WITH_EXPONENT, list("-+.0123456789")
+        )
+        return loader, dumper
+
+    return ordered_yaml
+
+
+def force_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``--force_yml key=value`` take ``1e-4`` and ``-1`` for numbers."""
+
+    @wraps(original)
+    def _postprocess_yml_value(value: str) -> Any:
+        if _INTEGER.match(value):
+            return int(value)
+        return float(value) if _FLOAT.match(value) else original(value)
+
+    return _postprocess_yml_value
+
+
+def open_as_utf8(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the ``open`` of BasicSR's options module read and write UTF-8 in every locale."""
+
+    @wraps(original)
+    def open(file: Any, mode: str = "r", **kwargs: Any) -> Any:  # noqa: A001 (takes its place)
+        if "b" not in mode:
+            # the command line, written into the copied file, may hold undecodable bytes
+            errors = "surrogateescape" if set(mode) & set("w+a") else "strict"
+            kwargs = {"encoding": "utf-8", "errors": errors, **kwargs}
+        return original(file, mode, **kwargs)
+
+    return open
+
+
+def log_file_in_utf8(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the log file take every text in every locale, and keep the options' warnings."""
+
+    @wraps(original)
+    def get_root_logger(*args: Any, **kwargs: Any) -> logging.Logger:
+        logger: logging.Logger = original(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler) and handler.stream is not None:
+                handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+                for warning in _warnings:
+                    record = (logger.name, logging.WARNING, "", 0, "%s", (warning,), None)
+                    handler.handle(logging.LogRecord(*record))
+        _warnings.clear()
+        return logger
+
+    return get_root_logger
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with builtins.open(file, encoding="utf-8") as stream:
+            content = yaml.load(stream, Loader=basicsr_options.ordered_yaml()[0])
+    except OSError as error:
+        raise OptionsError(f"-opt {file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise OptionsError(f"-opt {file}: not UTF-8 text ({error.reason})") from error
+    except yaml.YAMLError as error:
+        raise OptionsError(f"-opt {file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise OptionsError(f"-opt {file}: holds no `key: value` lines, but {content!r}")
+    return content
+
+
+def _override(given: dict[str, Any], entry: str) -> None:
+    """Apply an entry ``key:key=value`` of ``--force_yml`` as BasicSR will."""
+    keys, *values = entry.split("=")
+    if len(values) != 1:
+        raise OptionsError(f"--force_yml {entry}: expected KEY:KEY=VALUE with one `=`")
+    *groups, last = keys.strip().split(":")
+    section: Any = given
+    for depth, group in enumerate(groups, 1):
+        section = section.get(group) if isinstance(section, Mapping) else None
+        if not isinstance(section, Mapping):
+            name = ".".join(groups[:depth])
+            raise OptionsError(f"--force_yml {entry}: the options have no section {name}")
+    try:
+        section[last] = basicsr_options._postprocess_yml_value(values[0].strip())
+    except (SyntaxError, NameError, ValueError) as error:
+        raise OptionsError(f"--force_yml {entry}: cannot read the value ({error})") from error
+
+
+def _require_keys(given: dict[str, Any], is_train: bool) -> None:
+    """Check the presence and types of what BasicSR reads without a default."""
+    _convert(given, _TrainOptions if is_train else _TestOptions, "")
+    model = look_up(MODEL_REGISTRY, given["model_type"], "model_type")
+    for phase in given["datasets"]:
+        allowed = ("train", "val") if is_train else ("train", "val", "test")
+        if phase.split("_")[0] not in allowed:
+            raise OptionsError(
+                f"datasets.{phase}: names of sections start with {' or '.join(allowed)}"
+            )
+    if not is_train and given["val"]["save_img"] and "suffix" not in given["val"]:
+        raise OptionsError("val.suffix: missing; save_img needs it, and ~ stands for the name")
+    if is_train:
+        if "train" not in given["datasets"]:
+            raise OptionsError("datasets.train: missing")
+        convert(given["datasets"]["train"], _TrainingSet, "datasets.train")
+    if isinstance(model, type) and issubclass(model, SRModel):
+        if "network_g" not in given:
+            raise OptionsError("network_g: missing")
+        convert(given["network_g"], _Typed, "network_g")
+        if is_train:
+            convert(given["train"], _SRTraining, "train")
+
+
+def _convert(given: dict[str, Any], struct_type: type[msgspec.Struct], where: str) -> None:
+    """Convert the whole file, whose keys have no section before them."""
+    try:
+        convert(given, struct_type, where)
+    except OptionsError as error:
+        raise OptionsError(str(error).removeprefix(".")) from None
+
+
+def _require_parts(opt: Mapping[str, Any]) -> None:
+    """Check that what the options ask of this machine is there."""
+    if opt["num_gpu"] > 0 and not torch.cuda.is_available():
+        raise OptionsError(f"num_gpu: {opt['num_gpu']}, but there is no GPU; write 0 or auto")
+    if not opt["is_train"] or "debug" in opt["name"]:
+        return
+    wandb = (opt["logger"].get("wandb") or {}).get("project") is not None
+    for module, wanted, key in (
+        ("tensorboard", opt["logger"]["use_tb_logger"], "use_tb_logger"),
+        ("wandb", wandb, "wandb"),
+    ):
+        if wanted and find_spec(module) is None:
+            raise OptionsError(
+                f"logger.{key}: {module} is not installed; `pip install {module}`, or turn it off"
+            )
