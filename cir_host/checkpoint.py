@@ -225,7 +225,7 @@ def _refuse_other_files(path: Path) -> None:
 def _state_dict_in(content: Any, key: str | None, path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    wanted = _CONTAINER_KEYS if key is None else (key, *_CONTAINER_KEYS)
+    wanted: tuple[str, ...] = _CONTAINER_KEYS if key is None else (key, *_CONTAINER_KEYS)
     if key is not None and key not in _BY_BASICSR:
         if not isinstance(content.get(key), Mapping):
             raise UserError(f"{path}: holds no state dict {key!r}. {_contents(content)}")

@@ -5,7 +5,6 @@ mistake is one line naming the key, and looks at keys and names afterwards.
 """
 
 import argparse
-import builtins
 import logging
 import re
 import sys
@@ -46,7 +45,7 @@ class _Optimizer(_Typed):
 
 
 class _Dataset(_Typed):
-    name: str
+    name: str | int
 
 
 class _TrainingSet(_Dataset):
@@ -118,7 +117,7 @@ def command_line() -> tuple[Path | None, list[str]]:
 
 
 def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``parse_options`` name what is wrong in an options file, and warn of keys without effect.
+    """Make ``parse_options`` name what is wrong in the file, and warn of keys without effect.
 
     Each section of ``datasets`` gets ``manual_seed``, from which our data sets draw.
 
@@ -138,10 +137,11 @@ def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
         opt, args = original(root_path, is_train)
         for dataset in opt["datasets"].values():
             dataset.setdefault("manual_seed", opt["manual_seed"])
-        _warnings[:] = option_keys.check(opt, given) if opt["rank"] == 0 else []
-        _require_parts(opt)
+        found = option_keys.check(opt, given)
+        _warnings[:] = found if opt["rank"] == 0 else []
         for warning in _warnings:
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 (no logger exists yet)
+        _require_parts(opt)
         return opt, args
 
     return parse_options
@@ -208,12 +208,15 @@ def log_file_in_utf8(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        with builtins.open(file, encoding="utf-8") as stream:
+        with file.open(encoding="utf-8") as stream:
             content = yaml.load(stream, Loader=basicsr_options.ordered_yaml()[0])
     except OSError as error:
         raise OptionsError(f"-opt {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise OptionsError(f"-opt {file}: not UTF-8 text ({error.reason})") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise OptionsError(f"-opt {file}{line}: not YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise OptionsError(f"-opt {file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -1,0 +1,283 @@
+"""A run rehearsed before its folder is made, so that bad options cannot cost a good run.
+
+BasicSR renames the folder of an earlier run of the same name and only then builds data sets and
+networks. The rehearsal builds them first, on the CPU or without memory, and writes nothing.
+"""
+
+import logging
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from functools import wraps
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from basicsr import data
+from basicsr.models import lr_scheduler
+from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import logger as basicsr_logger
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
+from torch import nn
+
+from cir_host.errors import OptionsError, UserError
+from cir_host.option_keys import known_to_us
+from cir_host.parsing import command_line
+from cir_host.sampler import PositionedSampler
+
+_REFUSALS = (OSError, AssertionError, LookupError, TypeError, ValueError)
+"""What BasicSR's constructors raise on options that they cannot use."""
+
+
+def rehearse_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``make_exp_dirs`` rehearse the run before it archives the earlier one.
+
+    The first of several processes rehearses, and all of them raise what it finds.
+
+    Raises:
+        UserError: The run would fail; nothing on disk has changed.
+    """
+
+    @wraps(original)
+    def make_exp_dirs(opt: dict[str, Any]) -> None:
+        verdict: list[UserError | None] = [None]
+        if opt["rank"] == 0:
+            try:
+                with _silence(), _same_random_state():
+                    rehearse(opt)
+            except UserError as error:
+                verdict = [error]
+        if opt["dist"]:
+            torch.distributed.broadcast_object_list(verdict)
+        if verdict[0] is not None:
+            raise verdict[0]
+        original(opt)
+
+    return make_exp_dirs
+
+
+def rehearse(opt: dict[str, Any]) -> None:
+    """Build what a run builds, from copies of its options.
+
+    What belongs to other packages than BasicSR and ours is built too, but not called.
+
+    Raises:
+        UserError: A file is missing or would be archived, a data set or network cannot be built, a
+            checkpoint does not fit, or the optimizer or scheduler cannot be what the options say.
+    """
+    opt = deepcopy(opt)
+    _check_paths(opt)
+    for phase, section in opt["datasets"].items():
+        _build_dataset(opt, section, f"datasets.{phase}")
+    model = _bare_model(opt)
+    sections = [key for key in opt if key.startswith("network_") and opt[key]]
+    for key in sections if opt["is_train"] else ["network_g"]:
+        if key in opt:
+            _load(model, key, _build_network(opt[key], key))
+    if opt["is_train"]:
+        _set_up_training(model)
+
+
+def _check_paths(opt: Mapping[str, Any]) -> None:
+    """Nothing that the run reads may lie in the folder that it will rename."""
+    folder = Path(opt["path"]["experiments_root" if opt["is_train"] else "results_root"]).resolve()
+    read: dict[str, Any] = {"-opt": command_line()[0]}
+    for key, value in opt["path"].items():
+        if key.startswith("pretrain_network"):
+            read[f"path.{key}"] = value
+    for phase, section in opt["datasets"].items():
+        for key in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
+            read[f"datasets.{phase}.{key}"] = section.get(key)
+    named = [
+        (key, path)
+        for key, value in read.items()
+        for path in (value if isinstance(value, list) else [value])
+        if path is not None
+    ]
+    for key, path in named:
+        if folder.exists() and Path(path).resolve().is_relative_to(folder):
+            raise OptionsError(
+                f"{key}: {path} lies in {folder}, which this run would rename to make place for"
+                f" itself; choose another `name` than {opt['name']!r}"
+            )
+
+
+def _build_dataset(opt: Mapping[str, Any], section: dict[str, Any], where: str) -> None:
+    """Build a data set and its loader; read a sample where the class is BasicSR's.
+
+    BasicSR's classes look up most of their keys only then, in the middle of a run.
+    """
+    cls = DATASET_REGISTRY.get(section["type"])
+    with _named(where, section["type"]):
+        dataset = cls(deepcopy(section))
+        if cls.__module__.startswith("basicsr.") and len(dataset):
+            dataset[0]
+    in_training = section["phase"] == "train"
+    sampler = None
+    if in_training:
+        ratio = section.get("dataset_enlarge_ratio", 1)
+        sampler = PositionedSampler(dataset, opt["world_size"], opt["rank"], ratio)
+    if not in_training or known_to_us(cls):
+        data.build_dataloader(
+            dataset,
+            {**section, "prefetch_mode": None},
+            num_gpu=opt["num_gpu"],
+            dist=opt["dist"],
+            sampler=sampler,
+            seed=opt["manual_seed"],
+        )
+
+
+def _build_network(section: Mapping[str, Any], where: str) -> nn.Module:
+    """Build a network without memory, or on the CPU where its constructor needs values.
+
+    Only on the CPU if it is neither BasicSR's nor ours: it might keep tensors for later networks.
+    """
+    arguments = {key: value for key, value in deepcopy(section).items() if key != "type"}
+    cls = ARCH_REGISTRY.get(section["type"])
+    if known_to_us(cls):
+        # whatever goes wrong, the constructor proper says whether the options are to blame
+        with suppress(Exception), torch.device("meta"):
+            return cast(nn.Module, cls(**deepcopy(arguments)))
+    with _named(where, section["type"]):
+        return cast(nn.Module, cls(**arguments))
+
+
+def _bare_model(opt: dict[str, Any]) -> Any:
+    """A model object of which the constructor has not run: enough to call single methods."""
+    cls = MODEL_REGISTRY.get(opt["model_type"])
+    model = object.__new__(cls)
+    model.opt, model.is_train = opt, opt["is_train"]
+    model.device = torch.device("cpu")
+    model.optimizers, model.schedulers = [], []
+    return model
+
+
+def _load(model: Any, key: str, network: nn.Module) -> None:
+    """Load the checkpoint that the options name for a network, the way that the model will."""
+    paths, label = model.opt["path"], key.removeprefix("network_")
+    path = paths.get(f"pretrain_{key}")
+    if path is None:
+        declared = getattr(getattr(network, "facts", None), "has_weights", True)
+        if isinstance(model, SRModel) and not model.is_train and declared:
+            raise OptionsError(
+                f"path.pretrain_{key}: missing; a test of {type(network).__name__} without weights"
+                " would measure a random network"
+            )
+    elif isinstance(model, BaseModel) and known_to_us(type(model).load_network):
+        if not Path(path).is_file():
+            raise OptionsError(f"path.pretrain_{key}: no file {path}")
+        strict = paths.get(f"strict_load_{label}", True)
+        model.load_network(network, path, strict, paths.get(f"param_key_{label}", "params"))
+
+
+def _set_up_training(model: Any) -> None:
+    """Build optimizer and schedulers for one number instead of a network."""
+    options = model.opt["train"]
+    if not isinstance(model, SRModel) or not known_to_us(type(model)):
+        return
+    if type(model).init_training_settings is SRModel.init_training_settings and not (
+        options.get("pixel_opt") or options.get("perceptual_opt")
+    ):
+        raise OptionsError("train.pixel_opt: missing, and no perceptual_opt; one loss is needed")
+    kind = options["optim_g"].pop("type")
+    with _named("train.optim_g", kind, lambda: _optimizers_of(model)):
+        weight = nn.Parameter(torch.zeros(1))
+        model.optimizers.append(model.get_optimizer(kind, [weight], **options["optim_g"]))
+    kind = options["scheduler"]["type"]
+    with _named("train.scheduler", kind, lambda: _schedulers_of(model)):
+        model.setup_schedulers()
+    last = int(options["total_iter"]) - 1
+    for scheduler in model.schedulers:
+        reach = getattr(scheduler, "cumulative_period", [last])[-1]
+        if reach < last:
+            raise OptionsError(
+                f"train.scheduler.periods: they sum to {reach}, less than train.total_iter"
+                f" {options['total_iter']}; training would stop there with an error"
+            )
+
+
+def _optimizers_of(model: Any) -> list[str]:
+    def build(name: str) -> None:
+        model.get_optimizer(name, [nn.Parameter(torch.zeros(1))], lr=1e-3)
+
+    return _supported(build, vars(torch.optim))
+
+
+def _schedulers_of(model: Any) -> list[str]:
+    def build(name: str) -> None:
+        model.opt["train"]["scheduler"] = {"type": name}
+        model.setup_schedulers()
+
+    return _supported(build, {**vars(lr_scheduler), **vars(torch.optim.lr_scheduler)})
+
+
+def _supported(build: Callable[[str], None], names: Mapping[str, Any]) -> list[str]:
+    """Those names of classes that ``build`` does not refuse as unknown."""
+    found = []
+    for name in (name for name, value in names.items() if isinstance(value, type)):
+        try:
+            build(name)
+        except (NotImplementedError, UserError):
+            continue
+        except (*_REFUSALS, RuntimeError):  # known, but it needs arguments
+            pass
+        found.append(name)
+    return sorted(found)
+
+
+@contextmanager
+def _named(where: str, kind: str, names: Callable[[], list[str]] | None = None) -> Iterator[None]:
+    """Put the section's name before what a constructor says of its options.
+
+    Args:
+        where: The section.
+        kind: What is built from it.
+        names: Gives the names that could stand for ``kind``, where it is not implemented.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except NotImplementedError as error:
+        allowed = f"; it may be {', '.join(names())}" if names else f": {error}"
+        raise OptionsError(f"{where}.type: {kind} is not implemented{allowed}") from error
+    except KeyError as error:
+        raise OptionsError(f"{where}: {kind} needs the key {error}") from error
+    except _REFUSALS as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise OptionsError(f"{where}: {kind} cannot be built; {reason}") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep BasicSR's logger quiet, and as it was: its first user sets it up for the whole run."""
+    logger = logging.getLogger("basicsr")
+    initialized = dict(basicsr_logger.initialized_logger)
+    disabled = logger.disabled
+    basicsr_logger.initialized_logger["basicsr"] = True
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again when the run itself builds this
+            yield
+    finally:
+        logger.disabled = disabled
+        basicsr_logger.initialized_logger.clear()
+        basicsr_logger.initialized_logger.update(initialized)
+
+
+@contextmanager
+def _same_random_state() -> Iterator[None]:
+    """Leave every random stream where it stood, so that runs go on to give what they gave."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
