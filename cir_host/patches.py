@@ -5,10 +5,27 @@ original. The rows are those of the README's table of defects. BasicSR's own fil
 and each replacement is harmless where upstream has mended the defect.
 """
 
+import builtins
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+
+from cir_host import (
+    checkpoint,
+    distributed,
+    ema,
+    images,
+    lookup,
+    metric_guards,
+    parsing,
+    prefetch,
+    registration,
+    rehearsal,
+    resume,
+    sampler,
+    training,
+)
 
 
 @dataclass(frozen=True)
@@ -16,7 +33,8 @@ class Patch:
     """One replaced attribute of BasicSR."""
 
     target: str
-    """``module:attribute``, with dots in the attribute for a class member."""
+    """``module:attribute``, with dots in the attribute for a member. A builtin is replaced for its
+    module alone."""
     wrap: Callable[[Any], Any]
     """Takes the original attribute, returns the replacement."""
     rows: tuple[int, ...]
@@ -25,18 +43,230 @@ class Patch:
     """What goes wrong without it, in one line."""
 
 
-PATCHES: tuple[Patch, ...] = ()
+_READERS = (
+    "utils.img_util",
+    "utils",
+    "data.ffhq_dataset",
+    "data.paired_image_dataset",
+    "data.realesrgan_dataset",
+    "data.realesrgan_paired_dataset",
+    "data.reds_dataset",
+    "data.single_image_dataset",
+    "data.vimeo90k_dataset",
+)
+"""Modules of BasicSR that hold ``imfrombytes`` by name."""
 
+PATCHES: tuple[Patch, ...] = (
+    Patch(
+        "basicsr.utils.registry:Registry._do_register",
+        registration.beside_ours,
+        (),
+        "a package that registers one of our names after us cannot be imported",
+    ),
+    Patch(
+        "basicsr.utils.registry:Registry.get",
+        lookup.name_the_near,
+        (),
+        "a name that is not registered is answered without the near ones, and misleadingly",
+    ),
+    Patch(
+        "basicsr.utils.options:ordered_yaml",
+        parsing.read_numbers,
+        (12,),
+        "1e-4 in an options file is read as text",
+    ),
+    Patch(
+        "basicsr.utils.options:_postprocess_yml_value",
+        parsing.force_numbers,
+        (12,),
+        "1e-4 and -1 in --force_yml are read as text",
+    ),
+    Patch(
+        "basicsr.utils.options:open",
+        parsing.open_as_utf8,
+        (14,),
+        "options that are not ASCII need a locale of UTF-8",
+    ),
+    *(
+        Patch(
+            f"basicsr.{module}:get_root_logger",
+            parsing.log_file_in_utf8,
+            (14,),
+            "as above, for the log file",
+        )
+        for module in ("train", "test")
+    ),
+    *(
+        Patch(
+            f"basicsr.{module}:parse_options",
+            parsing.sound_options,
+            (12, 13, 25),
+            "misspelled keys do nothing; missing ones and a missing tensorboard are found late",
+        )
+        for module in ("utils.options", "train", "test")
+    ),
+    *(
+        Patch(
+            f"basicsr.{module}:make_exp_dirs",
+            rehearsal.rehearse_first,
+            (10, 13, 28),
+            "an earlier run is renamed before the new options prove sound; a test without weights"
+            " measures a random network",
+        )
+        for module in ("train", "test")
+    ),
+    Patch(
+        "basicsr.models.base_model:BaseModel.load_network",
+        checkpoint.load_any_container,
+        (11, 29),
+        "figures of a partly loaded network look like any; files that cannot be read are not named",
+    ),
+    Patch(
+        "basicsr.utils.registry:METRIC_REGISTRY._obj_map",
+        metric_guards.guarded_registry,
+        (27,),
+        "equal images have infinite PSNR, small ones SSIM nan and NIQE an obscure error",
+    ),
+    *(
+        Patch(f"basicsr.metrics:{name}", metric_guards.guarded, (27,), "as above")
+        for name in ("calculate_psnr", "calculate_ssim", "calculate_niqe")
+    ),
+    Patch(
+        "basicsr.train:load_resume_state",
+        lambda _: resume.load_resume_state,
+        (3, 21),
+        "resuming needs a GPU; --auto_resume takes state and weights of two different runs",
+    ),
+    Patch(
+        "basicsr.utils.dist_util:init_dist",
+        distributed.any_device,
+        (4,),
+        "distributed runs need a GPU",
+    ),
+    Patch(
+        "basicsr.utils.options:init_dist",
+        distributed.any_device,
+        (4,),
+        "as above, under the name by which the options parser calls it",
+    ),
+    Patch(
+        "basicsr.models.base_model:BaseModel.model_to_device",
+        distributed.wrap_on_any_device,
+        (5,),
+        "distributed networks need a GPU, and trainable weights",
+    ),
+    Patch(
+        "basicsr.models.base_model:BaseModel.validation",
+        distributed.on_bare_networks,
+        (23,),
+        "validation in one of several processes waits for the others to share buffers",
+    ),
+    Patch(
+        "basicsr.models.base_model:BaseModel.validation",
+        training.last_validation_at_total,
+        (26,),
+        "the last validation is counted as iteration total_iter + 1 and repeats one",
+    ),
+    Patch(
+        "basicsr.models.base_model:BaseModel.model_ema",
+        ema.with_buffers,
+        (22,),
+        "averaged weights keep the buffers of the untrained network",
+    ),
+    *(
+        Patch(
+            f"basicsr.{module}:build_dataloader",
+            training.sound_loader,
+            (2, 8, 18),
+            "spawned workers lack the missing modules; persistent_workers without workers is an"
+            " error; a batch larger than the data set trains nothing",
+        )
+        for module in ("data", "train", "test")
+    ),
+    Patch(
+        "basicsr.train:create_train_val_dataloader",
+        training.full_length,
+        (17,),
+        "training ends before total_iter where batches do not divide the data set",
+    ),
+    Patch(
+        "basicsr.train:create_train_val_dataloader",
+        prefetch.without_gpu,
+        (7,),
+        "prefetch_mode: cuda needs a GPU",
+    ),
+    Patch(
+        "basicsr.train:EnlargedSampler",
+        lambda _: sampler.PositionedSampler,
+        (),
+        "random streams depend on the number of workers and repeat every epoch",
+    ),
+    Patch(
+        "basicsr.data.prefetch_dataloader:CPUPrefetcher.__init__",
+        prefetch.lazy_start,
+        (19,),
+        "prefetching with persistent workers hangs: the loader is opened twice",
+    ),
+    Patch(
+        "basicsr.data.prefetch_dataloader:PrefetchDataLoader.__iter__",
+        prefetch.one_thread_at_a_time,
+        (19,),
+        "an unfinished epoch leaves a second reader on persistent workers",
+    ),
+    Patch(
+        "basicsr.data.prefetch_dataloader:PrefetchGenerator",
+        lambda _: prefetch.PrefetchThread,
+        (20,),
+        "an error in the prefetching thread hangs the training",
+    ),
+    *(
+        Patch(
+            f"basicsr.data.prefetch_dataloader:{method}",
+            prefetch.one_line_errors,
+            (),
+            "an error in a worker is buried in its traceback",
+        )
+        for method in ("CPUPrefetcher.next", "CUDAPrefetcher.preload")
+    ),
+    Patch(
+        "basicsr.utils.file_client:FileClient.get",
+        images.remember_source,
+        (),
+        "a file that cannot be read is not named",
+    ),
+    *(
+        Patch(
+            f"basicsr.{module}:imfrombytes",
+            images.name_unreadable,
+            (),
+            "as above: this names it",
+        )
+        for module in _READERS
+    ),
+    *(
+        Patch(
+            f"basicsr.{module}:{module}_pipeline",
+            distributed.leave_group_at_end,
+            (4,),
+            "distributed processes end without taking leave of each other",
+        )
+        for module in ("train", "test")
+    ),
+)
+
+_applied: set[Patch] = set()
 _originals: dict[str, Any] = {}
 
 
 def apply() -> None:
-    """Apply every patch once; later calls do nothing."""
+    """Apply every patch once, in the table's order; later calls do nothing."""
     for patch in PATCHES:
-        if patch.target not in _originals:
+        if patch not in _applied:
             owner, name = _locate(patch.target)
-            _originals[patch.target] = getattr(owner, name)
-            setattr(owner, name, patch.wrap(_originals[patch.target]))
+            current = getattr(owner, name, None) or getattr(builtins, name)
+            _originals.setdefault(patch.target, current)
+            setattr(owner, name, patch.wrap(current))
+            _applied.add(patch)
 
 
 def original(target: str) -> Any:

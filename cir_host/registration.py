@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar
 
 from basicsr.utils.registry import Registry
@@ -41,6 +42,38 @@ def register(registry: Registry) -> Callable[[T], T]:
         return obj
 
     return decorate
+
+
+def beside_ours(original: Callable[..., None]) -> Callable[..., None]:
+    """Make ``Registry._do_register`` take a name that we hold under the newcomer's package.
+
+    A package imported after this one that registers one of our names by BasicSR's own decorator
+    is then ``NAME_package``, with one warning, where BasicSR ends its import by an assertion.
+    """
+
+    @wraps(original)
+    def _do_register(self: Registry, name: str, obj: Any, suffix: str | None = None) -> None:
+        wanted = f"{name}_{suffix}" if isinstance(suffix, str) else name
+        holder = self._obj_map.get(wanted)
+        if holder is None or not _is_ours(holder) or _is_ours(obj):
+            original(self, name, obj, suffix)
+            return
+        package = obj.__module__.partition(".")[0]
+        original(self, wanted, obj, package)
+        _logger.warning(
+            "%s in BasicSR's %s registry belongs to basicsr-cir; the one of %s is %s_%s.",
+            wanted,
+            self._name,
+            package,
+            wanted,
+            package,
+        )
+
+    return _do_register
+
+
+def _is_ours(obj: object) -> bool:
+    return str(getattr(obj, "__module__", "")).startswith("cir_")
 
 
 def _same_definition(first: object, second: object) -> bool:

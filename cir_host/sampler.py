@@ -16,7 +16,7 @@ class SampleIndex(int):
     epoch: int
     position: int
 
-    def __new__(cls, index: int, epoch: int, position: int) -> "SampleIndex":
+    def __new__(cls, index: int, epoch: int, position: int) -> "SampleIndex":  # noqa: D102
         self = super().__new__(cls, index)
         self.epoch = epoch
         self.position = position
@@ -37,6 +37,6 @@ class PositionedSampler(EnlargedSampler):
         generator = torch.Generator()
         generator.manual_seed(self.epoch)
         order = torch.randperm(self.total_size, generator=generator).tolist()
-        size = len(self.dataset)
         mine = order[self.rank : self.total_size : self.num_replicas]
-        return iter([SampleIndex(p % size, self.epoch, p) for p in mine])
+        size, epoch = len(self.dataset), self.epoch
+        return (SampleIndex(p % size, epoch, p) for p in mine)

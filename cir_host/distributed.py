@@ -1,0 +1,144 @@
+"""Training in several processes, also on CPUs."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+from torch import distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cir_host.errors import UserError
+
+_RANK_VARIABLE = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}
+_START = {
+    "pytorch": "torchrun --nproc-per-node 2 --no-python basicsr train -opt X.yml"
+    " --launcher pytorch",
+    "slurm": "srun --ntasks 2 basicsr train -opt X.yml --launcher slurm",
+}
+
+
+def normalise_argv(argv: Sequence[str]) -> list[str]:
+    """Spell ``--local-rank``, which torch's launcher adds, the way BasicSR's parser knows it."""
+    return [
+        arg.replace("--local-rank", "--local_rank", 1)
+        if arg.partition("=")[0] == "--local-rank"
+        else arg
+        for arg in argv
+    ]
+
+
+def any_device(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``init_dist`` use gloo where there is no GPU.
+
+    Raises:
+        UserError: The process was not started by the launcher that the command names.
+    """
+
+    @wraps(original)
+    def init_dist(launcher: str, backend: str = "nccl", **kwargs: Any) -> None:
+        variable = _RANK_VARIABLE.get(launcher)
+        if variable is not None and variable not in os.environ:
+            raise UserError(
+                f"--launcher {launcher}: {variable} is not set; start the command by"
+                f" `{_START[launcher]}`"
+            )
+        if variable is None or torch.cuda.is_available():
+            original(launcher, backend, **kwargs)
+            return
+        if mp.get_start_method(allow_none=True) is None:
+            mp.set_start_method("spawn")
+        if launcher == "slurm":
+            _take_slurm_environment(kwargs.pop("port", None))
+        dist.init_process_group("gloo", **kwargs)
+
+    return init_dist
+
+
+def _take_slurm_environment(port: int | None) -> None:
+    """Tell torch by its own variables what Slurm tells by others."""
+    hosts = subprocess.run(
+        ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
+    if port is not None:
+        os.environ["MASTER_PORT"] = str(port)
+    os.environ.setdefault("MASTER_PORT", "29500")
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+
+
+def wrap_on_any_device(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``BaseModel.model_to_device`` distribute networks on CPUs, and those without weights.
+
+    Raises:
+        UserError: A CPU run in several processes that were connected for GPUs.
+    """
+
+    @wraps(original)
+    def model_to_device(self: Any, net: nn.Module) -> nn.Module:
+        if not self.opt["dist"]:
+            moved: nn.Module = original(self, net)
+            return moved
+        if not any(p.requires_grad for p in net.parameters()):
+            return net.to(self.device)  # torch refuses to wrap what has no gradient to share
+        if self.device.type != "cpu":
+            wrapped: nn.Module = original(self, net)
+            return wrapped
+        if dist.get_backend() == "nccl":
+            raise UserError(
+                "num_gpu: 0 in several processes needs a machine without visible GPUs; set the"
+                " environment variable CUDA_VISIBLE_DEVICES to an empty value"
+            )
+        unused = self.opt.get("find_unused_parameters", False)
+        return DistributedDataParallel(net.to(self.device), find_unused_parameters=unused)
+
+    return model_to_device
+
+
+def on_bare_networks(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``BaseModel.validation`` run the networks without their distributing wrapper.
+
+    The wrapper's forward shares buffers among all processes, while BasicSR's image models validate
+    in one of them: the others then take the broadcast for their own next step, or never come.
+    """
+
+    @wraps(original)
+    def validation(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _bare_networks(self):
+            return original(self, *args, **kwargs)
+
+    return validation
+
+
+@contextmanager
+def _bare_networks(model: Any) -> Iterator[None]:
+    wrapped = {k: v for k, v in vars(model).items() if isinstance(v, DistributedDataParallel)}
+    vars(model).update({name: net.module for name, net in wrapped.items()})
+    try:
+        yield
+    finally:
+        vars(model).update(wrapped)
+
+
+def leave_group_at_end(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a pipeline that has come to its end disconnect its processes.
+
+    One that fails does not: it would wait for the others, which wait for it.
+    """
+
+    @wraps(original)
+    def pipeline(root_path: str) -> None:
+        original(root_path)
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+    return pipeline

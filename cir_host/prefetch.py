@@ -1,0 +1,135 @@
+"""BasicSR's prefetchers made sound: they end, raise what went wrong, and run without a GPU."""
+
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+
+from cir_host.errors import UserError
+
+_END = object()
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: BaseException
+
+
+class PrefetchThread(Iterator[Any]):
+    """Iterates over batches in a thread, ahead of its reader.
+
+    It takes the place of BasicSR's ``PrefetchGenerator``, whose thread dies of an exception without
+    a word, so that the reader waits for ever. Here the reader gets the exception.
+    """
+
+    def __init__(self, batches: Iterator[Any], depth: int) -> None:
+        self._batches = batches
+        self._queue: queue.Queue[Any] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Any:
+        if self._over:
+            raise StopIteration
+        item = self._queue.get()
+        self._over = item is _END or isinstance(item, _Failure)
+        if isinstance(item, _Failure):
+            raise item.error
+        if item is _END:
+            raise StopIteration
+        return item
+
+    def stop(self) -> None:
+        """End the thread, so that the iterator behind it is free for another reader."""
+        self._stop.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.get(timeout=0.05)  # makes room where the thread waits to put
+            except queue.Empty:
+                continue
+        self._over = True
+
+    def _fill(self) -> None:
+        last: object = _END
+        try:
+            for batch in self._batches:
+                self._queue.put(batch)
+                if self._stop.is_set():
+                    break
+        except BaseException as error:
+            last = _Failure(error)
+        self._queue.put(last)
+
+
+def one_thread_at_a_time(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``PrefetchDataLoader.__iter__`` end its earlier thread before it starts another.
+
+    With ``persistent_workers`` both would read from one and the same iterator.
+    """
+
+    @wraps(original)
+    def __iter__(self: Any) -> Any:  # noqa: N807 (the method's own name)
+        running = getattr(self, "_running_prefetch", None)
+        if running is not None:
+            running.stop()
+        self._running_prefetch = original(self)
+        return self._running_prefetch
+
+    return __iter__
+
+
+def lazy_start(_original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``CPUPrefetcher`` open its loader when it is first read, not when it is made.
+
+    ``reset`` at the start of the first epoch would otherwise open it a second time.
+    """
+
+    def __init__(self: Any, loader: Any) -> None:  # noqa: N807 (the method's own name)
+        self.ori_loader = loader
+        self.loader = _when_read(loader)
+
+    return __init__
+
+
+def _when_read(loader: Any) -> Iterator[Any]:
+    yield from loader
+
+
+def without_gpu(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``create_train_val_dataloader`` prefetch by the CPU where there is no GPU."""
+
+    @wraps(original)
+    def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> Any:
+        train = opt["datasets"].get("train", {})
+        if train.get("prefetch_mode") == "cuda" and not torch.cuda.is_available():
+            logger.warning("datasets.train.prefetch_mode: no GPU here, using 'cpu'.")
+            train["prefetch_mode"] = "cpu"
+        return original(opt, logger)
+
+    return create_train_val_dataloader
+
+
+def one_line_errors(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method that reads batches raise a worker's ``UserError`` with its own message.
+
+    torch puts the worker's traceback into the message; it stays visible as the cause.
+    """
+
+    @wraps(original)
+    def read(self: Any) -> Any:
+        try:
+            return original(self)
+        except UserError as error:
+            own = re.findall(rf"^[\w.]*\b{type(error).__name__}: (.*)$", str(error), re.MULTILINE)
+            if not own:
+                raise
+            raise type(error)(own[-1]) from error
+
+    return read

@@ -1,0 +1,33 @@
+"""Worker processes that are spawned: they import this package before anything of BasicSR.
+
+A worker unpickles its data set, which imports the data set's module and with it BasicSR. Where
+the main script cannot be imported again, nothing has supplied the modules of
+:mod:`cir_host.compat` by then. So the pickle of every data set that is not ours begins with a
+function of this module.
+"""
+
+import copyreg
+from collections.abc import Callable
+from typing import Any
+
+from basicsr.utils.registry import DATASET_REGISTRY
+
+
+def import_host_first(dataset: object) -> None:
+    """Have a data set, and those of every registered class, pickled as this module describes."""
+    for cls in (type(dataset), *(cls for _, cls in DATASET_REGISTRY)):
+        ours = cls.__module__.startswith("cir_")
+        if isinstance(cls, type) and not ours and cls not in copyreg.dispatch_table:
+            copyreg.pickle(cls, _reduce)  # type: ignore[arg-type]  # typeshed: shorter tuples
+
+
+def _reduce(instance: object) -> str | tuple[Any, ...]:
+    reduced = instance.__reduce_ex__(2)
+    if isinstance(reduced, str):
+        return reduced
+    build, args, *state = reduced
+    return _rebuild, (build, *args), *state
+
+
+def _rebuild(build: Callable[..., Any], *args: Any) -> Any:
+    return build(*args)
