@@ -1,0 +1,140 @@
+"""Several processes on CPUs, started by torchrun, and what a wrong start says."""
+
+import os
+import subprocess
+import sys
+
+import basicsr.utils.options
+import pytest
+import torch
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import dist_util
+from host_tools import (
+    TinyBatchNorm,
+    checkpoints,
+    run_python,
+    script,
+    test_options,
+    train_options,
+    write_options,
+    write_pairs,
+)
+from torch import nn
+
+from cir_host import distributed
+from cir_host.distributed import normalise_argv
+from cir_host.errors import UserError
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def test_two_processes_train_validate_and_test_on_cpus(tmp_path):
+    """Batch norm without averaged weights: its buffers are what the processes share."""
+    write_pairs(tmp_path)
+    options = train_options(tmp_path)
+    options["network_g"] = {"type": "TinyBatchNorm"}
+    del options["train"]["ema_decay"]
+    options["train"]["total_iter"] = 7
+    options["val"]["val_freq"] = 2
+    done = run_python(
+        [*TORCHRUN, *script(tmp_path, options, "--launcher", "pytorch")], tmp_path, timeout=90
+    )
+    assert checkpoints(tmp_path) == [4]
+    assert done.stderr.count("Validation val") == 4  # by one of the two, at 2, 4, 6 and 7
+    assert "World size (gpu number): 2" in done.stderr
+    for noise in ("Traceback", "destroy_process_group"):
+        assert noise not in done.stderr
+    checkpoint = tmp_path / "experiments/tiny/models/net_g_latest.pth"
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["params"]["body.1.num_batches_tracked"] == 7
+
+    test = test_options(tmp_path, checkpoint)
+    test["network_g"] = options["network_g"]
+    arguments = script(tmp_path, test, "--launcher", "pytorch", command="test")
+    done = run_python([*TORCHRUN, *arguments], tmp_path, timeout=90)
+    assert done.stderr.count("# psnr: ") == 1
+
+
+@pytest.mark.parametrize(
+    "spelling", [["--local-rank=1"], ["--local-rank", "1"], ["--local_rank=1"]]
+)
+def test_the_rank_that_torch_s_launcher_adds_is_understood(tmp_path, monkeypatch, spelling):
+    """``python -m torch.distributed.launch`` puts it before the command's own arguments."""
+    file = write_options(tmp_path, train_options(tmp_path))
+    argv = normalise_argv([*spelling, "-opt", str(file), "--force_yml", "name=a--local-rank"])
+    monkeypatch.setattr(sys, "argv", ["basicsr", *argv])
+    options, args = basicsr.utils.options.parse_options(str(tmp_path))
+    assert args.local_rank == 1
+    assert options["name"] == "a--local-rank"
+
+
+@pytest.mark.parametrize(("launcher", "variable"), [("pytorch", "RANK"), ("slurm", "SLURM_PROCID")])
+@pytest.mark.parametrize("module", [dist_util, basicsr.utils.options])
+def test_a_start_without_the_launcher_says_how_to_start(monkeypatch, module, launcher, variable):
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UserError, match=rf"{variable} is not set; start the command by .*run "):
+        module.init_dist(launcher)
+
+
+def test_slurm_s_variables_reach_torch(monkeypatch):
+    asked, joined = [], []
+
+    def scontrol(command, **_):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, stdout="node3\nnode4\n")
+
+    monkeypatch.setattr(distributed.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(distributed.mp, "get_start_method", lambda allow_none: "spawn")
+    monkeypatch.setattr(distributed.subprocess, "run", scontrol)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *a, **k: joined.append(a))
+    settings = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_NODELIST": "node[3-4]"}
+    monkeypatch.setattr(os, "environ", settings)
+    dist_util.init_dist("slurm", backend="nccl", port=1234)
+    assert asked[0][-1] == "node[3-4]"
+    assert joined == [("gloo",)]
+    expected = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "node3", "MASTER_PORT": "1234"}
+    assert settings.items() >= expected.items()
+    dist_util.init_dist("slurm")
+    assert settings["MASTER_PORT"] == "1234"  # set in the environment
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A group of one process."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def cpu_model(dist=True):
+    return BaseModel({"num_gpu": 0, "is_train": False, "dist": dist, "rank": 0, "world_size": 1})
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_network_without_weights_is_not_wrapped():
+    network = nn.Identity()
+    assert cpu_model().model_to_device(network) is network
+
+
+@pytest.mark.usefixtures("alone")
+def test_processes_connected_for_gpus_cannot_train_on_cpus(monkeypatch):
+    monkeypatch.setattr(distributed.dist, "get_backend", lambda: "nccl")
+    with pytest.raises(UserError, match=r"num_gpu: 0 .* CUDA_VISIBLE_DEVICES"):
+        cpu_model().model_to_device(TinyBatchNorm())
+
+
+@pytest.mark.usefixtures("alone")
+def test_validation_sees_bare_networks_also_when_it_fails():
+    model = cpu_model()
+    model.net_g = wrapped = model.model_to_device(TinyBatchNorm())
+    assert wrapped.module is not wrapped
+
+    def dist_validation(*_):
+        assert model.net_g is wrapped.module
+        raise InterruptedError
+
+    model.dist_validation = dist_validation
+    with pytest.raises(InterruptedError):
+        model.validation([], "name", None)
+    assert model.net_g is wrapped
