@@ -99,7 +99,7 @@ def train_options(root, name="tiny"):
             "optim_g": {"type": "Adam", "lr": 1e-3, "weight_decay": 0, "betas": [0.9, 0.99]},
             "scheduler": {
                 "type": "CosineAnnealingRestartLR",
-                "periods": [100],
+                "periods": [10**6],
                 "restart_weights": [1],
                 "eta_min": 1e-7,
             },
