@@ -70,7 +70,9 @@ class CIRModel(SRModel):
         if not self.is_train:
             param_key = self.opt["path"].get("param_key_g")
         state = read_state_dict(Path(load_path), param_key)
-        report = load_into(self.get_bare_model(net), state, strict, str(load_path))
+        report = load_into(
+            self.get_bare_model(net), state, strict, str(load_path), testing=not self.is_train
+        )
         get_root_logger().info(f"{type(net).__name__}: {report} from {load_path}")
 
     def get_optimizer(
