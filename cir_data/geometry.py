@@ -1,0 +1,99 @@
+"""Windows, flips and rotations of images, and where JPEG's 8 x 8 block grid goes with them."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""An 8-bit image, (H, W) grey or (H, W, 3) RGB."""
+
+Boundary: TypeAlias = tuple[int, int]
+"""Row and column, 0 to 7, of the first block boundary: 3 is the one between pixels 2 and 3."""
+
+BLOCK = 8
+"""Edge of JPEG's transform blocks in pixels."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of pixels in an image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, image: Pixels, size: int) -> "Window":
+        """Draw a square of ``size`` pixels, every position of it in the image alike."""
+        height, width = image.shape[:2]
+        top = int(rng.integers(height - size + 1))
+        left = int(rng.integers(width - size + 1))
+        return cls(top, left, size, size)
+
+    def cut(self, image: Pixels) -> Pixels:
+        """Return the view of the image under the window."""
+        return image[self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def within(self, outer: "Window") -> "Window":
+        """Return the same rectangle in the coordinates of a window around it."""
+        return Window(self.top - outer.top, self.left - outer.left, self.height, self.width)
+
+    def move_boundary(self, boundary: Boundary) -> Boundary:
+        """Return the image's first block boundary as the window sees it."""
+        return (boundary[0] - self.top) % BLOCK, (boundary[1] - self.left) % BLOCK
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """One of the eight symmetries of the rectangle: flips first, then the transposition."""
+
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    transpose: bool = False
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, use_hflip: bool, use_rot: bool) -> "Orientation":
+        """Draw each step with probability 1/2, by BasicSR's meaning of the two options.
+
+        ``use_hflip`` allows the horizontal flip, ``use_rot`` the vertical flip and the
+        transposition; the two together reach all eight symmetries.
+        """
+        horizontal, vertical, transpose = (bool(v) for v in rng.random(3) < 0.5)
+        return cls(use_hflip and horizontal, use_rot and vertical, use_rot and transpose)
+
+    @classmethod
+    def upright(cls, exif_orientation: int) -> "Orientation":
+        """Return what turns a stored image upright, by the values of the EXIF tag (1 to 8)."""
+        return _UPRIGHT.get(exif_orientation, cls())
+
+    def apply(self, image: Pixels) -> Pixels:
+        """Return a view of the image in this orientation."""
+        if self.horizontal_flip:
+            image = image[:, ::-1]
+        if self.vertical_flip:
+            image = image[::-1]
+        return image.swapaxes(0, 1) if self.transpose else image
+
+    def move_boundary(self, boundary: Boundary, image: Pixels) -> Boundary:
+        """Return where the first block boundary of ``image`` lies after :meth:`apply`."""
+        row, column = boundary
+        height, width = image.shape[:2]
+        if self.horizontal_flip:
+            column = (width - column) % BLOCK
+        if self.vertical_flip:
+            row = (height - row) % BLOCK
+        return (column, row) if self.transpose else (row, column)
+
+
+_UPRIGHT = {
+    2: Orientation(horizontal_flip=True),
+    3: Orientation(horizontal_flip=True, vertical_flip=True),
+    4: Orientation(vertical_flip=True),
+    5: Orientation(transpose=True),
+    6: Orientation(vertical_flip=True, transpose=True),
+    7: Orientation(horizontal_flip=True, vertical_flip=True, transpose=True),
+    8: Orientation(horizontal_flip=True, transpose=True),
+}

@@ -1,0 +1,117 @@
+"""Reading images by Pillow into 8-bit RGB or grey.
+
+The rules, for every format:
+
+- Palettes become RGB. Alpha is dropped, not composed with a background: the colour that is stored
+  under transparent pixels counts, as for OpenCV and so for BasicSR's own data sets.
+- 16-bit images keep the high byte of each sample, grey ones here and colour ones within Pillow.
+- CMYK, YCbCr and other colour models become RGB by Pillow's formulas; ICC profiles are not applied.
+- Black and white becomes 0 and 255. Grey stays grey.
+- The image is turned upright by its EXIF orientation.
+- The first frame of several is taken.
+- 32-bit and floating-point samples are refused: their range is not stated anywhere.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from cir_data.geometry import Boundary, Orientation, Pixels
+from cir_data.jpeg import Compression, compression_of
+from cir_host.errors import UserError
+
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's format plugins raise on damaged data."""
+
+
+class UnreadableImage(UserError):
+    """An image file whose content cannot be decoded."""
+
+
+@dataclass(frozen=True)
+class CompressedImage:
+    """A decoded file together with what it tells about its compression."""
+
+    pixels: Pixels
+    compression: Compression
+    boundary: Boundary
+    """The first block boundary in ``pixels``; (0, 0) unless the EXIF orientation moved it."""
+
+
+def decode(data: bytes, where: str) -> Pixels:
+    """Decode an image file.
+
+    Args:
+        data: The file's content.
+        where: Its path, for messages.
+
+    Returns:
+        (H, W) grey, or (H, W, 3) RGB.
+
+    Raises:
+        UnreadableImage: The content is damaged or of no known format.
+    """
+    with _opened(data, where) as image:
+        return _orientation(image).apply(_to_8_bits(image))
+
+
+def decode_compressed(data: bytes, where: str) -> CompressedImage:
+    """Decode an image file and read how it was compressed; see :func:`decode`."""
+    with _opened(data, where) as image:
+        compression = compression_of(image)
+        stored = _to_8_bits(image)
+        upright = _orientation(image)
+        boundary = upright.move_boundary((0, 0), stored)
+        return CompressedImage(upright.apply(stored), compression, boundary)
+
+
+@contextmanager
+def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()  # here, because the TIFF reader turns the image and drops the tag
+            yield image
+    except _DECODING_ERRORS as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no format that Pillow knows" if unknown else str(error) or type(error).__name__
+        raise UnreadableImage(f"{where}: cannot be read as an image: {reason}") from error
+
+
+def _orientation(image: Image.Image) -> Orientation:
+    return Orientation.upright(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _to_8_bits(image: Image.Image) -> Pixels:
+    if image.mode in ("1", "LA"):
+        image = image.convert("L")
+    elif image.mode.startswith("I"):
+        return _high_byte(np.asarray(image))
+    elif image.mode == "F":
+        raise ValueError("floating-point samples have no stated range; convert it to 8 or 16 bits")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    return np.asarray(image)
+
+
+def _high_byte(samples: np.ndarray) -> Pixels:
+    """Reduce 16 bits, which some versions of Pillow hand over as 32, to 8."""
+    if samples.min() < 0 or samples.max() > 0xFFFF:
+        raise ValueError("32-bit samples have no stated range; convert it to 8 or 16 bits")
+    return (samples >> 8).astype(np.uint8)

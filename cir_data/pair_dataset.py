@@ -1,0 +1,97 @@
+"""What the data sets with original images share: training crops, and what damaged files do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, ClassVar
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from cir_data.geometry import Orientation, Pixels
+from cir_data.image_io import UnreadableImage
+from cir_data.options import PairOptions
+from cir_data.randomness import sample_generator
+from cir_data.sample import PairSample
+from cir_data.sources import StoredImage, open_images
+from cir_data.unreadable import UnreadableImages
+from cir_host.errors import UserError
+from cir_host.options import convert
+
+_MOST_REPLACEMENTS = 100
+
+
+class PairDataset(Dataset[PairSample], ABC):
+    """Base of the data sets that give compressed images with their originals.
+
+    In training a sample is a random crop, in validation and test a whole image.
+
+    Args:
+        opt: The section of the options file, with ``phase`` and ``manual_seed`` put in.
+    """
+
+    options_type: ClassVar[type[PairOptions]]
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.opt = opt  # BasicSR's validation reads the name here
+        self.options = convert(opt, self.options_type, f"datasets.{opt.get('phase')}")
+        roots = open_images("dataroot_gt", self.options.dataroot_gt, self.options.meta_info_file)
+        self.originals: list[StoredImage] = list(chain.from_iterable(roots))
+        self.unreadable = UnreadableImages(len(self.originals))
+
+    def __len__(self) -> int:
+        return len(self.originals)
+
+    def __getitem__(self, index: int) -> PairSample:
+        """Return a crop in training, else a whole image.
+
+        Raises:
+            UserError: A file is missing or damaged; in training, unless ``strict``, a damaged one
+                is replaced by another.
+        """
+        if self.options.phase != "train":
+            return self.whole(int(index))
+        rng = sample_generator(self.options.manual_seed, index)
+        chosen = int(index)
+        for _ in range(_MOST_REPLACEMENTS):
+            try:
+                return self.crop(chosen, rng)
+            except UnreadableImage as error:
+                if self.options.strict:
+                    raise
+                self.unreadable.report(chosen, error)
+                chosen = int(rng.integers(len(self)))
+        raise UserError(
+            f"{self.options.name}: {_MOST_REPLACEMENTS} images in a row cannot be read, the last of"
+            f" them {self.originals[chosen].path}"
+        )
+
+    @abstractmethod
+    def whole(self, index: int) -> PairSample:
+        """Return a whole image, the same each time."""
+
+    @abstractmethod
+    def crop(self, index: int, rng: np.random.Generator) -> PairSample:
+        """Return a random crop of ``gt_size`` pixels in a random orientation.
+
+        Raises:
+            UnreadableImage: Before anything was drawn from ``rng``.
+        """
+
+    @property
+    def crop_size(self) -> int:
+        """Edge of the crops for training in pixels."""
+        assert self.options.gt_size is not None  # checked by the options in training
+        return self.options.gt_size
+
+    def random_orientation(self, rng: np.random.Generator) -> Orientation:
+        """Draw the flips and the transposition that the options allow."""
+        return Orientation.random(rng, self.options.use_hflip, self.options.use_rot)
+
+
+def extend(image: Pixels, size: int) -> Pixels:
+    """Reflect an image at bottom and right until both edges have ``size`` pixels at least."""
+    missing = [(0, max(0, size - edge)) for edge in image.shape[:2]]
+    if not any(after for _, after in missing):
+        return image
+    return np.pad(image, missing + [(0, 0)] * (image.ndim - 2), mode="reflect")

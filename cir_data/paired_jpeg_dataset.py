@@ -1,0 +1,118 @@
+"""Pairs from disk: compressed files beside their originals."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from basicsr.utils.registry import DATASET_REGISTRY
+
+from cir_data.color import convert
+from cir_data.geometry import Boundary, Pixels, Window
+from cir_data.image_io import CompressedImage, decode, decode_compressed
+from cir_data.jpeg import Compression
+from cir_data.options import PairedJPEGOptions
+from cir_data.pair_dataset import PairDataset, extend
+from cir_data.sample import PairSample, make_pair, make_sample
+from cir_data.sources import StoredImage, open_images, some
+from cir_host.errors import UserError
+from cir_host.registration import register
+
+
+@register(DATASET_REGISTRY)
+class PairedJPEGDataset(PairDataset):
+    """Compressed files and their originals, matched by path without extension.
+
+    ``quality`` and ``subsampling`` are read from the JPEG file; the quality is -1 where its tables
+    are not standard ones, or where the file is no JPEG. ``block_offset`` supposes that the blocks
+    start at the file's first pixel, as they do in every JPEG. Beyond the border of an image that is
+    extended to ``gt_size``, the grid is that of the reflected pixels, and not continued.
+
+    Args:
+        opt: The section of the options file; :class:`PairedJPEGOptions` lists the keys.
+
+    Raises:
+        OptionsError: A key or value that cannot be used.
+        UserError: A folder, an LMDB, a listed image or one of a pair is not there.
+    """
+
+    options_type = PairedJPEGOptions
+    options: PairedJPEGOptions
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        super().__init__(opt)
+        roots_gt = (list(images) for _, images in groupby(self.originals, attrgetter("source")))
+        roots_lq = open_images("dataroot_lq", self.options.dataroot_lq)
+        all_needed = self.options.meta_info_file is None
+        self.compressed: list[StoredImage] = [
+            partner
+            for originals, compressed in zip(roots_gt, roots_lq, strict=True)
+            for partner in _partners(originals, compressed, all_needed)
+        ]
+
+    def whole(self, index: int) -> PairSample:
+        """Return a pair of whole images."""
+        gt, lq = self._read(index)
+        return self._sample(index, gt, lq.pixels, lq.compression, lq.boundary)
+
+    def crop(self, index: int, rng: np.random.Generator) -> PairSample:
+        """Return the same crop of both images."""
+        gt, lq = self._read(index)
+        both = [extend(image, self.crop_size) for image in (gt, lq.pixels)]
+        window = Window.random(rng, both[0], self.crop_size)
+        orientation = self.random_orientation(rng)
+        crops = [window.cut(image) for image in both]
+        boundary = orientation.move_boundary(window.move_boundary(lq.boundary), crops[0])
+        gt_crop, lq_crop = (orientation.apply(crop) for crop in crops)
+        return self._sample(index, gt_crop, lq_crop, lq.compression, boundary)
+
+    def _read(self, index: int) -> tuple[Pixels, CompressedImage]:
+        original, compressed = self.originals[index], self.compressed[index]
+        gt = decode(original.read(), original.path)
+        lq = decode_compressed(compressed.read(), compressed.path)
+        if gt.shape[:2] != lq.pixels.shape[:2]:
+            gt_size, lq_size = (f"{i.shape[1]} x {i.shape[0]}" for i in (gt, lq.pixels))
+            raise UserError(
+                f"{original.path} is {gt_size} pixels, but {compressed.path} is {lq_size};"
+                " the two images of a pair must have the same size"
+            )
+        return gt, lq
+
+    def _sample(
+        self, index: int, gt: Pixels, lq: Pixels, compression: Compression, boundary: Boundary
+    ) -> PairSample:
+        gt, lq = (convert(image, self.options.color) for image in (gt, lq))
+        sample = make_sample(lq, self.compressed[index].path, compression, boundary)
+        return make_pair(sample, gt, self.originals[index].path)
+
+
+def _partners(
+    originals: Iterable[StoredImage], compressed: Iterable[StoredImage], all_needed: bool
+) -> Iterator[StoredImage]:
+    """Yield the compressed image of each original of one root; name those without a partner."""
+    by_stem_gt, by_stem_lq = _by_stem(originals), _by_stem(compressed)
+    alone = [f"{image.path} (no compressed image)" for image in _missing(by_stem_gt, by_stem_lq)]
+    if all_needed:
+        alone += [f"{image.path} (no original)" for image in _missing(by_stem_lq, by_stem_gt)]
+    if alone:
+        raise UserError(f"images without a partner: {some(alone)}")
+    return (by_stem_lq[stem] for stem in by_stem_gt)
+
+
+def _missing(
+    images: Mapping[str, StoredImage], others: Mapping[str, StoredImage]
+) -> list[StoredImage]:
+    return [image for stem, image in images.items() if stem not in others]
+
+
+def _by_stem(images: Iterable[StoredImage]) -> dict[str, StoredImage]:
+    by_stem: dict[str, StoredImage] = {}
+    for image in images:
+        first = by_stem.setdefault(image.stem, image)
+        if first is not image:
+            raise UserError(
+                f"{first.path} and {image.path} differ in the extension only, by which pairs are"
+                " not told apart; remove one"
+            )
+    return by_stem

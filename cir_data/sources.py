@@ -1,0 +1,236 @@
+"""Where images are stored: folders and LMDB data bases behind one interface."""
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import lmdb
+
+from cir_host.errors import UserError
+
+EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg"})
+
+LMDB_SUFFIX = ".lmdb"
+
+
+class ImageSource(ABC):
+    """Images under one root, each with its path relative to the root as its name."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root = root
+        self.names = names
+        """With forward slashes and extension, no two alike."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """Return the encoded image.
+
+        Raises:
+            UserError: It is not there or cannot be read. Its content is not looked at.
+        """
+
+
+class StoredImage(NamedTuple):
+    """One image of a source."""
+
+    source: ImageSource
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Where it is, for messages and samples."""
+        return str(self.source.root / self.name)
+
+    @property
+    def stem(self) -> str:
+        """Its name without the extension."""
+        return _stem(self.name)
+
+    def read(self) -> bytes:
+        """Return the encoded image; see :meth:`ImageSource.read`."""
+        return self.source.read(self.name)
+
+
+class FolderSource(ImageSource):
+    """A folder and the folders below it. Hidden files and folders are passed over."""
+
+    def __init__(self, root: Path, listed: Sequence[str] | None = None) -> None:
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder")
+        super().__init__(root, self._check(root, listed) if listed else self._scan(root))
+
+    @staticmethod
+    def _check(root: Path, listed: Sequence[str]) -> Sequence[str]:
+        missing = [name for name in listed if not (root / name).is_file()]
+        if missing:
+            raise UserError(f"{root}: the meta_info_file lists {some(missing)}, not there")
+        return listed
+
+    @staticmethod
+    def _scan(root: Path) -> list[str]:
+        paths = (path.relative_to(root).as_posix() for path in _images_below(root, ()))
+        names = sorted(paths)
+        if not names:
+            raise UserError(f"{root}: no images in it ({', '.join(sorted(EXTENSIONS))})")
+        return names
+
+    def read(self, name: str) -> bytes:
+        """Return the file's content; see :meth:`ImageSource.read`."""
+        path = self.root / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from error
+
+
+class LmdbSource(ImageSource):
+    """An LMDB in BasicSR's layout.
+
+    Encoded images lie under their names without extension. ``meta_info.txt`` in the data base's
+    folder has a line ``name.png (height,width,channels) compression_level`` for each.
+    """
+
+    def __init__(self, root: Path, listed: Sequence[str] | None = None) -> None:
+        if not (root / "data.mdb").is_file():
+            raise UserError(f"{root}: no LMDB there (it would be a folder with a file data.mdb)")
+        held = read_meta_info(root / "meta_info.txt")
+        if listed:
+            keys = {_stem(name) for name in held}
+            missing = [name for name in listed if _stem(name) not in keys]
+            if missing:
+                raise UserError(f"{root}: the meta_info_file lists {some(missing)}, not in it")
+        super().__init__(root, listed or held)
+        self._location = root.resolve()
+
+    def read(self, name: str) -> bytes:
+        """Return the image under the name's key; see :meth:`ImageSource.read`."""
+        try:
+            with _environment(self._location).begin() as transaction:
+                data: bytes | None = transaction.get(_stem(name).encode())
+        except lmdb.Error as error:
+            raise UserError(f"{self.root}: cannot be read: {error}") from error
+        if data is None:
+            raise UserError(f"{self.root}: no key {_stem(name)!r}, which its meta_info.txt lists")
+        return data
+
+
+def open_images(
+    key: str, roots: str | list[str], meta_info_files: str | list[str] | None = None
+) -> list[list[StoredImage]]:
+    """List the images of one root or of several.
+
+    Args:
+        key: The option that gave the roots, for messages.
+        roots: Folders, or LMDBs, which end in ``.lmdb``. A leading ``~`` is the home folder.
+        meta_info_files: As many files as there are roots; each lists which images to take.
+
+    Returns:
+        A list for each root, in the order of the names, or of the file that lists them.
+
+    Raises:
+        UserError: Something is not there.
+    """
+    paths = [Path(root).expanduser() for root in as_list(roots)]
+    files: Sequence[str | None] = (
+        as_list(meta_info_files) if meta_info_files else [None] * len(paths)
+    )
+    try:
+        return [_open_images(path, file) for path, file in zip(paths, files, strict=True)]
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
+def read_meta_info(path: Path) -> list[str]:
+    """Return the image names of a ``meta_info`` file.
+
+    A line is a name, then, optionally, ``(height,width,channels)`` and more. A name with blanks in
+    it needs the size after it.
+
+    Raises:
+        UserError: The file is missing or lists nothing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    names = [_name_in(line) for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{path}: lists no images")
+    return names
+
+
+def is_lmdb(root: str | Path) -> bool:
+    """Whether a root is an LMDB, by its ending."""
+    return Path(root).suffix == LMDB_SUFFIX
+
+
+def as_list(value: str | list[str]) -> list[str]:
+    """Return an option that takes one or several as several."""
+    return [value] if isinstance(value, str) else value
+
+
+def some(names: Sequence[str]) -> str:
+    """Name a few of many, for a message."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _open_images(root: Path, meta_info_file: str | None) -> list[StoredImage]:
+    listed = read_meta_info(Path(meta_info_file).expanduser()) if meta_info_file else None
+    source = (LmdbSource if is_lmdb(root) else FolderSource)(root, listed)
+    return [StoredImage(source, name) for name in source.names]
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix()
+
+
+def _name_in(line: str) -> str:
+    with_size = re.match(r"\s*(.+?)\s+\(\d+,\s*\d+(?:,\s*\d+)?\)", line)
+    return with_size[1] if with_size else line.split()[0]
+
+
+def _images_below(folder: Path, parents: tuple[Path, ...]) -> Iterator[Path]:
+    """Walk through folders and links to folders, but never in a circle."""
+    resolved = folder.resolve()
+    if resolved in parents:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = folder / entry.name
+            if entry.is_dir():
+                yield from _images_below(path, (*parents, resolved))
+            elif path.suffix.lower() in EXTENSIONS:
+                yield path
+
+
+_environments: dict[Path, tuple[int, Any]] = {}
+"""Open data bases with the process that opened them: LMDB allows one opening in each process."""
+
+
+def _environment(path: Path) -> Any:
+    """Open a data base on first use in this process; a forked worker opens it anew."""
+    opened_by, environment = _environments.get(path, (None, None))
+    if opened_by != os.getpid():
+        if environment is not None:
+            environment.close()
+        environment = _open(path)
+        _environments[path] = os.getpid(), environment
+    return environment
+
+
+def _open(path: Path) -> Any:
+    environment = lmdb.open(
+        str(path), readonly=True, lock=False, readahead=False, meminit=False, max_spare_txns=1
+    )
+    pages = environment.info()["last_pgno"] + 1
+    if (path / "data.mdb").stat().st_size < pages * environment.stat()["psize"]:
+        environment.close()
+        # reading behind the end of a mapped file would kill the process
+        raise UserError(f"{path}: the LMDB is truncated; copy or make it again")
+    return environment
