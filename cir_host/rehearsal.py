@@ -51,6 +51,13 @@ def rehearse_first(original: Callable[..., Any]) -> Callable[..., Any]:
                     rehearse(opt)
             except UserError as error:
                 verdict = [error]
+            except UnicodeEncodeError as error:
+                verdict = [
+                    OptionsError(
+                        f"{error.object!r} cannot be a path in this locale ({error.encoding});"
+                        " set the environment variable PYTHONUTF8=1"
+                    )
+                ]
         if opt["dist"]:
             torch.distributed.broadcast_object_list(verdict)
         if verdict[0] is not None:
@@ -241,7 +248,7 @@ def _named(where: str, kind: str, names: Callable[[], list[str]] | None = None) 
     """
     try:
         yield
-    except UserError:
+    except (UserError, UnicodeEncodeError):
         raise
     except NotImplementedError as error:
         allowed = f"; it may be {', '.join(names())}" if names else f": {error}"
