@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -172,6 +173,15 @@ def force_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
         return float(value) if _FLOAT.match(value) else original(value)
 
     return _postprocess_yml_value
+
+
+def expand_lists(original: ModuleType) -> SimpleNamespace:
+    """Make ``osp.expanduser`` of BasicSR's options module take a list of dataroots too."""
+
+    def expanduser(path: Any) -> Any:
+        return [*map(expanduser, path)] if isinstance(path, list) else original.expanduser(path)
+
+    return SimpleNamespace(**{**vars(original), "expanduser": expanduser})
 
 
 def open_as_utf8(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -82,6 +82,12 @@ PATCHES: tuple[Patch, ...] = (
         "1e-4 and -1 in --force_yml are read as text",
     ),
     Patch(
+        "basicsr.utils.options:osp",
+        parsing.expand_lists,
+        (),
+        "a list of folders for dataroot_gt or dataroot_lq is a TypeError",
+    ),
+    Patch(
         "basicsr.utils.options:open",
         parsing.open_as_utf8,
         (14,),
