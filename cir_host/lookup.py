@@ -40,8 +40,9 @@ def name_the_near(original: Callable[..., Any]) -> Callable[..., Any]:
         for candidate in (name, f"{name}_{suffix}"):
             if candidate in self._obj_map:
                 return self._obj_map[candidate]
+        known = (entry.removesuffix(f"_{suffix}") for entry in self._obj_map)
         raise UnknownNameError(
-            f"no {name!r} in BasicSR's {self._name} registry{near(str(name), self._obj_map)}"
+            f"no {name!r} in BasicSR's {self._name} registry{near(str(name), known)}"
             f" (BasicSR is imported from {Path(basicsr.__file__).parent})"
         )
 
