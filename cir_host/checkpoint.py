@@ -192,7 +192,7 @@ def _load_pickled(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        stranger = re.search(r"GLOBAL (\S+)", str(error))
+        stranger = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
         if stranger is None:
             raise UserError(f"{path}: damaged, or not a PyTorch checkpoint") from error
         raise UserError(
