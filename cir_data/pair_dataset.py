@@ -18,7 +18,7 @@ from cir_data.unreadable import UnreadableImages
 from cir_host.errors import UserError
 from cir_host.options import convert
 
-_MOST_REPLACEMENTS = 100
+_MOST_TRIES = 100
 
 
 class PairDataset(Dataset[PairSample], ABC):
@@ -53,17 +53,19 @@ class PairDataset(Dataset[PairSample], ABC):
             return self.whole(int(index))
         rng = sample_generator(self.options.manual_seed, index)
         chosen = int(index)
-        for _ in range(_MOST_REPLACEMENTS):
+        tried: list[str] = []
+        while len(tried) < _MOST_TRIES:
             try:
                 return self.crop(chosen, rng)
             except UnreadableImage as error:
                 if self.options.strict:
                     raise
                 self.unreadable.report(chosen, error)
+                tried.append(self.originals[chosen].path)
                 chosen = int(rng.integers(len(self)))
         raise UserError(
-            f"{self.options.name}: {_MOST_REPLACEMENTS} images in a row cannot be read, the last of"
-            f" them {self.originals[chosen].path}"
+            f"{self.options.name}: {_MOST_TRIES} images drawn in a row cannot be read, the last of"
+            f" them {tried[-1]}"
         )
 
     @abstractmethod
