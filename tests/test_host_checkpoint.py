@@ -90,7 +90,7 @@ def safetensors_file(path, cut):
             "pickle.pth",
             lambda p: p.write_bytes(pickle.dumps(Fraction(1), protocol=2)),
             None,
-            "not a PyTorch checkpoint",
+            r"fractions\.Fraction",
         ),
         ("list.pth", lambda p: torch_file(p, [torch.ones(1)]), None, "holds a list"),
         ("epoch.pth", lambda p: torch_file(p, {"epoch": 1}), None, "'epoch' in it is no tensor"),
