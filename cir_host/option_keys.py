@@ -177,7 +177,7 @@ def _keys_in_source(module: str) -> frozenset[str] | None:
     """Every text by which a module subscripts, ``get``s, ``pop``s or tests membership."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except (OSError, TypeError):
+    except (OSError, TypeError, KeyError):
         return None
     return frozenset(
         key.value

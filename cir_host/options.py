@@ -41,7 +41,7 @@ def convert(section: Mapping[str, Any], struct_type: type[S], where: str) -> S:
         section: Keys and values as read from YAML.
         struct_type: A ``msgspec.Struct`` with ``forbid_unknown_fields``. A ``ValueError`` that its
             ``__post_init__`` raises is reported like a wrong type.
-        where: The section's name in messages, such as ``datasets.train``.
+        where: The section's name in messages, such as ``datasets.train``; empty for a whole file.
 
     Raises:
         OptionsError: An unknown key (the nearest known one is named), a missing one, or a value of
@@ -50,7 +50,8 @@ def convert(section: Mapping[str, Any], struct_type: type[S], where: str) -> S:
     try:
         return msgspec.convert(section, struct_type)
     except msgspec.ValidationError as error:
-        raise OptionsError(_explain(str(error), section, struct_type, where)) from None
+        explanation = _explain(str(error), section, struct_type, where)
+        raise OptionsError(explanation.removeprefix(".")) from None
 
 
 _MESSAGE = re.compile(r"(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?", re.DOTALL)

@@ -26,6 +26,7 @@ from msgspec import Meta
 from cir_host import option_keys
 from cir_host.errors import OptionsError
 from cir_host.lookup import look_up
+from cir_host.option_keys import is_ours
 from cir_host.options import convert
 
 _NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
@@ -60,7 +61,7 @@ Every = Annotated[float, Meta(gt=0)]
 
 class _Validation(msgspec.Struct):
     save_img: bool
-    metrics: dict[str, _Typed] | None = None
+    metrics: dict[str, Any] | None = None
 
 
 class _ValidationInTraining(_Validation, kw_only=True):
@@ -80,7 +81,7 @@ class _Options(msgspec.Struct, kw_only=True):
     model_type: str
     num_gpu: Annotated[int, Meta(ge=0)] | Literal["auto"]
     manual_seed: int | None = None
-    datasets: dict[str, _Dataset]
+    datasets: dict[str, Any]
     path: dict[str, Any]
 
 
@@ -254,34 +255,32 @@ def _override(given: dict[str, Any], entry: str) -> None:
 
 def _require_keys(given: dict[str, Any], is_train: bool) -> None:
     """Check the presence and types of what BasicSR reads without a default."""
-    _convert(given, _TrainOptions if is_train else _TestOptions, "")
-    model = look_up(MODEL_REGISTRY, given["model_type"], "model_type")
-    for phase in given["datasets"]:
-        allowed = ("train", "val") if is_train else ("train", "val", "test")
+    convert(given, _TrainOptions if is_train else _TestOptions, "")
+    allowed = ("train", "val") if is_train else ("train", "val", "test")
+    for phase, section in given["datasets"].items():
         if phase.split("_")[0] not in allowed:
-            raise OptionsError(
-                f"datasets.{phase}: names of sections start with {' or '.join(allowed)}"
-            )
-    if not is_train and given["val"]["save_img"] and "suffix" not in given["val"]:
-        raise OptionsError("val.suffix: missing; save_img needs it, and ~ stands for the name")
+            raise OptionsError(f"datasets.{phase}: must start with {' or '.join(allowed)}")
+        convert(section, _Dataset, f"datasets.{phase}")
+    for metric, section in ((given.get("val") or {}).get("metrics") or {}).items():
+        convert(section, _Typed, f"val.metrics.{metric}")
     if is_train:
         if "train" not in given["datasets"]:
             raise OptionsError("datasets.train: missing")
         convert(given["datasets"]["train"], _TrainingSet, "datasets.train")
-    if isinstance(model, type) and issubclass(model, SRModel):
-        if "network_g" not in given:
-            raise OptionsError("network_g: missing")
-        convert(given["network_g"], _Typed, "network_g")
-        if is_train:
-            convert(given["train"], _SRTraining, "train")
+    _require_keys_of_model(given, is_train)
 
 
-def _convert(given: dict[str, Any], struct_type: type[msgspec.Struct], where: str) -> None:
-    """Convert the whole file, whose keys have no section before them."""
-    try:
-        convert(given, struct_type, where)
-    except OptionsError as error:
-        raise OptionsError(str(error).removeprefix(".")) from None
+def _require_keys_of_model(given: dict[str, Any], is_train: bool) -> None:
+    model = look_up(MODEL_REGISTRY, given["model_type"], "model_type")
+    if not (isinstance(model, type) and issubclass(model, SRModel)):
+        return
+    if "network_g" not in given:
+        raise OptionsError("network_g: missing")
+    convert(given["network_g"], _Typed, "network_g")
+    if is_train:
+        convert(given["train"], _SRTraining, "train")
+    elif given["val"]["save_img"] and "suffix" not in given["val"] and not is_ours(model):
+        raise OptionsError("val.suffix: missing; save_img needs it, and ~ stands for the name")
 
 
 def _require_parts(opt: Mapping[str, Any]) -> None:
