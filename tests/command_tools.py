@@ -15,6 +15,9 @@ TINY_PROMPTCIR = {
     "num_refinement_blocks": 1,
     "heads": [1, 1, 1, 1],
     "window_size": 4,
+    "squeeze_factor": 4,
+    "prompt_bases": [4, 4, 4],
+    "prompt_dims": [8, 8, 8],
 }
 
 
