@@ -24,13 +24,19 @@ _START = {
 
 
 def normalise_argv(argv: Sequence[str]) -> list[str]:
-    """Spell ``--local-rank``, which torch's launcher adds, the way BasicSR's parser knows it."""
-    return [
-        arg.replace("--local-rank", "--local_rank", 1)
-        if arg.partition("=")[0] == "--local-rank"
-        else arg
-        for arg in argv
-    ]
+    """Put ``--local-rank``, which torch's older launcher adds first, last and as BasicSR knows it.
+
+    The subcommand is then the first argument again.
+    """
+    arguments, ranks = [], []
+    given = iter(argv)
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if name in ("--local-rank", "--local_rank"):
+            ranks.append(f"--local_rank={value if equals else next(given, '')}")
+        else:
+            arguments.append(argument)
+    return [*arguments, *ranks]
 
 
 def any_device(original: Callable[..., Any]) -> Callable[..., Any]:

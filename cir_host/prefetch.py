@@ -107,7 +107,7 @@ def without_gpu(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(original)
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> Any:
-        train = opt["datasets"].get("train", {})
+        train = opt["datasets"]["train"]
         if train.get("prefetch_mode") == "cuda" and not torch.cuda.is_available():
             logger.warning("datasets.train.prefetch_mode: no GPU here, using 'cpu'.")
             train["prefetch_mode"] = "cpu"

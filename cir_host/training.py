@@ -6,7 +6,7 @@ from functools import wraps
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from cir_host.errors import OptionsError, UserError
+from cir_host.errors import UserError
 from cir_host.spawn import import_host_first
 
 
@@ -16,15 +16,10 @@ def full_length(original: Callable[..., Any]) -> Callable[..., Any]:
     BasicSR rounds the batches of an epoch up, while its loader drops the last incomplete one, and
     so ends before ``total_iter``. A resumed run counts from where it stands, so that it reaches
     ``total_iter`` also with another batch size than before.
-
-    Raises:
-        OptionsError: There is no section ``datasets.train``.
     """
 
     @wraps(original)
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
-        if "train" not in opt["datasets"]:
-            raise OptionsError("datasets: there is no section `train`; training needs one")
         loader, sampler, val_loaders, _, total_iter = original(opt, logger)
         start = opt.get("resumed_from", {"epoch": 0, "iter": 0})
         remaining = max(0, total_iter - start["iter"])
