@@ -16,6 +16,7 @@ import cir_host  # noqa: F401 (makes BasicSR importable)
 
 # isort: split
 import numpy as np
+import torch
 import yaml
 from basicsr.test import test_pipeline as run_test
 from basicsr.train import train_pipeline as run_train
@@ -141,7 +142,12 @@ def run_here(monkeypatch, folder, options, *flags, command="train"):
     file = write_options(folder, options)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["basicsr", "-opt", str(file), *flags])
-    PIPELINES[command](str(folder))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would only wait for each other in networks this small
+    try:
+        PIPELINES[command](str(folder))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -199,10 +205,7 @@ def environment():
 
 
 def main():
-    arguments = normalise_argv(sys.argv[1:])
-    command = next(argument for argument in arguments if argument in PIPELINES)
-    arguments.remove(command)  # not always the first: torch's launcher puts --local-rank before it
-    sys.argv[1:] = arguments
+    command, *sys.argv[1:] = normalise_argv(sys.argv[1:])
     try:
         PIPELINES[command](str(Path.cwd()))
     except UserError as error:

@@ -1,6 +1,7 @@
 """Several processes on CPUs, started by torchrun, and what a wrong start says."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from basicsr.utils import dist_util
 from host_tools import (
     TinyBatchNorm,
     checkpoints,
+    run_here,
     run_python,
     script,
     test_options,
@@ -61,7 +63,9 @@ def test_two_processes_train_validate_and_test_on_cpus(tmp_path):
 def test_the_rank_that_torch_s_launcher_adds_is_understood(tmp_path, monkeypatch, spelling):
     """``python -m torch.distributed.launch`` puts it before the command's own arguments."""
     file = write_options(tmp_path, train_options(tmp_path))
-    argv = normalise_argv([*spelling, "-opt", str(file), "--force_yml", "name=a--local-rank"])
+    forced = ["--force_yml", "name=a--local-rank"]
+    command, *argv = normalise_argv([*spelling, "train", "-opt", str(file), *forced])
+    assert command == "train"
     monkeypatch.setattr(sys, "argv", ["basicsr", *argv])
     options, args = basicsr.utils.options.parse_options(str(tmp_path))
     assert args.local_rank == 1
@@ -105,6 +109,32 @@ def alone(tmp_path):
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_pipeline_leaves_its_group_unless_it_fails(tmp_path, monkeypatch, fails):
+    """A failing process does not wait for others that wait for it."""
+    write_pairs(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(distributed.mp, "set_start_method", lambda _: None)  # stays for all tests
+    options = train_options(tmp_path)
+    if fails:
+        options["datasets"]["train"]["batch_size_per_gpu"] = 16
+        with pytest.raises(UserError):
+            run_here(monkeypatch, tmp_path, options, "--launcher", "pytorch")
+    else:
+        run_here(monkeypatch, tmp_path, options, "--launcher", "pytorch")
+        test = test_options(tmp_path, tmp_path / "experiments/tiny/models/net_g_latest.pth")
+        run_here(monkeypatch, tmp_path, test, "--launcher", "pytorch", command="test")
+    assert torch.distributed.is_initialized() == fails
+    if fails:
+        torch.distributed.destroy_process_group()
 
 
 def cpu_model(dist=True):

@@ -1,5 +1,6 @@
 """Prefetching: it ends, it raises, and it needs no GPU. What could hang runs under a time limit."""
 
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from host_tools import (
 )
 from torch.utils.data import DataLoader
 
+from cir_host import patches
 from cir_host.errors import UserError
 from cir_host.prefetch import PrefetchThread
 
@@ -41,9 +43,10 @@ def test_persistent_workers_reach_the_end(tmp_path, options):
         batch_size_per_gpu=3, num_worker_per_gpu=2, persistent_workers=True
     )
     options["train"]["total_iter"] = 13
+    options["val"]["save_img"] = True
     done = run_python(script(tmp_path, options), tmp_path, timeout=60)
     assert checkpoints(tmp_path) == [4, 8, 12]
-    assert "@ 13 iter" in done.stderr
+    assert (tmp_path / "experiments/tiny/visualization/000/000_13.png").is_file()
     assert "Traceback" not in done.stderr
 
 
@@ -62,6 +65,12 @@ def test_an_unreadable_image_is_named_without_prefetching(tmp_path, options, mon
     break_image(tmp_path, "val/gt/001.png", size)
     with pytest.raises(UserError, match=r"val/gt/001\.png: not an image"):
         run_here(monkeypatch, tmp_path, options)
+
+
+def test_no_module_of_basicsr_keeps_the_reader_that_names_no_file():
+    original = patches.original("basicsr.utils.img_util:imfrombytes")
+    holders = [name for name in sys.modules if name.startswith("basicsr.")]
+    assert [n for n in holders if getattr(sys.modules[n], "imfrombytes", None) is original] == []
 
 
 def test_cuda_prefetching_without_a_gpu_is_done_by_the_cpu(tmp_path, options, monkeypatch):

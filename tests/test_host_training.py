@@ -76,7 +76,7 @@ def test_an_empty_data_set_is_refused(tmp_path, options, monkeypatch, section):
 
 def test_training_without_a_training_set_is_refused(tmp_path, options, monkeypatch):
     del options["datasets"]["train"]
-    with pytest.raises(UserError, match="datasets: there is no section `train`"):
+    with pytest.raises(UserError, match=r"datasets\.train: missing"):
         run_here(monkeypatch, tmp_path, options)
 
 
