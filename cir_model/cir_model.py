@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import cir_host
-from cir_host.checkpoint import load_into, read_state_dict
 from cir_host.errors import OptionsError, UndefinedMetric
 from cir_host.registration import register
 from cir_model.inference import SYMMETRIES, restore_image
@@ -61,19 +60,14 @@ class CIRModel(SRModel):
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
     ) -> None:
-        """Load a checkpoint of any container that :func:`read_state_dict` knows.
+        """Load a checkpoint.
 
-        In training ``param_key`` chooses between ``params`` and ``params_ema`` where the file has
-        both. A test takes ``path.param_key_g`` where it is given, and the averaged weights
-        otherwise.
+        Training chooses by ``param_key`` between ``params`` and ``params_ema`` where the file has
+        both, as BasicSR does; a test without ``path.param_key_g`` takes the averaged weights.
         """
         if not self.is_train:
             param_key = self.opt["path"].get("param_key_g")
-        state = read_state_dict(Path(load_path), param_key)
-        report = load_into(
-            self.get_bare_model(net), state, strict, str(load_path), testing=not self.is_train
-        )
-        get_root_logger().info(f"{type(net).__name__}: {report} from {load_path}")
+        super().load_network(net, load_path, strict, param_key)
 
     def get_optimizer(
         self, optim_type: str, params: Iterable[Tensor], lr: float, **kwargs: Any
