@@ -29,7 +29,7 @@ from cir_host.option_keys import known_to_us
 from cir_host.parsing import command_line
 from cir_host.sampler import PositionedSampler
 
-_REFUSALS = (OSError, AssertionError, LookupError, TypeError, ValueError)
+_REFUSALS = (OSError, AssertionError, LookupError, TypeError, ValueError, RuntimeError)
 """What BasicSR's constructors raise on options that they cannot use."""
 
 
@@ -231,7 +231,7 @@ def _supported(build: Callable[[str], None], names: Mapping[str, Any]) -> list[s
             build(name)
         except (NotImplementedError, UserError):
             continue
-        except (*_REFUSALS, RuntimeError):  # known, but it needs arguments
+        except _REFUSALS:  # known, but it needs arguments
             pass
         found.append(name)
     return sorted(found)

@@ -20,6 +20,7 @@ import torch
 import yaml
 from basicsr.test import test_pipeline as run_test
 from basicsr.train import train_pipeline as run_train
+from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from PIL import Image
 from torch import nn
@@ -165,6 +166,23 @@ def basicsr_log():
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def fresh_logger():
+    """BasicSR's logger as a new process finds it: without handlers, not yet set up."""
+    logger = logging.getLogger("basicsr")
+    handlers, logger.handlers = logger.handlers, []
+    initialized = dict(initialized_logger)
+    initialized_logger.clear()
+    try:
+        yield logger
+    finally:
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers = handlers
+        initialized_logger.clear()
+        initialized_logger.update(initialized)
 
 
 def checkpoints(folder, name="tiny"):

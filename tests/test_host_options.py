@@ -1,6 +1,5 @@
 """What a user writes into an options file, and what is made of it before anything starts."""
 
-import logging
 from types import MappingProxyType
 from typing import Literal
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 import yaml
 from basicsr.train import parse_options
-from basicsr.utils import logger as basicsr_logger
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
@@ -17,7 +15,7 @@ from basicsr.utils.registry import (
     METRIC_REGISTRY,
     MODEL_REGISTRY,
 )
-from host_tools import test_options, train_options, write_options, write_pairs
+from host_tools import fresh_logger, test_options, train_options, write_options, write_pairs
 
 from cir_host import parsing, patches
 from cir_host.errors import OptionsError
@@ -432,28 +430,15 @@ def test_a_missing_gpu_is_named(parse, tmp_path):
         parse({**train_options(tmp_path), "num_gpu": 1})
 
 
-@pytest.fixture
-def fresh_logger():
-    """BasicSR's logger as a new process finds it."""
-    logger = logging.getLogger("basicsr")
-    handlers, logger.handlers = logger.handlers, []
-    initialized = dict(basicsr_logger.initialized_logger)
-    basicsr_logger.initialized_logger.clear()
-    yield
-    for handler in logger.handlers:
-        handler.close()
-    logger.handlers = handlers
-    basicsr_logger.initialized_logger.update(initialized)
-
-
-def test_the_log_file_keeps_warnings_and_every_character(parse, tmp_path, fresh_logger):
+def test_the_log_file_keeps_warnings_and_every_character(parse, tmp_path):
     from basicsr.train import get_root_logger
 
     options = train_options(tmp_path)
     options["train"]["ema_deacy"] = 0.9
     parse(options)
     file = tmp_path / "train.log"
-    get_root_logger(log_file=str(file)).info("café ☕")
+    with fresh_logger():
+        get_root_logger(log_file=str(file)).info("café ☕")
     text = file.read_text(encoding="utf-8")
     assert text.count("WARNING: train.ema_deacy: ") == 1
     assert "INFO: café ☕" in text
