@@ -152,6 +152,15 @@ def test_averaged_weights_have_the_buffers_of_the_network():
         torch.testing.assert_close(averaged, 0.75 * before[name] + 0.25 * now)
 
 
+def test_averaged_weights_keep_what_is_cached_for_another_size():
+    model = trained_and_averaged()
+    for network, size in ((model.net_g, 2), (model.net_g_ema, 3)):
+        network.register_buffer("mask", torch.zeros(size), persistent=False)
+    model.model_ema(decay=0.75)
+    assert model.net_g_ema.mask.shape == (3,)
+    assert model.net_g_ema.body[1].num_batches_tracked == 1
+
+
 @pytest.mark.parametrize(("ranks", "ratio"), [(1, 1), (2, 1), (3, 2.5)])
 def test_the_sampler_keeps_basicsr_s_order_and_adds_positions(ranks, ratio):
     data = range(7)
