@@ -175,11 +175,17 @@ def _load(model: Any, key: str, network: nn.Module) -> None:
                 f"path.pretrain_{key}: missing; a test of {type(network).__name__} without weights"
                 " would measure a random network"
             )
-    elif isinstance(model, BaseModel) and known_to_us(type(model).load_network):
+    elif _loads_as_basicsr(type(model)):
         if not Path(path).is_file():
             raise OptionsError(f"path.pretrain_{key}: no file {path}")
         strict = paths.get(f"strict_load_{label}", True)
         model.load_network(network, path, strict, paths.get(f"param_key_{label}", "params"))
+
+
+def _loads_as_basicsr(cls: type) -> bool:
+    """Whether a model's loading needs nothing that a constructor of others might set up."""
+    methods = ("load_network", "get_bare_model", "_print_different_keys_loading")
+    return issubclass(cls, BaseModel) and all(known_to_us(getattr(cls, m)) for m in methods)
 
 
 def _set_up_training(model: Any) -> None:

@@ -87,7 +87,11 @@ PIXELS = "experiments/tiny/models/net_g_latest.pth"
         ("network_g", {"num_feat": 8}, ["does not fit SRVGGNetCompact", "mismatching"]),
         ("path", {"pretrain_network_g": "no.pth"}, ["path.pretrain_network_g: no file no.pth"]),
         ("path", {"pretrain_network_g": "page.pth"}, ["page.pth: a web page"]),
-        ("train.optim_g", {"type": "AdamX"}, ["train.optim_g.type: AdamX ", "may be Adam"]),
+        (
+            "train.optim_g",
+            {"type": "AdamX"},
+            ["train.optim_g.type: AdamX ", "; it may be ", "Adam"],
+        ),
         ("train.optim_g", {"momentun": 0.9}, ["train.optim_g: Adam", "'momentun'"]),
         ("train.optim_g", {"betas": [0.9, 1.5]}, ["train.optim_g: Adam", "beta"]),
         (
