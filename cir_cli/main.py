@@ -10,6 +10,7 @@ import cir_data  # noqa: F401
 import cir_model  # noqa: F401
 from cir_cli import demo, pipelines
 from cir_host import __version__
+from cir_host.distributed import normalise_argv
 from cir_host.errors import UserError
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 2 after a user's mistake, or 130 after Ctrl-C.
     """
-    command, rest = _parse(list(sys.argv[1:] if argv is None else argv))
+    # torch.distributed.launch puts its own flag before the subcommand
+    command, rest = _parse(normalise_argv(list(sys.argv[1:] if argv is None else argv)))
     try:
         COMMANDS[command][0](rest)
     except UserError as error:

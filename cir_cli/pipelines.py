@@ -10,7 +10,6 @@ from basicsr.test import test_pipeline
 from basicsr.train import train_pipeline
 
 from cir_cli import options_files
-from cir_host.distributed import normalise_argv
 
 
 def train(arguments: list[str]) -> None:
@@ -26,7 +25,7 @@ def test(arguments: list[str]) -> None:
 def _run(command: str, pipeline: Callable[[str], Any], arguments: list[str]) -> None:
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("-opt")
-    found, rest = finder.parse_known_args(normalise_argv(arguments))
+    found, rest = finder.parse_known_args(arguments)
     opt = [] if found.opt is None else ["-opt", str(options_files.find(found.opt))]
     saved = sys.argv
     sys.argv = [f"basicsr {command}", *opt, *rest]  # BasicSR parses sys.argv itself

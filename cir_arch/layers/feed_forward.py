@@ -1,0 +1,52 @@
+"""Feed-forward networks on maps or tokens (..., C)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_map
+
+
+class MLP(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, channels: int, hidden: int, out_channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to (..., C')."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class GDFN(nn.Module):
+    """Gated-Dconv feed-forward network (Zamir et al., Restormer, CVPR 2022, eq. 2).
+
+    The hidden width is ``channels * expansion``, cut down to an integer.
+    """
+
+    def __init__(self, channels: int, expansion: float, bias: bool) -> None:
+        super().__init__()
+        hidden = int(channels * expansion)
+        self.project_in = MapConv2d(channels, 2 * hidden, 1, bias=bias)
+        self.dwconv = depthwise_conv(2 * hidden, bias)
+        self.project_out = MapConv2d(hidden, channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the same shape."""
+        gate, value = (self._hidden(x, half) for half in range(2))
+        out: Tensor = self.project_out(F.gelu(gate) * value)
+        return out
+
+    def _hidden(self, x: Tensor, half: int) -> Tensor:
+        """One half of the hidden channels: made apart, both are contiguous, which GELU is fast on."""
+        weight, bias = _half(self.project_in, half)
+        y = to_image(F.linear(x, weight.flatten(1), bias))
+        weight, bias = _half(self.dwconv, half)
+        return to_map(F.conv2d(y, weight, bias, padding=1, groups=y.shape[1]))
+
+
+def _half(layer: nn.Conv2d, half: int) -> tuple[Tensor, Tensor | None]:
+    bias = None if layer.bias is None else layer.bias.chunk(2)[half]
+    return layer.weight.chunk(2)[half], bias

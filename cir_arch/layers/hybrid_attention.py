@@ -1,0 +1,152 @@
+"""HAT's residual hybrid attention group (Chen et al., HAT, CVPR 2023, section 3.2)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from cir_arch.layers.blocks import BlockChain
+from cir_arch.layers.channel_attention import CAB
+from cir_arch.layers.convolution import MapConv2d
+from cir_arch.layers.drop_path import DropPath
+from cir_arch.layers.feed_forward import GDFN, MLP
+from cir_arch.layers.window_attention import (
+    PositionIndices,
+    WindowAttention,
+    attend,
+    bias_table,
+    extended_window,
+    merge,
+    partition,
+    partition_overlapping,
+    position_bias,
+)
+
+
+@dataclass(frozen=True)
+class HybridSizes:
+    """What the blocks of a group have in common."""
+
+    window_size: int
+    overlap_ratio: float
+    compress_ratio: int
+    """Channels over inner channels of the convolution block."""
+    squeeze_factor: int
+    """Channels over squeezed channels of its channel attention."""
+    conv_scale: float
+    """Weight of the convolution block beside the attention."""
+    feed_forward: Literal["gdfn", "mlp"]
+    """GDFN with biases under the key ``ffn`` (PromptCIR), or MLP under the key ``mlp`` (HAT)."""
+    ffn_expansion: float
+
+
+class _FeedForwardBlock(nn.Module):
+    """Layer norm and feed-forward network, the second half of both kinds of block."""
+
+    def __init__(self, channels: int, sizes: HybridSizes) -> None:
+        super().__init__()
+        self.norm2 = nn.LayerNorm(channels)
+        if sizes.feed_forward == "gdfn":
+            self.ffn = GDFN(channels, sizes.ffn_expansion, bias=True)
+        else:
+            self.mlp = MLP(channels, int(channels * sizes.ffn_expansion), channels)
+        self._feed_forward_key = "ffn" if sizes.feed_forward == "gdfn" else "mlp"
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.get_submodule(self._feed_forward_key)(self.norm2(x))
+        return out
+
+
+class HAB(_FeedForwardBlock):
+    """Hybrid attention block: window attention beside a convolution block, then feed-forward."""
+
+    def __init__(
+        self, channels: int, heads: int, shift: int, sizes: HybridSizes, drop_path: float = 0.0
+    ) -> None:
+        super().__init__(channels, sizes)
+        self.conv_scale = sizes.conv_scale
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, sizes.window_size, heads, shift)
+        self.conv_block = CAB(
+            channels, channels // sizes.compress_ratio, channels // sizes.squeeze_factor
+        )
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, positions: PositionIndices) -> Tensor:
+        """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
+        normed = self.norm1(x)
+        attended = self.drop_path(self.attn(normed, positions.self_attention))
+        x = x + attended + self.conv_scale * self.conv_block(normed)
+        return x + self.drop_path(self.feed_forward(x))
+
+
+class OCAB(_FeedForwardBlock):
+    """Overlapping cross attention block: keys and values come from windows larger than the query's.
+
+    Keys outside the map are zero vectors and take part in the softmax.
+    """
+
+    def __init__(self, channels: int, heads: int, sizes: HybridSizes) -> None:
+        super().__init__(channels, sizes)
+        self.window_size = sizes.window_size
+        self.extended_size = extended_window(sizes.window_size, sizes.overlap_ratio)
+        self.heads = heads
+        self.relative_position_bias_table = bias_table(
+            (self.window_size + self.extended_size - 1) ** 2, heads
+        )
+        self.norm1 = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, positions: PositionIndices) -> Tensor:
+        """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
+        channels = x.shape[-1]
+        q, kv = self.qkv(self.norm1(x)).split((channels, 2 * channels), dim=-1)
+        bias = position_bias(self.relative_position_bias_table, positions.overlap)
+        k, v = partition_overlapping(kv, self.window_size, self.extended_size).chunk(2, dim=-1)
+        out = attend(partition(q, self.window_size), k, v, bias.to(q.dtype), self.heads)
+        x = x + merge(self.proj(out), self.window_size, *x.shape[1:3])
+        return x + self.feed_forward(x)
+
+
+class _AttentionBlocks(nn.Module):
+    """The blocks of a group, under the keys of the published checkpoints."""
+
+    def __init__(self, blocks: BlockChain, overlap_attn: OCAB) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.overlap_attn = overlap_attn
+
+    def forward(self, x: Tensor, positions: PositionIndices) -> Tensor:
+        out: Tensor = self.overlap_attn(self.blocks(x, positions), positions)
+        return out
+
+
+class RHAG(nn.Module):
+    """Residual hybrid attention group: HABs (every second one shifted), one OCAB, a convolution."""
+
+    def __init__(
+        self,
+        channels: int,
+        depth: int,
+        heads: int,
+        sizes: HybridSizes,
+        *,
+        drop_path: tuple[float, ...] = (),
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        rates = drop_path or (0.0,) * depth
+        shifts = (0, sizes.window_size // 2)
+        blocks = (
+            HAB(channels, heads, shifts[i % 2], sizes, rate) for i, rate in enumerate(rates)
+        )
+        self.residual_group = _AttentionBlocks(
+            BlockChain(*blocks, use_checkpoint=use_checkpoint), OCAB(channels, heads, sizes)
+        )
+        self.conv = MapConv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, positions: PositionIndices) -> Tensor:
+        """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
+        out: Tensor = x + self.conv(self.residual_group(x, positions))
+        return out

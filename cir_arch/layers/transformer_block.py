@@ -1,0 +1,26 @@
+"""Restormer's transformer block."""
+
+from torch import Tensor, nn
+
+from cir_arch.layers.feed_forward import GDFN
+from cir_arch.layers.norm import LayerNorm
+from cir_arch.layers.transposed_attention import MDTA
+
+
+class TransformerBlock(nn.Module):
+    """MDTA, then GDFN, each behind a layer norm and added to its input; no convolution has a bias.
+
+    Zamir et al., Restormer, CVPR 2022, fig. 2.
+    """
+
+    def __init__(self, channels: int, heads: int, ffn_expansion: float) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(channels)
+        self.attn = MDTA(channels, heads)
+        self.norm2 = LayerNorm(channels)
+        self.ffn = GDFN(channels, ffn_expansion, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the same shape."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.ffn(self.norm2(x))

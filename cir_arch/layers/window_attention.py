@@ -1,0 +1,183 @@
+"""Attention inside windows, with learned relative position biases (Swin Transformer, HAT)."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cir_host.errors import UserError
+
+MASKED = -100.0
+"""Added to the score of two tokens that only the cyclic shift has brought together."""
+
+
+class PositionIndices(NamedTuple):
+    """The index tables that all blocks of a network share, int64."""
+
+    self_attention: Tensor
+    """(N, N): row of the bias table for query and key of a window of N tokens."""
+    overlap: Tensor
+    """(N, N'): the same for a window and its extended window of N' tokens; may be negative."""
+
+
+def extended_window(window_size: int, overlap_ratio: float) -> int:
+    """Return the side of the window that keys come from in overlapping attention."""
+    return window_size + int(window_size * overlap_ratio)
+
+
+def self_attention_index(window_size: int) -> Tensor:
+    """Return the index of query minus key position, (N, N) with N = window_size ** 2.
+
+    Liu et al., Swin Transformer, ICCV 2021, section 3.2.
+    """
+    return _relative_index(
+        -_offsets(window_size, window_size) + window_size - 1, 2 * window_size - 1
+    )
+
+
+def overlap_index(window_size: int, extended_size: int) -> Tensor:
+    """Return the index of key minus query position, (N, N') with N' = extended_size ** 2.
+
+    Negative values occur and count from the table's end, as in HAT's checkpoints.
+    """
+    offsets = _offsets(window_size, extended_size) + window_size - extended_size + 1
+    return _relative_index(offsets, window_size + extended_size - 1)
+
+
+def _offsets(query_side: int, key_side: int) -> Tensor:
+    """Key minus query position along one axis, (query_side, key_side)."""
+    return torch.arange(key_side)[None, :] - torch.arange(query_side)[:, None]
+
+
+def _relative_index(offsets: Tensor, base: int) -> Tensor:
+    """Combine row and column offsets, base * row + column, for all pairs of 2-D positions."""
+    rows, columns = offsets[:, None, :, None], offsets[None, :, None, :]
+    query_side, key_side = offsets.shape
+    return (base * rows + columns).reshape(query_side**2, key_side**2)
+
+
+def partition(x: Tensor, window_size: int) -> Tensor:
+    """Cut (B, H, W, C) into (windows, window_size ** 2, C), both row by row."""
+    batch, height, width, channels = x.shape
+    rows, columns = height // window_size, width // window_size
+    x = x.reshape(batch, rows, window_size, columns, window_size, channels)
+    return x.transpose(2, 3).reshape(-1, window_size**2, channels)
+
+
+def merge(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
+    """Put windows back to (B, H, W, C): the inverse of :func:`partition`."""
+    rows, columns = height // window_size, width // window_size
+    x = windows.reshape(-1, rows, columns, window_size, window_size, windows.shape[-1])
+    return x.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
+
+
+def partition_overlapping(x: Tensor, window_size: int, extended_size: int) -> Tensor:
+    """Cut (B, H, W, C) into (windows, extended_size ** 2, C); outside the map there are zeros.
+
+    Window order and count are those of :func:`partition`.
+    """
+    margin = (extended_size - window_size) // 2
+    x = F.pad(x, (0, 0, margin, margin, margin, margin))
+    x = x.unfold(1, extended_size, window_size).unfold(2, extended_size, window_size)
+    return x.permute(0, 1, 2, 4, 5, 3).reshape(-1, extended_size**2, x.shape[3])
+
+
+def position_bias(table: Tensor, index: Tensor) -> Tensor:
+    """Gather a bias table (entries, heads) into (1, heads, N, N').
+
+    An embedding, because the backward of ``table[index]`` sums in no fixed order on several threads.
+    """
+    entries, heads = table.shape
+    rows = F.embedding(index.remainder(entries).flatten(), table)
+    return rows.t().reshape(1, heads, *index.shape)
+
+
+def shift_masks(window_size: int, shift: int, like: Tensor) -> Tensor:
+    """Return the masks of a shifted map's windows, (4, 1, 1, N, N), in dtype and device of ``like``.
+
+    Only windows of the last row or column hold tokens from both sides of the map. So four masks
+    serve a map of any size: for windows inside, in the last column, in the last row, in the corner.
+    """
+    return _shift_masks(window_size, shift, like.dtype, like.device)
+
+
+@lru_cache(maxsize=32)
+def _shift_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a cached inference tensor could not serve training later
+        wrapped = torch.arange(window_size, device=device) >= window_size - shift
+        seam = wrapped[:, None] != wrapped[None, :]
+        everywhere = torch.ones_like(seam)
+        rows = (seam[:, None, :, None] & everywhere[None, :, None, :]).reshape(
+            window_size**2, window_size**2
+        )
+        columns = (everywhere[:, None, :, None] & seam[None, :, None, :]).reshape_as(rows)
+        masks = torch.stack((torch.zeros_like(rows), columns, rows, rows | columns))
+        return (masks * MASKED).to(dtype)[:, None, None]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
+    """Attention of tokens (windows, N, C) to (windows, N', C) with ``bias`` added to the scores.
+
+    The bias is (1, heads, N, N'); a head owns C / heads neighbouring channels. Returns (windows, N, C).
+    """
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return out.transpose(1, 2).flatten(-2)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self attention in windows, of the map or of the map rolled by ``shift``.
+
+    Liu et al., Swin Transformer, ICCV 2021, eq. 4 and fig. 4.
+    """
+
+    def __init__(self, channels: int, window_size: int, heads: int, shift: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.heads = heads
+        self.shift = shift
+        self.relative_position_bias_table = bias_table((2 * window_size - 1) ** 2, heads)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
+        bias = position_bias(self.relative_position_bias_table, index)
+        if not self.shift:
+            return self._attend(x, bias)
+        x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        masks = iter(shift_masks(self.window_size, self.shift, bias))
+        bands = [
+            torch.cat([self._attend(part, bias + next(masks)) for part in self._parts(band, 2)], 2)
+            for band in self._parts(x, 1)
+        ]
+        return torch.cat(bands, 1).roll((self.shift, self.shift), dims=(1, 2))
+
+    def _parts(self, x: Tensor, axis: int) -> tuple[Tensor, ...]:
+        """Split off the last window along an axis."""
+        return x.split((x.shape[axis] - self.window_size, self.window_size), dim=axis)
+
+    def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        if not height or not width:
+            return x
+        q, k, v = self.qkv(partition(x, self.window_size)).chunk(3, dim=-1)
+        out = self.proj(attend(q, k, v, bias.to(q.dtype), self.heads))
+        return merge(out, self.window_size, height, width)
+
+
+def bias_table(entries: int, heads: int) -> nn.Parameter:
+    """Return a table of relative position biases, (entries, heads), as Swin Transformer starts it."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(entries, heads), std=0.02))
+
+
+def check_index_shape(name: str, found: Tensor, expected: Tensor) -> None:
+    """Raise ``UserError`` if a checkpoint's index table belongs to another window size."""
+    if found.shape != expected.shape:
+        raise UserError(
+            f"checkpoint entry {name} has shape {tuple(found.shape)}, the network needs "
+            f"{tuple(expected.shape)}: give the network the window_size and overlap_ratio that "
+            f"the checkpoint was trained with"
+        )
