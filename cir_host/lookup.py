@@ -18,10 +18,10 @@ class UnknownNameError(OptionsError, KeyError):
     __str__ = Exception.__str__  # KeyError would print the message in quotes
 
 
-def near(word: str, known: Iterable[str]) -> str:
+def near(word: object, known: Iterable[str]) -> str:
     """Return ``; did you mean "..."?`` with the nearest known words, or nothing."""
     by_folded = {name.casefold(): name for name in known}
-    matches = get_close_matches(word.casefold(), by_folded, n=3, cutoff=0.7)
+    matches = get_close_matches(str(word).casefold(), by_folded, n=3, cutoff=0.7)
     words = " or ".join(f'"{by_folded[match]}"' for match in matches)
     return f"; did you mean {words}?" if words else ""
 

@@ -259,6 +259,14 @@ def test_every_data_set_gets_the_seed(parse, tmp_path):
     assert opt["datasets"]["train"]["manual_seed"] == opt["manual_seed"] > 0
 
 
+def test_lists_of_folders_pass_the_parser(parse, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("USERPROFILE", "/home/someone")
+    options = train_options(tmp_path)
+    options["datasets"]["train"]["dataroot_gt"] = ["~/a", "b"]
+    assert parse(options)["datasets"]["train"]["dataroot_gt"] == ["/home/someone/a", "b"]
+
+
 MISSPELLED = [
     ("manual_sed", "manual_seed"),
     ("path.strict_lod_g", "strict_load_g"),
@@ -273,6 +281,7 @@ MISSPELLED = [
     ("datasets.train.prefetch_mod", "prefetch_mode"),
     ("datasets.val.meta_info_fil", "meta_info_file"),
 ]
+"""Keys of BasicSR's sections with a mistake, and without."""
 
 
 @pytest.mark.parametrize(("key", "near"), MISSPELLED)
