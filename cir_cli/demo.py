@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
     Raises:
         UserError: A step failed, or the restored photograph is no better than its JPEG.
     """
-    parser = argparse.ArgumentParser("basicsr demo", description=run.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("basicsr demo", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="default: %(default)s")
     parser.add_argument(
         "--seconds", type=float, default=110, help="time to train (default: %(default)s)"
@@ -98,7 +98,7 @@ def _seconds_per_step(options_name: str) -> float:
     for _ in range(6):
         start = time.perf_counter()
         optimizer.zero_grad()
-        l1_loss(network(image), 1 - image).backward()
+        torch.autograd.backward(l1_loss(network(image), 1 - image))
         optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()

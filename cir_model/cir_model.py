@@ -113,8 +113,8 @@ class CIRModel(SRModel):
                 )
             if save_img:
                 imwrite(images["output"], str(self._image_path(name, image_name, current_iter)))
-            for attribute in ("lq", "gt", "output"):
-                vars(self).pop(attribute, None)
+            for attribute in {"lq", "gt", "output"} & vars(self).keys():
+                delattr(self, attribute)
         if metrics and result.records:
             self._report(result, list(metrics), tb_logger)
 

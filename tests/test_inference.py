@@ -14,7 +14,10 @@ class Shift(nn.Module):
         return x.roll(1, -1)
 
 
-@pytest.mark.parametrize(("name", "count"), [("none", 1), ("transpose", 2), ("flips", 4), ("x8", 8)])
+SIZES = {"none": 1, "transpose": 2, "flips": 4, "x8": 8}
+
+
+@pytest.mark.parametrize(("name", "count"), SIZES.items())
 def test_symmetries_are_distinct_and_undone(name, count):
     image = torch.rand(2, 3, 5, 7)
     assert len(SYMMETRIES[name]) == count

@@ -86,4 +86,4 @@ def blocking_effect(luma: NDArray[np.float64], phase: int = BLOCK) -> float:
     if pairs_on_boundary <= 0:
         return 0.0
     excess = on_boundary / pairs_on_boundary - elsewhere / pairs_elsewhere
-    return max(0.0, excess) * math.log2(BLOCK) / math.log2(min(height, width))
+    return float(max(0.0, excess) * math.log2(BLOCK) / math.log2(min(height, width)))
