@@ -254,8 +254,12 @@ def _named(where: str, kind: str, names: Callable[[], list[str]] | None = None) 
     """
     try:
         yield
-    except (UserError, UnicodeEncodeError):
+    except UnicodeEncodeError:
         raise
+    except UserError as error:
+        if where in str(error):
+            raise
+        raise OptionsError(f"{where}: {error}") from error
     except NotImplementedError as error:
         allowed = f"; it may be {', '.join(names())}" if names else f": {error}"
         raise OptionsError(f"{where}.type: {kind} is not implemented{allowed}") from error

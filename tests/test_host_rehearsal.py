@@ -116,6 +116,13 @@ def test_a_run_that_would_fail_changes_nothing(folder, monkeypatch, where, chang
     assert all(word in message for word in words), message
 
 
+def test_an_unreadable_image_is_named_with_its_data_set(folder, monkeypatch):
+    (folder / "val/lq/000.png").write_bytes(b"no image")
+    message = refused(monkeypatch, folder, train_options(folder))
+    assert message.startswith("datasets.val: ")
+    assert "000.png" in message
+
+
 @pytest.mark.parametrize("file", ["weights", "images", "options"])
 def test_what_a_run_reads_is_not_archived_by_it(folder, monkeypatch, file):
     options = train_options(folder)
