@@ -9,9 +9,9 @@ from types import ModuleType
 def supply_missing_modules() -> None:
     """Put stand-ins for removed modules into ``sys.modules``. Must run before ``import basicsr``.
 
-    - torchvision >= 0.17 has no ``transforms.functional_tensor`` (defects 1 and 2 of the table in
-      the README); BasicSR's ``data/degradations.py`` takes ``rgb_to_grayscale`` from it.
-    - SciPy 2 has no ``ndimage.filters`` (defect 15); ``metrics/niqe.py`` takes ``convolve``.
+    - torchvision >= 0.17 has no ``transforms.functional_tensor``; BasicSR's
+      ``data/degradations.py`` takes ``rgb_to_grayscale`` from it.
+    - SciPy 2 has no ``ndimage.filters``; ``metrics/niqe.py`` takes ``convolve`` from it.
     """
     _stand_in("torchvision.transforms.functional_tensor", "torchvision.transforms.functional")
     _stand_in("scipy.ndimage.filters", "scipy.ndimage")

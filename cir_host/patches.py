@@ -287,3 +287,41 @@ def _locate(target: str) -> tuple[Any, str]:
     for parent in parents:
         owner = getattr(owner, parent)
     return owner, name
+
+
+_ELSEWHERE = (
+    (
+        "torchvision >= 0.17 has no `transforms.functional_tensor`: BasicSR cannot be imported",
+        "1, 2",
+        "the module is supplied by `cir_host.compat`",
+    ),
+    (
+        "SciPy 2 has no `ndimage.filters`: BasicSR cannot be imported",
+        "15",
+        "the module is supplied by `cir_host.compat`",
+    ),
+    (
+        "`torch.distributed.launch` passes `--local-rank`, an unknown argument",
+        "6",
+        "nothing; the command `basicsr` rewrites its arguments",
+    ),
+)
+"""Defects that are answered without replacing an attribute: defect, number, answer."""
+
+
+def table() -> str:
+    """Return all answered defects as a Markdown table, a row for each defect."""
+    rows: dict[str, tuple[str, list[str]]] = {}
+    defect = ""
+    for patch in PATCHES:
+        # "as above": one more replacement for the defect of the row before
+        defect = defect if patch.defect.startswith("as above") else patch.defect
+        numbers = ", ".join(map(str, patch.rows))
+        rows.setdefault(defect, (numbers, []))[1].append(patch.target.removeprefix("basicsr."))
+    lines = ["| defect of BasicSR 1.4.2 | no. | replaced, below `basicsr.` |", "|---|---|---|"]
+    lines += [f"| {text} | {numbers} | {answer} |" for text, numbers, answer in _ELSEWHERE]
+    lines += [
+        f"| {text} | {numbers} | {', '.join(f'`{name}`' for name in names)} |"
+        for text, (numbers, names) in rows.items()
+    ]
+    return "\n".join(lines)

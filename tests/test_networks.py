@@ -1,0 +1,158 @@
+"""What holds for every registered network of ours, small: sizes, precisions, gradients, facts."""
+
+import copy
+import importlib
+import sys
+
+import pytest
+import torch
+from basicsr.archs import build_network
+from basicsr.utils.registry import ARCH_REGISTRY
+from network_tools import error, restore, without_gradient
+from small_networks import SMALL
+from vector_tools import fill, image
+
+import cir_arch
+from cir_arch.facts import NetworkFacts
+
+OURS = sorted(name for name, cls in ARCH_REGISTRY if cls.__module__.startswith("cir_arch."))
+
+
+def build(name, **arguments):
+    network = build_network({"type": name, **SMALL[name], **arguments})
+    if network.facts.has_weights:
+        network.load_state_dict(fill(network.state_dict()))
+    return network.eval()
+
+
+def picture(network, height, width, batch=1, seed=0):
+    return image(height, width, seed=seed, batch=batch)[:, : network.facts.in_channels]
+
+
+def test_every_network_of_ours_has_a_small_variant():
+    assert sorted(SMALL) == OURS
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (2, 3), (17, 31), (33, 64), (50, 7)])
+def test_any_size_comes_back_in_its_size(name, size):
+    network = build(name)
+    out = restore(network, picture(network, *size))
+    scale = network.facts.scale
+    assert out.shape == (1, network.facts.in_channels, size[0] * scale, size[1] * scale)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_images_of_a_batch_do_not_see_each_other(name):
+    network = build(name)
+    batch = picture(network, 32, 48, batch=2)
+    together = restore(network, batch)
+    alone = torch.cat([restore(network, one[None]) for one in batch])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_declared_precisions_are_sound(name):
+    network = build(name)
+    x = picture(network, 33, 40)
+    expected = restore(network, x)
+    for precision in network.facts.precisions:
+        out = restore(network, x, precision)
+        assert out.isfinite().all()
+        assert error(out, expected) < {"fp32": 1e-6, "bf16": 0.05, "fp16": 0.01}[precision]
+    if network.facts.has_weights:
+        half = copy.deepcopy(network).bfloat16()
+        out = restore(half, x.bfloat16())
+        assert out.dtype == torch.bfloat16
+        assert error(out, expected) < 0.1
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_learns(name):
+    network = build(name).train()
+    if not network.facts.has_weights:
+        assert not list(network.parameters())
+        return
+    x = picture(network, 32, 32, batch=2)
+    assert without_gradient(network, x) == set()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    target = image(*network(x).shape[-2:], seed=5, batch=2)
+    losses = []
+    for _ in range(4):
+        loss = (network(x) - target).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_facts_are_true(name, monkeypatch):
+    network = build(name)
+    facts = network.facts
+    assert isinstance(facts, NetworkFacts)
+    assert facts.has_weights == bool(list(network.parameters()))
+    smallest = picture(network, facts.min_size, facts.min_size)
+    assert restore(network, smallest).shape[-1] == facts.min_size * facts.scale
+    if facts.has_weights:
+        with pytest.raises(Exception, match="channel"):
+            restore(network, torch.rand(1, facts.in_channels + 1, 16, 16))
+
+    pads = []
+    real = torch.nn.functional.pad
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "pad",
+        lambda x, pad, mode="constant", value=None: pads.append(mode) or real(x, pad, mode, value),
+    )
+    multiple = facts.size_multiple
+    restore(network, picture(network, 2 * multiple, multiple))
+    assert not [mode for mode in pads if mode != "constant"], "a multiple was padded"
+    if multiple > 1:
+        restore(network, picture(network, 2 * multiple - 1, multiple))
+        assert [mode for mode in pads if mode != "constant"], "the multiple is smaller than said"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_halo_is_the_reach_of_a_pixel(name):
+    network = build(name)
+    halo = network.facts.halo
+    if halo is None:
+        pytest.skip(f"{name} is global: every pixel may reach every other")
+    size = 2 * halo + 1 + 2 * network.facts.size_multiple
+    x = picture(network, size, size)
+    moved = x.clone()
+    moved[..., size // 2, size // 2] += 0.5
+    changed = (restore(network, moved) - restore(network, x)).abs().amax((0, 1)) > 0
+    rows, columns = torch.nonzero(changed, as_tuple=True)
+    reach = max((rows - size // 2).abs().max(), (columns - size // 2).abs().max())
+    assert reach <= halo
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_saved_and_loaded_is_the_same(name, tmp_path):
+    first = build(name)
+    torch.save(first.state_dict(), tmp_path / "net.pth")
+    second = build_network({"type": name, **SMALL[name]}).eval()
+    second.load_state_dict(torch.load(tmp_path / "net.pth", weights_only=True))
+    x = picture(first, 24, 24)
+    assert torch.equal(restore(first, x), restore(second, x))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_train_and_eval_agree_without_drop_path(name):
+    network = build(name)
+    x = picture(network, 32, 32)
+    expected = restore(network, x)
+    torch.testing.assert_close(restore(network.train(), x), expected, rtol=0, atol=1e-6)
+
+
+def test_importing_again_registers_nothing_new():
+    before = set(ARCH_REGISTRY.keys())
+    for module in [m for m in sys.modules if m.startswith("cir_arch.") and m.endswith("_arch")]:
+        importlib.reload(sys.modules[module])
+    importlib.reload(cir_arch)
+    assert set(ARCH_REGISTRY.keys()) == before
+    assert not [name for name, _ in ARCH_REGISTRY if name.endswith("_cir")]
