@@ -19,6 +19,7 @@ Same function as the release, otherwise done here:
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -108,6 +109,10 @@ class PromptCIR(nn.Module):
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        _check_counts(num_blocks=(num_blocks, 4), heads=(heads, 4))
+        _check_counts(prompt_bases=(prompt_bases, 3), prompt_dims=(prompt_dims, 3))
+        _check_sizes(dim, window_size, overlap_ratio, compress_ratio, squeeze_factor)
+        _check_heads(dim, heads, prompt_dims)
         sizes = HybridSizes(
             window_size,
             overlap_ratio,
@@ -217,8 +222,60 @@ class PromptCIR(nn.Module):
         out: Tensor = self.output(self.refinement(y))
         return out
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any
+    ) -> None:
+        """Load a state dict with or without the index tables, which follow from the arguments."""
+        for name, index in self._index_tables().items():
+            check_index_shape(name, state_dict.setdefault(prefix + name, index), index)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def _index_tables(self) -> dict[str, Tensor]:
         return {
             "relative_position_index_SA": self_attention_index(self.window_size),
             "relative_position_index_OCA": overlap_index(self.window_size, self.extended_size),
         }
+
+
+def _check_counts(**lists: tuple[Sequence[int], int]) -> None:
+    for name, (values, length) in lists.items():
+        if len(values) != length or min(values) < 1:
+            raise UserError(
+                f"PromptCIR: {name} needs {length} positive numbers, it is {list(values)}"
+            )
+
+
+def _check_sizes(
+    dim: int, window_size: int, overlap_ratio: float, compress_ratio: int, squeeze_factor: int
+) -> None:
+    if dim < 2 or dim % 2:
+        raise UserError(f"PromptCIR: dim must be even and at least 2, it is {dim}")
+    if window_size < 2 or window_size % 2:
+        raise UserError(f"PromptCIR: window_size must be even and positive, it is {window_size}")
+    if (
+        not 0 <= overlap_ratio <= 1
+        or (extended_window(window_size, overlap_ratio) - window_size) % 2
+    ):
+        raise UserError(
+            f"PromptCIR: overlap_ratio {overlap_ratio} must be from 0 to 1 and add an even number"
+            f" of pixels to window_size {window_size}"
+        )
+    for name, divisor in (("compress_ratio", compress_ratio), ("squeeze_factor", squeeze_factor)):
+        if not 1 <= divisor <= dim:
+            raise UserError(
+                f"PromptCIR: {name} must be from 1 to dim ({dim}), or no channel is left; it is"
+                f" {divisor}"
+            )
+
+
+def _check_heads(dim: int, heads: Sequence[int], prompt_dims: Sequence[int]) -> None:
+    levels = {f"level {i + 1}": (dim * 2**i, count) for i, count in enumerate(heads)}
+    features = (dim * 2, dim * 4, dim * 8)
+    for i, (channels, width) in enumerate(zip(features, prompt_dims, strict=True)):
+        levels[f"prompt interaction {i + 1} (with prompt_dims)"] = (channels + width, heads[2])
+    for place, (channels, count) in levels.items():
+        if channels % count:
+            raise UserError(
+                f"PromptCIR: heads must divide the channels; {place} has {channels} channels and"
+                f" {count} heads"
+            )

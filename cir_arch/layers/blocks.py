@@ -1,6 +1,6 @@
 """A chain of blocks, with gradient checkpointing."""
 
-from torch import Tensor, nn, is_grad_enabled
+from torch import Tensor, is_grad_enabled, nn
 from torch.utils.checkpoint import checkpoint
 
 

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from cir_arch.layers.attention import attend
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.channel_attention import CAB
 from cir_arch.layers.convolution import MapConv2d
@@ -13,7 +15,6 @@ from cir_arch.layers.feed_forward import GDFN, MLP
 from cir_arch.layers.window_attention import (
     PositionIndices,
     WindowAttention,
-    attend,
     bias_table,
     extended_window,
     merge,
@@ -76,8 +77,9 @@ class HAB(_FeedForwardBlock):
         """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
         normed = self.norm1(x)
         attended = self.drop_path(self.attn(normed, positions.self_attention))
-        x = x + attended + self.conv_scale * self.conv_block(normed)
-        return x + self.drop_path(self.feed_forward(x))
+        x = torch.add(x + attended, self.conv_block(normed), alpha=self.conv_scale)
+        out: Tensor = x + self.drop_path(self.feed_forward(x))
+        return out
 
 
 class OCAB(_FeedForwardBlock):
@@ -104,7 +106,7 @@ class OCAB(_FeedForwardBlock):
         q, kv = self.qkv(self.norm1(x)).split((channels, 2 * channels), dim=-1)
         bias = position_bias(self.relative_position_bias_table, positions.overlap)
         k, v = partition_overlapping(kv, self.window_size, self.extended_size).chunk(2, dim=-1)
-        out = attend(partition(q, self.window_size), k, v, bias.to(q.dtype), self.heads)
+        out = attend(partition(q, self.window_size), k, v, bias, self.heads)
         x = x + merge(self.proj(out), self.window_size, *x.shape[1:3])
         return x + self.feed_forward(x)
 
@@ -138,9 +140,7 @@ class RHAG(nn.Module):
         super().__init__()
         rates = drop_path or (0.0,) * depth
         shifts = (0, sizes.window_size // 2)
-        blocks = (
-            HAB(channels, heads, shifts[i % 2], sizes, rate) for i, rate in enumerate(rates)
-        )
+        blocks = (HAB(channels, heads, shifts[i % 2], sizes, rate) for i, rate in enumerate(rates))
         self.residual_group = _AttentionBlocks(
             BlockChain(*blocks, use_checkpoint=use_checkpoint), OCAB(channels, heads, sizes)
         )

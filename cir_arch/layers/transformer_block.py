@@ -23,4 +23,5 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
         x = x + self.attn(self.norm1(x))
-        return x + self.ffn(self.norm2(x))
+        out: Tensor = x + self.ffn(self.norm2(x))
+        return out

@@ -23,17 +23,18 @@ class MDTA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
-        batch, height, width, channels = x.shape
-        qkv = self.qkv_dwconv(self.qkv(x)).reshape(batch, height * width, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 4, 1).unbind(0)  # (B, heads, C / heads, H * W) each
-        q = q / _norm(q)
-        # The key's norm divides the small matrix instead of the key itself.
-        scores = (q @ k.transpose(-2, -1)) * (self.temperature / _norm(k).transpose(-2, -1))
-        out = scores.softmax(dim=-1).to(v.dtype) @ v
-        out = out.permute(0, 3, 1, 2).reshape(batch, height, width, channels)
-        projected: Tensor = self.project_out(out)
+        qkv = self.qkv_dwconv(self.qkv(x)).flatten(1, 2)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q = (q * _inverse_norm(q)).to(q.dtype)
+        # The key's norm divides the small matrix of scores instead of the key itself.
+        scores = (q.mT @ k) * _inverse_norm(k) * self.temperature
+        # Rows of ``scores`` are channels of q; pixels come first in v: hence the transposition.
+        out = v @ scores.softmax(dim=-1).to(v.dtype).mT
+        projected: Tensor = self.project_out(out.transpose(1, 2).reshape(x.shape))
         return projected
 
 
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+def _inverse_norm(x: Tensor) -> Tensor:
+    """1 / max(norm of (..., N, D) along N, 1e-12), (..., 1, D) in float32 or wider."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.square().sum(dim=-2, keepdim=True).clamp_min(1e-24).rsqrt()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cir_arch.layers.attention import attend
 from cir_host.errors import UserError
 
 MASKED = -100.0
@@ -76,26 +77,34 @@ def merge(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
 def partition_overlapping(x: Tensor, window_size: int, extended_size: int) -> Tensor:
     """Cut (B, H, W, C) into (windows, extended_size ** 2, C); outside the map there are zeros.
 
-    Window order and count are those of :func:`partition`.
+    Window order and count are those of :func:`partition`. ``extended_size`` is at most twice
+    ``window_size``.
     """
-    margin = (extended_size - window_size) // 2
-    x = F.pad(x, (0, 0, margin, margin, margin, margin))
-    x = x.unfold(1, extended_size, window_size).unfold(2, extended_size, window_size)
-    return x.permute(0, 1, 2, 4, 5, 3).reshape(-1, extended_size**2, x.shape[3])
+    before = (extended_size - window_size) // 2
+    after = window_size - before
+    x = F.pad(x, (0, 0, before, after, before, after))
+    batch, height, width, channels = x.shape
+    rows, columns = height // window_size, width // window_size
+    x = x.reshape(batch, rows, window_size, columns, window_size, channels).transpose(2, 3)
+    for grid, side in ((2, 4), (1, 3)):  # each window takes what it lacks from the next one
+        count = x.shape[grid] - 1
+        lacking = x.narrow(grid, 1, count).narrow(side, 0, extended_size - window_size)
+        x = torch.cat((x.narrow(grid, 0, count), lacking), dim=side)
+    return x.reshape(-1, extended_size**2, channels)
 
 
 def position_bias(table: Tensor, index: Tensor) -> Tensor:
     """Gather a bias table (entries, heads) into (1, heads, N, N').
 
-    An embedding, because the backward of ``table[index]`` sums in no fixed order on several threads.
+    By ``index_select``: the backward of ``table[index]`` sums in no fixed order on several threads.
     """
     entries, heads = table.shape
-    rows = F.embedding(index.remainder(entries).flatten(), table)
+    rows = table.index_select(0, index.remainder(entries).flatten())
     return rows.t().reshape(1, heads, *index.shape)
 
 
 def shift_masks(window_size: int, shift: int, like: Tensor) -> Tensor:
-    """Return the masks of a shifted map's windows, (4, 1, 1, N, N), in dtype and device of ``like``.
+    """Return the masks of a shifted map's windows, (4, 1, 1, N, N); dtype and device of ``like``.
 
     Only windows of the last row or column hold tokens from both sides of the map. So four masks
     serve a map of any size: for windows inside, in the last column, in the last row, in the corner.
@@ -115,16 +124,6 @@ def _shift_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch
         columns = (everywhere[:, None, :, None] & seam[None, :, None, :]).reshape_as(rows)
         masks = torch.stack((torch.zeros_like(rows), columns, rows, rows | columns))
         return (masks * MASKED).to(dtype)[:, None, None]
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
-    """Attention of tokens (windows, N, C) to (windows, N', C) with ``bias`` added to the scores.
-
-    The bias is (1, heads, N, N'); a head owns C / heads neighbouring channels. Returns (windows, N, C).
-    """
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    return out.transpose(1, 2).flatten(-2)
 
 
 class WindowAttention(nn.Module):
@@ -157,19 +156,20 @@ class WindowAttention(nn.Module):
 
     def _parts(self, x: Tensor, axis: int) -> tuple[Tensor, ...]:
         """Split off the last window along an axis."""
-        return x.split((x.shape[axis] - self.window_size, self.window_size), dim=axis)
+        before = x.shape[axis] - self.window_size
+        return x.narrow(axis, 0, before), x.narrow(axis, before, self.window_size)
 
     def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         if not height or not width:
             return x
         q, k, v = self.qkv(partition(x, self.window_size)).chunk(3, dim=-1)
-        out = self.proj(attend(q, k, v, bias.to(q.dtype), self.heads))
+        out = self.proj(attend(q, k, v, bias, self.heads))
         return merge(out, self.window_size, height, width)
 
 
 def bias_table(entries: int, heads: int) -> nn.Parameter:
-    """Return a table of relative position biases, (entries, heads), as Swin Transformer starts it."""
+    """Return a table of position biases, (entries, heads), as Swin Transformer starts it."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(entries, heads), std=0.02))
 
 
