@@ -14,11 +14,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
     ``bias`` (1, heads, N, N') is added to the scores. A head owns C / heads neighbouring channels.
     """
     q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
-    if q.device.type == "cpu" and bias.requires_grad and torch.is_grad_enabled():
+    if _fused_kernel_is_missing(q, bias):
         out: Tensor = _RecomputedAttention.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
     return out.transpose(1, 2).flatten(-2)
+
+
+def _fused_kernel_is_missing(q: Tensor, bias: Tensor) -> bool:
+    """Tell whether PyTorch would store the attention matrices; the compiler has its own ways."""
+    learning = bias.requires_grad and torch.is_grad_enabled()
+    return learning and q.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 _CHUNK = 2**19

@@ -109,7 +109,9 @@ def shift_masks(window_size: int, shift: int, like: Tensor) -> Tensor:
     Only windows of the last row or column hold tokens from both sides of the map. So four masks
     serve a map of any size: for windows inside, in the last column, in the last row, in the corner.
     """
-    return _shift_masks(window_size, shift, like.dtype, like.device)
+    # The compiler traces through a cache, with a warning that it does.
+    masks = _shift_masks.__wrapped__ if torch.compiler.is_compiling() else _shift_masks
+    return masks(window_size, shift, like.dtype, like.device)
 
 
 @lru_cache(maxsize=32)
