@@ -11,7 +11,6 @@ from network_tools import (
 )
 from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
 
-from cir_arch.layers.feed_forward import GDFN
 from cir_arch.promptir_arch import ImagePrompt, PromptIR
 from cir_host.errors import UserError
 
@@ -134,21 +133,11 @@ def _interpolation(length, out_length):
     return matrix
 
 
-def test_feed_forward_gates_by_the_exact_gelu():
-    """Vectors do not tell it from the tanh form."""
-    block = GDFN(4, 2.66, bias=False)
-    x = 3 * torch.randn(1, 6, 5, 4)
-    hidden = F.conv2d(x.permute(0, 3, 1, 2), block.project_in.weight)
-    gate, value = F.conv2d(hidden, block.dwconv.weight, padding=1, groups=20).chunk(2, 1)
-    gated = gate * 0.5 * (1 + torch.erf(gate / 2**0.5)) * value
-    expected = F.conv2d(gated, block.project_out.weight).permute(0, 2, 3, 1)
-    torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({"num_blocks": (1, 1, 1)}, "num_blocks"),
+        ({"dim": 9}, "dim"),
         ({"heads": (1, 2, 5, 8)}, "heads"),
         ({"prompt_dims": (8, 16)}, "prompt_dims"),
         ({"prompt_dims": (8, 13, 16)}, "prompt_dims"),

@@ -36,7 +36,7 @@ class UNetSizes:
         """Check what the layers would fail on with a message about tensors.
 
         Raises:
-            UserError: If there are not four levels, or channels cannot be shared out among heads.
+            UserError: If there are not four levels, or channels cannot be halved or shared out.
         """
         for name in ("num_blocks", "heads"):
             if len(getattr(self, name)) != 4:
@@ -44,6 +44,8 @@ class UNetSizes:
                     f"{name}: {list(getattr(self, name))} has {len(getattr(self, name))} numbers; "
                     f"give four, for level 1, 2, 3 and the latent level"
                 )
+        if self.dim % 2:
+            raise UserError(f"dim: {self.dim} channels cannot be halved; give an even number")
         for channels, heads in zip(self.widths, self.heads, strict=True):
             if channels % heads:
                 raise UserError(
