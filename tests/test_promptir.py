@@ -11,6 +11,7 @@ from network_tools import (
 )
 from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
 
+from cir_arch.layers.norm import LayerNorm
 from cir_arch.promptir_arch import ImagePrompt, PromptIR
 from cir_host.errors import UserError
 
@@ -120,6 +121,14 @@ def test_prompt_is_a_mixture_resized_without_antialias(size):
     resized = torch.einsum("yi,bcij,xj->bcyx", rows, mixed, columns)
     expected = F.conv2d(resized, prompt.conv3x3.weight, padding=1).permute(0, 2, 3, 1)
     torch.testing.assert_close(prompt(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_norm_of_a_dim_map():
+    """Tells an epsilon of 1e-5 from 1e-6."""
+    x = 0.005 * torch.randn(2, 3, 4, 6)
+    centred = x - x.mean(-1, keepdim=True)
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(LayerNorm(6)(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def _interpolation(length, out_length):

@@ -12,7 +12,13 @@ from network_tools import (
 from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
 
 from cir_arch.layers.feed_forward import GDFN
-from cir_arch.unifyformer_arch import ChannelNorm, LocalAggregator, UnifyAttention, UnifyFormer
+from cir_arch.unifyformer_arch import (
+    ChannelNorm,
+    LocalAggregator,
+    PatchEmbedding,
+    UnifyAttention,
+    UnifyFormer,
+)
 from cir_host.errors import UserError
 
 
@@ -151,6 +157,15 @@ def test_local_aggregator_uses_the_exact_gelu():
     found = module(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     expected = exact_gelu(normed(_separable(x, module.conv), module.norm.body))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_patch_embedding_uses_the_exact_gelu():
+    module, x = PatchEmbedding(3, 20), 10 * torch.randn(1, 3, 6, 5)
+    y = x
+    for i in (0, 2, 4, 6):
+        y = F.conv2d(y if i == 0 else exact_gelu(y), module.proj[i].weight, padding=1)
+    found = module(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, y, rtol=1e-5, atol=1e-6)
 
 
 def test_norm_of_a_dim_map():
