@@ -27,12 +27,15 @@ class MLP(nn.Module):
 class GDFN(nn.Module):
     """Gated-Dconv feed-forward network (Zamir et al., Restormer, CVPR 2022, eq. 2).
 
-    The hidden width is ``channels * expansion``, cut down to an integer.
+    The hidden width is ``channels * expansion``, cut down to an integer, unless it is given.
     """
 
-    def __init__(self, channels: int, expansion: float, bias: bool) -> None:
+    def __init__(
+        self, channels: int, expansion: float, bias: bool, hidden: int | None = None
+    ) -> None:
         super().__init__()
-        hidden = int(channels * expansion)
+        if hidden is None:
+            hidden = int(channels * expansion)
         self.project_in = MapConv2d(channels, 2 * hidden, 1, bias=bias)
         self.dwconv = depthwise_conv(2 * hidden, bias)
         self.project_out = MapConv2d(hidden, channels, 1, bias=bias)

@@ -1,21 +1,30 @@
 """Padding an image to a size that a network can divide."""
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
+PaddingMode = Literal["reflect", "replicate"]
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+
+def pad_to_multiple(x: Tensor, multiple: int, mode: PaddingMode = "reflect") -> Tensor:
     """Pad (B, C, H, W) at bottom and right until height and width are multiples of ``multiple``.
 
-    A side is padded by reflection (the edge is not repeated), or by replication where it is too
-    short to be reflected. An image that fits is returned as it is.
+    A side is padded by reflection (the edge is not repeated), or by replication where that is the
+    mode or where the side is too short to be reflected. An image that fits is returned as it is.
     """
     height, width = x.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
+    return pad_by(x, -height % multiple, -width % multiple, mode)
+
+
+def pad_by(x: Tensor, bottom: int, right: int, mode: PaddingMode = "reflect") -> Tensor:
+    """Pad (B, C, H, W) by ``bottom`` rows and ``right`` columns as :func:`pad_to_multiple` does."""
+    height, width = x.shape[-2:]
     if bottom:
-        x = F.pad(x, (0, 0, 0, bottom), mode="reflect" if bottom < height else "replicate")
+        x = F.pad(x, (0, 0, 0, bottom), mode=mode if bottom < height else "replicate")
     if right:
-        x = F.pad(x, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+        x = F.pad(x, (0, right, 0, 0), mode=mode if right < width else "replicate")
     return x
 
 

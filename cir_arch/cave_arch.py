@@ -1,0 +1,160 @@
+"""CaVE, the compression-aware visual embedder of CODiff, as a restoration network.
+
+Guo et al., Compression-Aware One-Step Diffusion Model for JPEG Artifact Removal, ICCV 2025,
+https://arxiv.org/abs/2502.09873, stage 1. The authors' release (MIT) is
+https://github.com/jp-guo/CODiff; its checkpoints load here unchanged.
+
+Same function as the release, otherwise done here:
+
+- The published widths are the default. The release's default is twice as wide.
+- The image is returned alone, and no quality predicted, unless the quality is asked for.
+- Any image size from 1 x 1 on, for image, quality and embedding: padded to multiples of 32, the
+  network's total stride. The release pads to 8 and ends with an error at most sizes; its embedding
+  and quality leave out what lies beyond the last multiple of 32.
+- The encoder can be built and loaded alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor
+
+from cir_arch.facts import NetworkFacts
+from cir_arch.layers.padding import crop_to
+from cir_arch.layers.quality_head import QualityHead
+from cir_arch.layers.residual_conv import ResBlock
+from cir_arch.layers.residual_unet import ResidualEncoder, ResidualSizes, ResidualUNet
+from cir_host.registration import register
+
+NOT_IN_ENCODER = ("m_body_decoder.", "m_up3.", "m_up2.", "m_up1.", "m_tail.", "qf_pred.")
+"""How the keys of a checkpoint begin that the encoder alone does not need."""
+
+
+class ShiftedResBlock(ResBlock):
+    """Residual block that adds one to every element.
+
+    A trace of the modulation by the quality, which is fixed here at scale and shift 1.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        return super().forward(x) + 1.0
+
+
+@register(ARCH_REGISTRY)
+class CaVE(ResidualUNet):
+    """U-Net of residual blocks whose lowest level also tells how the image was compressed.
+
+    The defaults give the published network. Without ``return_quality`` the parameters under
+    ``qf_pred`` do not take part.
+
+    Args:
+        in_nc: Channels of the input image.
+        out_nc: Channels of the output image; None for ``in_nc``.
+        nc: Channels of the four levels, the last those of the embedding.
+        nb: Residual blocks of each stage.
+        act_mode: ``BR`` for blocks with batch norm, or ``R``.
+        strides: By how much each level is smaller than the one before.
+        quality_nc: Hidden channels of the quality head.
+        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+
+    Raises:
+        UserError: If an argument has the wrong length or an unknown value; the message names it.
+    """
+
+    def __init__(
+        self,
+        in_nc: int = 3,
+        out_nc: int | None = None,
+        nc: Sequence[int] = (64, 128, 256, 512),
+        nb: int = 4,
+        act_mode: str = "BR",
+        strides: Sequence[int] = (2, 4, 4),
+        quality_nc: int = 512,
+        use_checkpoint: bool = False,
+    ) -> None:
+        sizes = ResidualSizes(in_nc, nc, nb, strides, act_mode, use_checkpoint)
+        super().__init__(sizes, out_nc or in_nc, ShiftedResBlock)
+        self.qf_pred = QualityHead(nc[3], quality_nc, nb, act_mode, use_checkpoint)
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """What tools need to know of this network.
+
+        The halo is that of the image, for tiles that begin at multiples of ``size_multiple``. The
+        quality depends on the whole image.
+        """
+        return NetworkFacts(
+            size_multiple=self.sizes.size_multiple,
+            min_size=1,
+            scale=1,
+            halo=self.sizes.halo,
+            in_channels=self.sizes.in_nc,
+            precisions=frozenset({"fp32", "bf16", "fp16"}),
+            extra_outputs=("quality",),
+        )
+
+    def forward(self, x: Tensor, return_quality: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Restore images (B, C, H, W), RGB in [0, 1]; same height and width, not clamped.
+
+        Sides that are no multiple of 32 (the product of ``strides``) are padded at bottom and right
+        by replication, for all outputs, and the image is cropped.
+
+        Args:
+            x: Images.
+            return_quality: Return the image and the predicted quality (B, 1), 1 - QF / 100.
+        """
+        height, width = x.shape[-2:]
+        features = self.encode(x)
+        out = crop_to(self.decode(features), height, width)
+        return (out, self.qf_pred(features[-1])) if return_quality else out
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Describe the compression of images (B, C, H, W) by tokens (B, K, ``nc[3]``).
+
+        One token for each 32 x 32 pixels of the padded image, row by row: the visual embedding of
+        CODiff, section 3.2.
+        """
+        return _tokens(self.encode(x)[-1])
+
+    def predict_quality(self, x: Tensor) -> Tensor:
+        """Return the JPEG quality factor (B, 1), in 0..100, of images (B, C, H, W)."""
+        quality: Tensor = self.qf_pred(self.encode(x)[-1])
+        return 100 * (1 - quality)
+
+
+class CaVEEncoder(ResidualEncoder):
+    """What of :class:`CaVE` its embedding needs; loads the checkpoints of the whole network too.
+
+    Arguments and errors are those of :class:`CaVE`.
+    """
+
+    def __init__(
+        self,
+        in_nc: int = 3,
+        nc: Sequence[int] = (64, 128, 256, 512),
+        nb: int = 4,
+        act_mode: str = "BR",
+        strides: Sequence[int] = (2, 4, 4),
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__(ResidualSizes(in_nc, nc, nb, strides, act_mode, use_checkpoint))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what :meth:`CaVE.embed` returns: (B, K, ``nc[3]``) for images (B, C, H, W)."""
+        return _tokens(self.encode(x)[-1])
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Leave out the decoder and the quality head, so that strict loading accepts them."""
+        left_out = tuple(prefix + start for start in NOT_IN_ENCODER)
+        for key in [key for key in state_dict if key.startswith(left_out)]:
+            del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """Turn a map (B, C, H, W) into tokens (B, H * W, C), row by row."""
+    return x.flatten(2).transpose(1, 2)

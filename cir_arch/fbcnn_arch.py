@@ -1,0 +1,160 @@
+"""FBCNN, flexible blind restoration of JPEG images with an adjustable quality factor.
+
+Jiang et al., Towards Flexible Blind JPEG Artifacts Removal, ICCV 2021,
+https://arxiv.org/abs/2109.14573. The authors' release (Apache-2.0) is
+https://github.com/jiaxi-jiang/FBCNN; its checkpoints load here unchanged. With ``act_mode="BR"``
+and no loss on the quality it is the FlyingBunny team's network (Yang et al., NTIRE 2024 Challenge
+on Blind Enhancement of Compressed Image: Methods and Results, CVPR Workshops 2024).
+
+Same function as the release, otherwise done here:
+
+- The image is returned alone unless the quality is asked for. The release returns both always.
+- No prediction of the quality where it is given and not asked for.
+- Blocks without batch norm are the default, as in the published checkpoints: the authors trained
+  with it and merged it into the convolutions afterwards.
+- Widths of the quality head and the embedding are arguments. The release fixes them at 512.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from cir_arch.facts import NetworkFacts
+from cir_arch.layers.padding import crop_to
+from cir_arch.layers.quality_head import QualityHead
+from cir_arch.layers.residual_conv import ResidualBranch
+from cir_arch.layers.residual_unet import ResidualSizes, ResidualUNet
+from cir_host.errors import UserError
+from cir_host.registration import register
+
+
+class QFAttention(ResidualBranch):
+    """Residual block whose branch the quality scales and shifts."""
+
+    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape; ``gamma`` and ``beta`` are (B, C, 1, 1)."""
+        return x + gamma * self.branch(x) + beta
+
+
+@register(ARCH_REGISTRY)
+class FBCNN(ResidualUNet):
+    """U-Net of residual blocks that predicts the image's quality and restores accordingly.
+
+    The defaults give the published colour network, ``in_nc=1`` the grey one.
+
+    Args:
+        in_nc: Channels of the input image.
+        out_nc: Channels of the output image; None for ``in_nc``.
+        nc: Channels of the four levels.
+        nb: Residual blocks of each stage.
+        act_mode: ``R``, or ``BR`` for blocks with batch norm.
+        strides: By how much each level is smaller than the one before.
+        quality_nc: Hidden channels of the quality head, and channels of the quality's embedding.
+        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+
+    Raises:
+        UserError: If an argument has the wrong length or an unknown value; the message names it.
+    """
+
+    def __init__(
+        self,
+        in_nc: int = 3,
+        out_nc: int | None = None,
+        nc: Sequence[int] = (64, 128, 256, 512),
+        nb: int = 4,
+        act_mode: str = "R",
+        strides: Sequence[int] = (2, 2, 2),
+        quality_nc: int = 512,
+        use_checkpoint: bool = False,
+    ) -> None:
+        sizes = ResidualSizes(in_nc, nc, nb, strides, act_mode, use_checkpoint)
+        super().__init__(sizes, out_nc or in_nc, QFAttention)
+        self.qf_pred = QualityHead(nc[3], quality_nc, nb, act_mode, use_checkpoint)
+        self.qf_embed = nn.Sequential(
+            nn.Linear(1, quality_nc),
+            nn.ReLU(),
+            nn.Linear(quality_nc, quality_nc),
+            nn.ReLU(),
+            nn.Linear(quality_nc, quality_nc),
+            nn.ReLU(),
+        )
+
+        def scale(level: int) -> nn.Sequential:
+            return nn.Sequential(nn.Linear(quality_nc, nc[level]), nn.Sigmoid())
+
+        def shift(level: int) -> nn.Sequential:
+            return nn.Sequential(nn.Linear(quality_nc, nc[level]), nn.Tanh())
+
+        self.to_gamma_3, self.to_beta_3 = scale(2), shift(2)
+        self.to_gamma_2, self.to_beta_2 = scale(1), shift(1)
+        self.to_gamma_1, self.to_beta_1 = scale(0), shift(0)
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """What tools need to know of this network.
+
+        There is no halo, because the predicted quality depends on the whole image.
+        """
+        return NetworkFacts(
+            size_multiple=self.sizes.size_multiple,
+            min_size=1,
+            scale=1,
+            halo=None,
+            in_channels=self.sizes.in_nc,
+            precisions=frozenset({"fp32", "bf16", "fp16"}),
+            extra_outputs=("quality",),
+        )
+
+    def forward(
+        self, x: Tensor, quality: float | Tensor | None = None, return_quality: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Restore images (B, C, H, W), RGB in [0, 1]; same height and width, not clamped.
+
+        Sides that are no multiple of 8 (the product of ``strides``) are padded at bottom and right
+        by replication, and the result is cropped.
+
+        Args:
+            x: Images.
+            quality: 1 - QF / 100 in [0, 1], which replaces the prediction: one number for all
+                images, or (B, 1) or (1, 1). Higher restores more strongly. None: the prediction.
+            return_quality: Return the image and the predicted quality (B, 1), whatever was given.
+
+        Raises:
+            UserError: If ``quality`` is a number outside [0, 1] or a tensor of another shape.
+        """
+        height, width = x.shape[-2:]
+        features = self.encode(x)
+        strength = self.qf_pred(features[-1]) if quality is None else _as_column(quality, x)
+        out = crop_to(self.decode(features, self._modulations(strength)), height, width)
+        if not return_quality:
+            return out
+        return out, strength if quality is None else self.qf_pred(features[-1])
+
+    def _modulations(self, quality: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return gamma and beta, (B, C, 1, 1), for level 3, 2 and 1."""
+        embedding = self.qf_embed(quality)
+        pairs = (
+            (self.to_gamma_3, self.to_beta_3),
+            (self.to_gamma_2, self.to_beta_2),
+            (self.to_gamma_1, self.to_beta_1),
+        )
+        return [
+            (gamma(embedding)[..., None, None], beta(embedding)[..., None, None])
+            for gamma, beta in pairs
+        ]
+
+
+def _as_column(quality: float | Tensor, like: Tensor) -> Tensor:
+    """Return a given quality as (B, 1) or (1, 1), in dtype and device of the images."""
+    if isinstance(quality, Tensor):
+        if quality.shape not in {(1, 1), (len(like), 1)}:
+            raise UserError(
+                f"quality: a tensor of shape {tuple(quality.shape)} does not fit {len(like)} "
+                f"images; give ({len(like)}, 1) or (1, 1)"
+            )
+        return quality.to(like)
+    if not 0 <= quality <= 1:
+        raise UserError(f"quality: {quality} is not in [0, 1]; give 1 - QF / 100, 0.9 for QF 10")
+    return torch.full((1, 1), quality, dtype=like.dtype, device=like.device)

@@ -1,0 +1,246 @@
+"""HAT, the hybrid attention transformer for super-resolution and restoration.
+
+Chen et al., Activating More Pixels in Image Super-Resolution Transformer, CVPR 2023,
+https://arxiv.org/abs/2205.04437. The authors' release (Apache-2.0) is
+https://github.com/XPixelGroup/HAT; its checkpoints load here unchanged, and so do the
+``network_g`` sections of its options files.
+
+Same function as the release, otherwise done here:
+
+- The published x4 network is the default. The release's defaults build none of the published ones.
+- An ``upsampler`` other than the published one is an error. With the empty one, its default, the
+  release silently returns its input.
+- ``img_size`` of one window or less is an error. The release then leaves out all shifts.
+- Any image size from 1 x 1 on. The release's network needs multiples of the window, and its model
+  pads by reflection, which a side shorter than its padding cannot be.
+- Four masks serve all windows of all image sizes. The release builds one per window, on the CPU, in
+  every call.
+- Masks, biases and the mean follow the precision, so that bfloat16 weights work.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from cir_arch.facts import NetworkFacts
+from cir_arch.layers.convolution import MapConv2d, to_image, to_map
+from cir_arch.layers.hybrid_attention import RHAG, HybridSizes
+from cir_arch.layers.hybrid_network import HybridAttentionNetwork, check_hybrid_sizes
+from cir_arch.layers.initialization import init_linear_layers
+from cir_arch.layers.padding import crop_to, pad_to_multiple
+from cir_host.errors import UserError
+from cir_host.registration import register
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)
+"""Mean of DIV2K's images, subtracted from colour images."""
+UPSAMPLING_STEPS = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
+"""Factors by which features are enlarged, one after the other, by scale."""
+
+
+@register(ARCH_REGISTRY)
+class HAT(HybridAttentionNetwork):
+    """Residual hybrid attention groups at the size of the input, then upsampling.
+
+    There is no skip of the image. The defaults give the published network for scale 4. With
+    ``embed_dim=144, compress_ratio=24, squeeze_factor=24`` it is HAT-S, with twelve groups
+    (``depths=[6] * 12, num_heads=[6] * 12``) HAT-L.
+
+    Args:
+        img_size: Side, or height and width, of the training patches. Changes nothing; patches of
+            one window or less are refused, because shifted windows could not be trained.
+        in_chans: Channels of input and output image.
+        embed_dim: Channels of the features.
+        depths: Hybrid attention blocks of each group.
+        num_heads: Attention heads of each group.
+        window_size: Side of the attention windows in pixels of the input.
+        compress_ratio: Outer over inner channels of the convolution blocks beside the attention.
+        squeeze_factor: Channels over squeezed channels of their channel attention.
+        conv_scale: Weight of these convolution blocks.
+        overlap_ratio: By how much the key windows of the overlapping attention exceed them.
+        mlp_ratio: Hidden over outer channels of the feed-forward networks.
+        drop_path_rate: Probability, while training, that the last block drops a branch of a sample
+            (Huang et al., ECCV 2016); it rises from 0 at the first block.
+        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+        upscale: Output size over input size: 1, 2, 3, 4 or 8.
+        img_range: What the image is multiplied by inside the network. Images are in [0, 1].
+        upsampler: ``pixelshuffle``, the only one published.
+        resi_connection: ``1conv``, the only one published.
+        num_feat: Channels of the features that are upsampled.
+
+    Raises:
+        UserError: If arguments contradict each other; the message names them.
+    """
+
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 64,
+        in_chans: int = 3,
+        embed_dim: int = 180,
+        depths: Sequence[int] = (6,) * 6,
+        num_heads: Sequence[int] = (6,) * 6,
+        window_size: int = 16,
+        compress_ratio: int = 3,
+        squeeze_factor: int = 30,
+        conv_scale: float = 0.01,
+        overlap_ratio: float = 0.5,
+        mlp_ratio: float = 2.0,
+        drop_path_rate: float = 0.1,
+        use_checkpoint: bool = False,
+        upscale: int = 4,
+        img_range: float = 1.0,
+        upsampler: str = "pixelshuffle",
+        resi_connection: str = "1conv",
+        num_feat: int = 64,
+    ) -> None:
+        sizes = HybridSizes(
+            window_size, overlap_ratio, compress_ratio, squeeze_factor, conv_scale, "mlp", mlp_ratio
+        )
+        check_hybrid_sizes(sizes, embed_dim)
+        _check_groups(embed_dim, depths, num_heads)
+        _check_choices(upscale, upsampler, resi_connection)
+        _check_patches(img_size, window_size)
+        _check_numbers(in_chans, num_feat, int(embed_dim * mlp_ratio), drop_path_rate, img_range)
+        super().__init__(sizes)
+        self.in_chans = in_chans
+        self.img_range = img_range
+        self.upscale = upscale
+        self.mean: Tensor
+        mean = RGB_MEAN if in_chans == len(RGB_MEAN) else (0.0,) * in_chans
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
+
+        rates = iter(_drop_path_rates(sum(depths), drop_path_rate))
+        self.conv_first = MapConv2d(in_chans, embed_dim, 3, padding=1)
+        self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim)})
+        self.layers = nn.ModuleList(
+            RHAG(
+                embed_dim,
+                depth,
+                heads,
+                sizes,
+                drop_path=tuple(islice(rates, depth)),
+                use_checkpoint=use_checkpoint,
+            )
+            for depth, heads in zip(depths, num_heads, strict=True)
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+        self.conv_after_body = MapConv2d(embed_dim, embed_dim, 3, padding=1)
+        self.conv_before_upsample = nn.Sequential(
+            nn.Conv2d(embed_dim, num_feat, 3, padding=1), nn.LeakyReLU(0.01)
+        )
+        self.upsample = _upsampling(num_feat, upscale)
+        self.conv_last = nn.Conv2d(num_feat, in_chans, 3, padding=1)
+        self.apply(init_linear_layers)
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """What tools need to know of this network."""
+        return NetworkFacts(
+            size_multiple=self.window_size,
+            min_size=1,
+            scale=self.upscale,
+            halo=None,
+            in_channels=self.in_chans,
+            precisions=frozenset({"fp32", "bf16", "fp16"}),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore images (B, C, H, W), RGB in [0, 1]; result (B, C, H * upscale, W * upscale).
+
+        The result is not clamped. Sides are padded to multiples of the window at bottom and right
+        by reflection (replication where a side is too short), and the result is cropped.
+
+        Raises:
+            UserError: If the number of channels is not the network's.
+        """
+        if x.shape[1] != self.in_chans:  # subtracting the mean would turn grey into colour
+            raise UserError(
+                f"in_chans: the network is made for images of {self.in_chans} channels, "
+                f"this one has {x.shape[1]}"
+            )
+        height, width = x.shape[-2:]
+        padded = pad_to_multiple(x, self.window_size)
+        features = self._features(to_map((padded - self.mean) * self.img_range))
+        upsampled = self.upsample(self.conv_before_upsample(to_image(features)))
+        out = self.conv_last(upsampled) / self.img_range + self.mean
+        return crop_to(out, height * self.upscale, width * self.upscale)
+
+    def _features(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, E); H and W are multiples of the window."""
+        positions = self.positions
+        shallow: Tensor = self.conv_first(x)
+        y = self.patch_embed["norm"](shallow)
+        for group in self.layers:
+            y = group(y, positions)
+        deep: Tensor = self.conv_after_body(self.norm(y))
+        return shallow + deep
+
+
+def _drop_path_rates(blocks: int, last: float) -> list[float]:
+    """Return rates that rise evenly from 0 at the first block to ``last`` at the last one."""
+    return [last * n / max(blocks - 1, 1) for n in range(blocks)]
+
+
+def _upsampling(channels: int, scale: int) -> nn.Sequential:
+    """Sub-pixel convolutions (Shi et al., CVPR 2016); nothing at scale 1."""
+    return nn.Sequential(
+        *(
+            layer
+            for factor in UPSAMPLING_STEPS[scale]
+            for layer in (
+                nn.Conv2d(channels, channels * factor**2, 3, padding=1),
+                nn.PixelShuffle(factor),
+            )
+        )
+    )
+
+
+def _check_groups(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+    if not depths or len(depths) != len(num_heads):
+        raise UserError(
+            f"depths and num_heads: {list(depths)} and {list(num_heads)} do not agree on the "
+            f"number of groups; give one number per group to each"
+        )
+    if min(depths) < 1:
+        raise UserError(f"depths: {list(depths)} has a group without blocks; give 1 or more")
+    for heads in num_heads:
+        if heads < 1 or embed_dim % heads:
+            raise UserError(
+                f"num_heads: {heads} heads cannot share embed_dim ({embed_dim} channels) evenly"
+            )
+
+
+def _check_choices(upscale: int, upsampler: str, resi_connection: str) -> None:
+    if upscale not in UPSAMPLING_STEPS:
+        raise UserError(f"upscale: {upscale!r} is none of {', '.join(map(str, UPSAMPLING_STEPS))}")
+    for name, value, published in (
+        ("upsampler", upsampler, "pixelshuffle"),
+        ("resi_connection", resi_connection, "1conv"),
+    ):
+        if value != published:
+            raise UserError(
+                f"{name}: {value!r} is not what HAT has; give {published!r}, at every scale, also 1"
+            )
+
+
+def _check_numbers(
+    in_chans: int, num_feat: int, hidden: int, drop_path_rate: float, img_range: float
+) -> None:
+    for name, channels in (("in_chans", in_chans), ("num_feat", num_feat), ("mlp_ratio", hidden)):
+        if channels < 1:
+            raise UserError(f"{name}: gives {channels} channels; give a value that leaves some")
+    if not 0 <= drop_path_rate < 1:
+        raise UserError(f"drop_path_rate: {drop_path_rate} is no probability from 0 to below 1")
+    if img_range <= 0:
+        raise UserError(f"img_range: {img_range} must be positive; 1 is what was published")
+
+
+def _check_patches(img_size: int | Sequence[int], window_size: int) -> None:
+    sides = (img_size,) if isinstance(img_size, int) else img_size
+    if min(sides) <= window_size:
+        raise UserError(
+            f"img_size: patches of {img_size} leave nothing to shift windows over; "
+            f"give more than window_size ({window_size})"
+        )

@@ -1,0 +1,21 @@
+"""HFT, the UCAS_SCST team's network of the NTIRE 2024 challenge on compressed images.
+
+Yang et al., NTIRE 2024 Challenge on Blind Enhancement of Compressed Image: Methods and Results,
+CVPR Workshops 2024. It is HAT (https://arxiv.org/abs/2205.04437) at scale 1 with ten groups instead
+of six, trained with losses on blurred images and on DCT coefficients. The team published no code;
+HAT's release with these arguments has the number of parameters that the report states.
+"""
+
+from functools import partialmethod
+
+from basicsr.utils.registry import ARCH_REGISTRY
+
+from cir_arch.hat_arch import HAT
+from cir_host.registration import register
+
+
+@register(ARCH_REGISTRY)
+class HFT(HAT):
+    """HAT with other defaults: ten groups, scale 1. Takes HAT's arguments, by name."""
+
+    __init__ = partialmethod(HAT.__init__, upscale=1, depths=(6,) * 10, num_heads=(6,) * 10)

@@ -1,0 +1,136 @@
+"""The convolutional U-Net of FBCNN and CaVE: residual blocks, strided convolutions, sums."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from cir_arch.layers.padding import pad_to_multiple
+from cir_arch.layers.residual_conv import ResBlock, ResidualBranch
+from cir_host.errors import UserError
+
+
+@dataclass(frozen=True)
+class ResidualSizes:
+    """Widths, depths and kind of blocks. Raises ``UserError`` if they do not fit four levels."""
+
+    in_nc: int
+    nc: Sequence[int]
+    """Channels of the four levels."""
+    nb: int
+    """Blocks of each stage."""
+    strides: Sequence[int]
+    """By how much each level is smaller than the one before."""
+    act_mode: str
+    """``R``, or ``BR`` for blocks with batch norm."""
+    use_checkpoint: bool
+    """Recompute the blocks in the backward pass."""
+
+    def __post_init__(self) -> None:
+        for name, values, count in (("nc", self.nc, 4), ("strides", self.strides, 3)):
+            if len(values) != count:
+                raise UserError(f"{name}: {list(values)} has {len(values)} numbers; give {count}")
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels of the image along a side of one pixel of the lowest level."""
+        return math.prod(self.strides)
+
+    @property
+    def halo(self) -> int:
+        """Pixels around an output pixel that its value depends on.
+
+        For tiles that begin at multiples of ``size_multiple``. Two pixels for each block on the way
+        down and up, in units of its level; one each for first and last convolution; and the rest of
+        the lowest level's pixel.
+        """
+        level_sizes = [math.prod(self.strides[:level]) for level in range(4)]
+        return 4 * self.nb * sum(level_sizes) + 2 + self.size_multiple - 1
+
+    def blocks(self, level: int, block: type[ResidualBranch] = ResBlock) -> list[nn.Module]:
+        """Build the blocks of one stage."""
+        return [block(self.nc[level], self.act_mode, self.use_checkpoint) for _ in range(self.nb)]
+
+
+class ResidualEncoder(nn.Module):
+    """The way down: three times blocks and a strided convolution, then blocks."""
+
+    def __init__(self, sizes: ResidualSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+        def down(level: int) -> nn.Sequential:
+            wide, narrow = sizes.nc[level : level + 2]
+            stride = sizes.strides[level]
+            return nn.Sequential(*sizes.blocks(level), nn.Conv2d(wide, narrow, stride, stride))
+
+        self.m_head = nn.Conv2d(sizes.in_nc, sizes.nc[0], 3, padding=1)
+        self.m_down1, self.m_down2, self.m_down3 = down(0), down(1), down(2)
+        self.m_body_encoder = nn.Sequential(*sizes.blocks(3))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Pad images (B, C, H, W) and return the maps of level 1 to 4, and level 4 encoded.
+
+        Sides that are no multiple of ``size_multiple`` are padded at bottom and right by
+        replication.
+        """
+        x1 = self.m_head(pad_to_multiple(x, self.sizes.size_multiple, "replicate"))
+        x2 = self.m_down1(x1)
+        x3 = self.m_down2(x2)
+        x4 = self.m_down3(x3)
+        return x1, x2, x3, x4, self.m_body_encoder(x4)
+
+
+class UpStage(nn.Sequential):
+    """A transposed convolution, then blocks that share further arguments."""
+
+    def forward(self, x: Tensor, *shared: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', s H, s W)."""
+        first, *blocks = self
+        x = first(x)
+        for block in blocks:
+            x = block(x, *shared)
+        return x
+
+
+class ResidualUNet(ResidualEncoder):
+    """The way down and up again. The levels are joined by sums, and there is no skip of the image.
+
+    Args:
+        sizes: Widths and depths.
+        out_nc: Channels of the output.
+        up_block: Class of the blocks on the way up.
+    """
+
+    def __init__(self, sizes: ResidualSizes, out_nc: int, up_block: type[ResidualBranch]) -> None:
+        super().__init__(sizes)
+
+        def up(level: int) -> UpStage:
+            wide, narrow = sizes.nc[level : level + 2]
+            stride = sizes.strides[level]
+            return UpStage(
+                nn.ConvTranspose2d(narrow, wide, stride, stride), *sizes.blocks(level, up_block)
+            )
+
+        self.m_body_decoder = nn.Sequential(*sizes.blocks(3))
+        self.m_up3, self.m_up2, self.m_up1 = up(2), up(1), up(0)
+        self.m_tail = nn.Conv2d(sizes.nc[0], out_nc, 3, padding=1)
+
+    def decode(
+        self,
+        features: tuple[Tensor, ...],
+        shared: Sequence[tuple[Tensor, ...]] = ((), (), ()),
+    ) -> Tensor:
+        """Make a padded image (B, C, H, W) of what :meth:`encode` returned.
+
+        Args:
+            features: The five maps.
+            shared: Further arguments of the blocks on the way up, for level 3, 2 and 1.
+        """
+        x1, x2, x3, x4, encoded = features
+        y = self.m_up3(self.m_body_decoder(encoded) + x4, *shared[0])
+        y = self.m_up2(y + x3, *shared[1])
+        y = self.m_up1(y + x2, *shared[2])
+        out: Tensor = self.m_tail(y + x1)
+        return out

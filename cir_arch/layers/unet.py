@@ -1,0 +1,140 @@
+"""Restormer's U-Net, whatever its blocks are."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cir_arch.layers.blocks import BlockChain
+from cir_arch.layers.convolution import MapConv2d, to_image, to_map
+from cir_arch.layers.padding import crop_to, pad_to_multiple
+from cir_arch.layers.resample import Downsample, Upsample
+from cir_host.errors import UserError
+
+SIZE_MULTIPLE = 8
+"""Height and width of what the U-Net works on: three levels down, each half as large."""
+
+BlockFactory = Callable[[int, int], nn.Module]
+"""Makes a block of so many channels and heads."""
+
+
+@dataclass(frozen=True)
+class UNetSizes:
+    """How large a U-Net is."""
+
+    in_channels: int
+    dim: int
+    """Channels of level 1; the levels below have 2, 4 and 8 times as many."""
+    num_blocks: Sequence[int]
+    """Blocks of level 1, 2, 3 and the latent level; decoder levels mirror the encoder's."""
+    num_refinement_blocks: int
+    heads: Sequence[int]
+    """Of level 1, 2, 3 and the latent level; those of level 1 serve the refinement too."""
+
+    def __post_init__(self) -> None:
+        """Check what the layers would fail on with a message about tensors.
+
+        Raises:
+            UserError: If there are not four levels, or channels cannot be halved or shared out.
+        """
+        for name in ("num_blocks", "heads"):
+            if len(getattr(self, name)) != 4:
+                raise UserError(
+                    f"{name}: {list(getattr(self, name))} has {len(getattr(self, name))} numbers; "
+                    f"give four, for level 1, 2, 3 and the latent level"
+                )
+        if self.dim % 2:
+            raise UserError(f"dim: {self.dim} channels cannot be halved; give an even number")
+        for channels, heads in zip(self.widths, self.heads, strict=True):
+            if channels % heads:
+                raise UserError(
+                    f"heads: {heads} heads cannot share {channels} channels evenly; "
+                    f"choose dim ({self.dim}) and heads ({list(self.heads)}) so that they can"
+                )
+
+    @property
+    def widths(self) -> tuple[int, int, int, int]:
+        """Channels of level 1, 2, 3 and the latent level."""
+        return self.dim, 2 * self.dim, 4 * self.dim, 8 * self.dim
+
+
+class UNet(nn.Module):
+    """Four levels, joined by concatenation, that predict what is to be added to the image.
+
+    Zamir et al., Restormer, CVPR 2022, fig. 2. A subclass may change the features before each step
+    up, see :meth:`before_upsampling`.
+    """
+
+    def __init__(
+        self,
+        sizes: UNetSizes,
+        patch_embed: nn.Module,
+        block: BlockFactory,
+        latent_out: int,
+        use_checkpoint: bool,
+    ) -> None:
+        """Build the levels.
+
+        Args:
+            sizes: Widths and depths.
+            patch_embed: Maps the image, (B, H, W, C) too, to the features of level 1.
+            block: Makes the blocks of all levels.
+            latent_out: Channels that :meth:`before_upsampling` makes of the latent level's.
+            use_checkpoint: Recompute each block in the backward pass.
+        """
+        super().__init__()
+
+        def chain(channels: int, count: int, level: int) -> BlockChain:
+            blocks = (block(channels, sizes.heads[level]) for _ in range(count))
+            return BlockChain(*blocks, use_checkpoint=use_checkpoint)
+
+        c1, c2, c3, c4 = sizes.widths
+        n1, n2, n3, n4 = sizes.num_blocks
+        self.patch_embed = patch_embed
+        self.encoder_level1 = chain(c1, n1, 0)
+        self.down1_2 = Downsample(c1)
+        self.encoder_level2 = chain(c2, n2, 1)
+        self.down2_3 = Downsample(c2)
+        self.encoder_level3 = chain(c3, n3, 2)
+        self.down3_4 = Downsample(c3)
+        self.latent = chain(c4, n4, 3)
+        self.up4_3 = Upsample(latent_out)
+        self.reduce_chan_level3 = MapConv2d(latent_out // 2 + c3, c3, 1, bias=False)
+        self.decoder_level3 = chain(c3, n3, 2)
+        self.up3_2 = Upsample(c3)
+        self.reduce_chan_level2 = MapConv2d(c2 + c2, c2, 1, bias=False)
+        self.decoder_level2 = chain(c2, n2, 1)
+        self.up2_1 = Upsample(c2)
+        self.decoder_level1 = chain(c1 + c1, n1, 0)
+        self.refinement = chain(c1 + c1, sizes.num_refinement_blocks, 0)
+        self.output = MapConv2d(c1 + c1, sizes.in_channels, 3, padding=1, bias=False)
+
+    def before_upsampling(self, y: Tensor, level: int) -> Tensor:
+        """Change the features (B, H, W, C) that leave the level below ``level``, 3 to 1."""
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore images (B, C, H, W), RGB in [0, 1]; same shape, not clamped.
+
+        Sides that are no multiple of 8 are padded at bottom and right by reflection (replication
+        where a side is too short), and the result is cropped.
+        """
+        height, width = x.shape[-2:]
+        padded = pad_to_multiple(x, SIZE_MULTIPLE)
+        out = padded + to_image(self._residual(to_map(padded)))
+        return crop_to(out, height, width)
+
+    def _residual(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to what is added to it; H and W are multiples of 8."""
+        e1 = self.encoder_level1(self.patch_embed(x))
+        e2 = self.encoder_level2(self.down1_2(e1))
+        e3 = self.encoder_level3(self.down2_3(e2))
+        y = self.latent(self.down3_4(e3))
+        y = torch.cat((self.up4_3(self.before_upsampling(y, 3)), e3), dim=-1)
+        y = self.decoder_level3(self.reduce_chan_level3(y))
+        y = torch.cat((self.up3_2(self.before_upsampling(y, 2)), e2), dim=-1)
+        y = self.decoder_level2(self.reduce_chan_level2(y))
+        y = torch.cat((self.up2_1(self.before_upsampling(y, 1)), e1), dim=-1)
+        out: Tensor = self.output(self.refinement(self.decoder_level1(y)))
+        return out

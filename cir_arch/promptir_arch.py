@@ -1,0 +1,174 @@
+"""PromptIR, all-in-one restoration with prompts, the baseline that PromptCIR is compared with.
+
+Potlapalli et al., PromptIR: Prompting for All-in-One Blind Image Restoration, NeurIPS 2023,
+https://arxiv.org/abs/2306.13090. The authors' release (non-commercial) is
+https://github.com/va1shn9v/PromptIR; its weights load here unchanged.
+
+Same function as the release, otherwise done here:
+
+- The network with prompts is the default. The release builds one without unless told otherwise.
+- Any image size from 1 x 1 on. The release needs multiples of 8.
+- Prompts are mixed by one matrix product; the release copies them for each image of a batch first.
+- Sizes of the prompts are arguments. The release fixes them beside the arguments.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from cir_arch.facts import NetworkFacts
+from cir_arch.layers.convolution import MapConv2d, to_map
+from cir_arch.layers.transformer_block import TransformerBlock
+from cir_arch.layers.unet import SIZE_MULTIPLE, UNet, UNetSizes
+from cir_arch.promptcir_arch import PatchEmbedding
+from cir_host.errors import UserError
+from cir_host.registration import register
+
+
+class ImagePrompt(nn.Module):
+    """One prompt for the whole image: a mixture of learned maps, resized to the features.
+
+    The prompt generation module of PromptIR, section 3.2.1, eq. 3: the weights are a softmax of
+    what a linear layer makes of the features' spatial means.
+    """
+
+    def __init__(self, channels: int, count: int, width: int, size: int) -> None:
+        super().__init__()
+        self.prompt_param = nn.Parameter(torch.rand(1, count, width, size, size))
+        self.linear_layer = nn.Linear(channels, count)
+        self.conv3x3 = MapConv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features (B, H, W, C) to prompts (B, H, W, E)."""
+        weights = self.linear_layer(x.mean(dim=(1, 2))).softmax(dim=-1)
+        maps = self.prompt_param.squeeze(0)
+        mixed = (weights.to(maps.dtype) @ maps.flatten(1)).unflatten(-1, maps.shape[1:])
+        resized = F.interpolate(mixed, x.shape[1:3], mode="bilinear", align_corners=False)
+        prompt: Tensor = self.conv3x3(to_map(resized))
+        return prompt
+
+
+@register(ARCH_REGISTRY)
+class PromptIR(UNet):
+    """Restormer whose decoder asks, before each step up, a prompt what to restore.
+
+    The defaults give the published network. ``prompt_len=7`` gives the one that the PromptCIR paper
+    compares with, a prompt for each of seven qualities.
+
+    The published checkpoints hold six convolutions that ``forward`` never uses; so does this
+    network, see ``unused_modules``. Distributed training needs ``find_unused_parameters: true``.
+
+    Args:
+        in_channels: Channels of input and output image.
+        dim: Channels of level 1; the levels below have 2, 4 and 8 times as many.
+        num_blocks: Blocks of level 1, 2, 3 and the latent level; each decoder level mirrors its
+            encoder level.
+        num_refinement_blocks: Blocks after the decoder.
+        heads: Attention heads of level 1, 2, 3 and the latent level. Those of level 1 serve the
+            refinement too, those of level 3 all prompt interactions.
+        ffn_expansion: Hidden over outer channels of the feed-forward networks.
+        prompt_len: Learned maps that each prompt is mixed of.
+        prompt_dims: Channels of the prompts at the decoder's output of level 1, 2 and 3.
+        prompt_sizes: Height and width of the learned maps of these three prompts.
+        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+
+    Raises:
+        UserError: If arguments contradict each other; the message names them.
+    """
+
+    unused_modules = (
+        *(f"chnl_reduce{level}" for level in (1, 2, 3)),
+        *(f"reduce_noise_channel_{level}" for level in (1, 2, 3)),
+    )
+    """Their weights are entries of the state dict, nothing else."""
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        dim: int = 48,
+        num_blocks: Sequence[int] = (4, 6, 6, 8),
+        num_refinement_blocks: int = 4,
+        heads: Sequence[int] = (1, 2, 4, 8),
+        ffn_expansion: float = 2.66,
+        prompt_len: int = 5,
+        prompt_dims: Sequence[int] = (64, 128, 320),
+        prompt_sizes: Sequence[int] = (64, 32, 16),
+        use_checkpoint: bool = False,
+    ) -> None:
+        sizes = UNetSizes(in_channels, dim, num_blocks, num_refinement_blocks, heads)
+        c1, c2, c3, c4 = sizes.widths
+        _check_prompts(prompt_dims, prompt_sizes, (c2, c3, c4), heads[2])
+        super().__init__(
+            sizes,
+            PatchEmbedding(in_channels, c1),
+            lambda channels, count: TransformerBlock(channels, count, ffn_expansion),
+            latent_out=c3,
+            use_checkpoint=use_checkpoint,
+        )
+        self.in_channels = in_channels
+
+        def prompt(channels: int, level: int) -> ImagePrompt:
+            width, size = prompt_dims[level - 1], prompt_sizes[level - 1]
+            return ImagePrompt(channels, prompt_len, width, size)
+
+        def interaction(channels: int) -> TransformerBlock:
+            return TransformerBlock(channels, heads[2], ffn_expansion)
+
+        def conv1x1(channels: int, out_channels: int) -> MapConv2d:
+            return MapConv2d(channels, out_channels, 1, bias=False)
+
+        p1, p2, p3 = prompt_dims
+        self.prompt3 = prompt(c4, 3)
+        self.noise_level3 = interaction(c4 + p3)
+        self.reduce_noise_level3 = conv1x1(c4 + p3, c3)
+        self.prompt2 = prompt(c3, 2)
+        self.noise_level2 = interaction(c3 + p2)
+        self.reduce_noise_level2 = conv1x1(c3 + p2, c3)
+        self.prompt1 = prompt(c2, 1)
+        self.noise_level1 = interaction(c2 + p1)
+        self.reduce_noise_level1 = conv1x1(c2 + p1, c2)
+        # Of published checkpoints; the prompts' widths are not what they were made for.
+        self.chnl_reduce1 = conv1x1(64, 64)
+        self.chnl_reduce2 = conv1x1(128, 128)
+        self.chnl_reduce3 = conv1x1(320, 256)
+        self.reduce_noise_channel_1 = conv1x1(c1 + 64, c1)
+        self.reduce_noise_channel_2 = conv1x1(c2 + 128, c2)
+        self.reduce_noise_channel_3 = conv1x1(c3 + 256, c3)
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """What tools need to know of this network."""
+        return NetworkFacts(
+            size_multiple=SIZE_MULTIPLE,
+            min_size=1,
+            scale=1,
+            halo=None,
+            in_channels=self.in_channels,
+            precisions=frozenset({"fp32", "bf16", "fp16"}),
+        )
+
+    def before_upsampling(self, y: Tensor, level: int) -> Tensor:
+        """Add the prompt's channels to features (B, H, W, C), let them interact, reduce them."""
+        prompt = self.get_submodule(f"prompt{level}")(y)
+        y = self.get_submodule(f"noise_level{level}")(torch.cat((y, prompt), dim=-1))
+        reduced: Tensor = self.get_submodule(f"reduce_noise_level{level}")(y)
+        return reduced
+
+
+def _check_prompts(
+    prompt_dims: Sequence[int], prompt_sizes: Sequence[int], widths: Sequence[int], heads: int
+) -> None:
+    for name, values in (("prompt_dims", prompt_dims), ("prompt_sizes", prompt_sizes)):
+        if len(values) != 3:
+            raise UserError(
+                f"{name}: {list(values)} has {len(values)} numbers; give three, for level 1, 2, 3"
+            )
+    for width, features in zip(prompt_dims, widths, strict=True):
+        if (width + features) % heads:
+            raise UserError(
+                f"prompt_dims: {features} features and {width} prompt channels cannot be shared "
+                f"out evenly among {heads} heads (the third of heads)"
+            )

@@ -1,0 +1,200 @@
+"""SAFMN-BCIE, the VPEG team's network of the NTIRE 2024 challenge on compressed images.
+
+Sun et al., Spatially-Adaptive Feature Modulation for Efficient Image Super-Resolution, ICCV 2023,
+https://arxiv.org/abs/2302.13800; Yang et al., NTIRE 2024 Challenge on Blind Enhancement of
+Compressed Image: Methods and Results, CVPR Workshops 2024, team VPEG. The authors' release is
+https://github.com/sunny2109/SAFMN; its checkpoints load here unchanged.
+
+Same function as the release, otherwise done here:
+
+- The published depth is the default. The release's default has six groups, its checkpoint eight.
+- Any image size from 1 x 1 on. The release needs even sides of at least 16; those are left alone
+  here, whether or not the pooled maps divide them.
+- Feature maps are channels last, so that the norm needs no reshaping.
+"""
+
+import torch
+import torch.nn.functional as F
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from cir_arch.facts import NetworkFacts
+from cir_arch.layers.blocks import BlockChain
+from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_map
+from cir_arch.layers.padding import crop_to, pad_by
+from cir_host.errors import UserError
+from cir_host.registration import register
+
+SCALES = 4
+"""Resolutions of the feature modulation, each half as large as the one before."""
+
+
+class SAFM(nn.Module):
+    """Spatially-adaptive feature modulation (SAFMN, section 3.1): a gate made at four resolutions.
+
+    A quarter of the channels stays at full size, the others are pooled to 1/2, 1/4 and 1/8.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mfr = nn.ModuleList(
+            depthwise_conv(channels // SCALES, bias=True) for _ in range(SCALES)
+        )
+        self.aggr = MapConv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the same shape; H and W are at least 8."""
+        parts = zip(x.chunk(SCALES, dim=-1), self.mfr, strict=True)
+        scales = [self._at_scale(part, conv, 2**i) for i, (part, conv) in enumerate(parts)]
+        return F.gelu(self.aggr(torch.cat(scales, dim=-1))) * x
+
+    def _at_scale(self, x: Tensor, conv: nn.Module, factor: int) -> Tensor:
+        if factor == 1:
+            full: Tensor = conv(x)
+            return full
+        height, width = x.shape[1:3]
+        pooled = _max_pool(to_image(x), factor)
+        return to_map(F.interpolate(to_image(conv(to_map(pooled))), (height, width)))
+
+
+def _max_pool(x: Tensor, factor: int) -> Tensor:
+    """Shrink (B, C, H, W) by a factor, rounded down; windows overlap where it does not divide."""
+    height, width = x.shape[-2:]
+    if height % factor or width % factor:
+        return F.adaptive_max_pool2d(x, (height // factor, width // factor))
+    return F.max_pool2d(x, factor)  # the same windows, faster
+
+
+class ConvolutionalChannelMixer(nn.Module):
+    """3x3 convolution to more channels, exact GELU, 1x1 convolution back (SAFMN, section 3.2)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.ccm = nn.Sequential(
+            MapConv2d(channels, hidden, 3, padding=1), nn.GELU(), MapConv2d(hidden, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the same shape."""
+        out: Tensor = self.ccm(x)
+        return out
+
+
+class AttBlock(nn.Module):
+    """Feature modulation, then channel mixer, each behind a layer norm and added to its input."""
+
+    def __init__(self, channels: int, ffn_scale: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.safm = SAFM(channels)
+        self.ccm = ConvolutionalChannelMixer(channels, int(channels * ffn_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the same shape."""
+        x = x + self.safm(self.norm1(x))
+        out: Tensor = x + self.ccm(self.norm2(x))
+        return out
+
+
+class ResidualGroup(nn.Module):
+    """Blocks and a 3x3 convolution, added to the group's input."""
+
+    def __init__(self, channels: int, depth: int, ffn_scale: float, use_checkpoint: bool) -> None:
+        super().__init__()
+        blocks = (AttBlock(channels, ffn_scale) for _ in range(depth))
+        self.layers = BlockChain(*blocks, use_checkpoint=use_checkpoint)
+        self.conv = MapConv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the same shape."""
+        out: Tensor = x + self.conv(self.layers(x))
+        return out
+
+
+@register(ARCH_REGISTRY)
+class SAFMN_BCIE(nn.Module):  # noqa: N801 (the registered name)
+    """Residual groups of feature modulation on the pixel-unshuffled image; no skip of the image.
+
+    The defaults give the published network.
+
+    Args:
+        dim: Channels of the features; a multiple of 4.
+        n_blocks: Residual groups.
+        num_layers: Blocks of each group.
+        ffn_scale: Hidden over outer channels of the channel mixers.
+        upscaling_factor: By how much the features are smaller than the image. The output has the
+            size of the image.
+        in_channels: Channels of input and output image.
+        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+
+    Raises:
+        UserError: If ``dim`` is no multiple of 4.
+    """
+
+    def __init__(
+        self,
+        dim: int = 128,
+        n_blocks: int = 8,
+        num_layers: int = 6,
+        ffn_scale: float = 2.0,
+        upscaling_factor: int = 2,
+        in_channels: int = 3,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if dim % SCALES:
+            raise UserError(f"dim: {dim} channels cannot be cut into {SCALES}; give a multiple")
+        self.in_channels = in_channels
+        self.factor = upscaling_factor
+        pixels = upscaling_factor**2
+        self.to_feat = nn.Sequential(
+            nn.PixelUnshuffle(upscaling_factor), nn.Conv2d(in_channels * pixels, dim, 3, padding=1)
+        )
+        self.feats = nn.Sequential(
+            *(ResidualGroup(dim, num_layers, ffn_scale, use_checkpoint) for _ in range(n_blocks))
+        )
+        self.to_img = nn.Sequential(
+            nn.Conv2d(dim, dim * pixels, 3, padding=1),
+            nn.PixelShuffle(upscaling_factor),
+            nn.Conv2d(dim, in_channels, 3, padding=1),
+        )
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """What tools need to know of this network.
+
+        The multiple is the one at which all pooling windows are equal. Even sides from 16 on are
+        not padded either. There is no halo, because the windows of an image of other sides lie
+        where its size puts them.
+        """
+        return NetworkFacts(
+            size_multiple=self._smallest_side,
+            min_size=1,
+            scale=1,
+            halo=None,
+            in_channels=self.in_channels,
+            precisions=frozenset({"fp32", "bf16", "fp16"}),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore images (B, C, H, W), RGB in [0, 1]; same shape, not clamped.
+
+        Odd sides are padded to even ones, short sides to 16, at bottom and right by reflection
+        (replication where a side is too short), and the result is cropped. For another
+        ``upscaling_factor`` f read multiples of f for even, and 8 f for 16.
+        """
+        height, width = x.shape[-2:]
+        x = pad_by(x, self._missing(height), self._missing(width))
+        features = to_map(self.to_feat(x))
+        features = features + self.feats(features)
+        return crop_to(self.to_img(to_image(features)), height, width)
+
+    @property
+    def _smallest_side(self) -> int:
+        """Side of which the coarsest pooled map is one pixel."""
+        smallest: int = self.factor * 2 ** (SCALES - 1)
+        return smallest
+
+    def _missing(self, side: int) -> int:
+        return max(self._smallest_side - side, -side % self.factor)
