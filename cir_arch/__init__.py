@@ -2,8 +2,30 @@
 
 import cir_host  # noqa: F401, I001 (makes BasicSR importable, so it comes first)
 
+from cir_arch.cave_arch import CaVE
 from cir_arch.facts import NetworkFacts
+from cir_arch.fbcnn_arch import FBCNN
+from cir_arch.hat_arch import HAT
+from cir_arch.hft_arch import HFT
 from cir_arch.identity_arch import Identity
 from cir_arch.promptcir_arch import PromptCIR
+from cir_arch.promptir_arch import PromptIR
+from cir_arch.safmn_bcie_arch import SAFMN_BCIE
+from cir_arch.scunet_arch import SCUNet
+from cir_arch.ucip_arch import UCIP
+from cir_arch.unifyformer_arch import UnifyFormer
 
-__all__ = ["Identity", "NetworkFacts", "PromptCIR"]
+__all__ = [
+    "FBCNN",
+    "HAT",
+    "HFT",
+    "SAFMN_BCIE",
+    "UCIP",
+    "CaVE",
+    "Identity",
+    "NetworkFacts",
+    "PromptCIR",
+    "PromptIR",
+    "SCUNet",
+    "UnifyFormer",
+]

@@ -27,7 +27,7 @@ from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.drop_path import DropPath
 from cir_arch.layers.padding import crop_to, pad_to_multiple
-from cir_arch.layers.window_attention import attend
+from cir_arch.layers.attention import attend
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -96,7 +96,7 @@ class WindowMSA(nn.Module):
         grid = grid.transpose(2, 3)
         tokens = grid.reshape(-1, rows * columns, channels)
         q, k, v = self.embedding_layer(tokens).chunk(3, dim=-1)
-        out = self.linear(attend(q, k, v, self._bias(rows, columns).to(q.dtype), self.heads))
+        out = self.linear(attend(q, k, v, self._bias(rows, columns), self.heads))
         merged: Tensor = out.reshape(grid.shape).transpose(2, 3).reshape(x.shape)
         return merged
 
