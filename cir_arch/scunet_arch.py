@@ -23,11 +23,11 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
+from cir_arch.layers.attention import attend
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.drop_path import DropPath
 from cir_arch.layers.padding import crop_to, pad_to_multiple
-from cir_arch.layers.attention import attend
 from cir_host.errors import UserError
 from cir_host.registration import register
 
