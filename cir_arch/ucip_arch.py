@@ -1,15 +1,16 @@
 """UCIP, super-resolution of images that any of several codecs has compressed.
 
 Li et al., UCIP: A Universal Framework for Compressed Image Super-Resolution using Dynamic Prompt,
-ECCV 2024, https://arxiv.org/abs/2407.13108. The authors' release is
-https://github.com/lixinustc/UCIP_MLP_source_code; its checkpoints load here unchanged.
+ECCV 2024, https://lixinustc.github.io/UCIP.github.io. The authors' release is
+https://github.com/lixinustc/UCIP_MLP_source_code; its state dicts load here unchanged.
 
 Same function as the release, otherwise done here:
 
 - The release must be told the codec of each image, and which index stands for which codec is not
-  published. Here the codec may be unknown: see :meth:`UCIP.forward`. The paper's network, that
-  weighs the codecs' prompts by what it sees, is an option for training.
-- Offsets along one axis are read by two gathers, from positions in float32. The release calls
+  published. The paper's network takes no such input: it weighs its prompts by the features alone.
+  Here the codec may be unknown, see :meth:`UCIP.forward`, and weights of the codecs' prompts that
+  depend on the features are an option for training.
+- Along one axis two look-ups read a map at an offset, at positions in float32. The release calls
   torchvision's ``deform_conv2d``, once per axis with a map of zeros for the other, which has
   neither a half precision form on the CPU nor one in ONNX. Blocks that share offsets share the
   positions.
@@ -77,7 +78,7 @@ class PatchEmbedding(nn.Module):
 class PositionalEncoding(nn.Module):
     """Positional encoding generator: a depthwise convolution added to its input.
 
-    Chu et al., Conditional Positional Encodings for Vision Transformers, ICLR 2023, section 3.3.
+    Chu et al., Conditional Positional Encodings for Vision Transformers, ICLR 2023.
     """
 
     def __init__(self, channels: int) -> None:
@@ -93,7 +94,7 @@ class PositionalEncoding(nn.Module):
 class CodecPrompt(nn.Module):
     """A prompt per pixel: a mixture of a codec's learned vectors, weighted by the pixel's features.
 
-    UCIP, section 3.3; the axis of the codecs is that of the authors' network.
+    UCIP, section 3.1; the axis of the codecs is that of the authors' network.
     """
 
     def __init__(
@@ -124,9 +125,9 @@ class CodecPrompt(nn.Module):
 class TokenMixer(nn.Module):
     """Active token mixer: each channel reads its row and its column at a learned offset.
 
-    Wei et al., Active Token Mixer, AAAI 2023, section 3.2. What is read along the width, along the
-    height, and a depthwise convolution are summed with weights per channel that depend on the
-    channels' means over the whole map.
+    Wei et al., ActiveMLP, arXiv 2203.06108, with UCIP's convolution (section 3.2). What is read
+    along the width, along the height, and a depthwise convolution are summed with weights per
+    channel that depend on the channels' means over the whole map.
     """
 
     def __init__(self, channels: int, squeezed: int) -> None:
@@ -140,9 +141,10 @@ class TokenMixer(nn.Module):
     def forward(self, x: Tensor, taps: AxisTaps) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
         batch, height, width, channels = x.shape
-        branches = [sample_line(x, taps[0]), sample_line(x, taps[1]), self.atm_local(x)]
-        tokens = [branch.reshape(batch, height * width, channels) for branch in branches]
-        w, h, local = (t.mean(dim=1) for t in tokens)
+        maps = (sample_line(x, taps[0]), sample_line(x, taps[1]), self.atm_local(x))
+        branches = [m.reshape(batch, height * width, channels) for m in maps]
+        # The means of the branches' 1x1 convolutions are the convolutions of the means.
+        w, h, local = (branch.mean(dim=1) for branch in branches)
         mixing = self.fusion(self.atm_w(w) + self.atm_h(h) + local)
         alpha = mixing.reshape(batch, channels, 3).softmax(dim=-1).unbind(dim=-1)
         # projection(sum of alpha_i * branch_i) = sum of (projection * alpha_i * weight_i) branch_i
@@ -155,15 +157,15 @@ class TokenMixer(nn.Module):
         ]
         bias = self.proj(alpha[0] * self.atm_w.bias + alpha[1] * self.atm_h.bias)
         out: Tensor = bias.unsqueeze(1)
-        for t, matrix in zip(tokens, matrices, strict=True):
-            out = torch.baddbmm(out, t, matrix.transpose(1, 2))
+        for branch, matrix in zip(branches, matrices, strict=True):
+            out = torch.baddbmm(out, branch, matrix.transpose(1, 2))
         return out.reshape(batch, height, width, channels)
 
 
 class PromptModulation(nn.Module):
     """Instance norm of the features, scaled and shifted per pixel by what the prompt says.
 
-    Park et al., SPADE, CVPR 2019, section 3. Biased variance over the whole map, eps 1e-5; a map of
+    Park et al., SPADE, CVPR 2019. Biased variance over the whole map, eps 1e-5; a map of
     one pixel is normalised to 0.
     """
 
@@ -178,8 +180,9 @@ class PromptModulation(nn.Module):
         hidden = self.mlp_shared(prompt)
         # Statistics in float32 at least, as PyTorch's own norms take them.
         values = x.to(torch.promote_types(x.dtype, torch.float32))
-        variance, mean = torch.var_mean(values, dim=(1, 2), correction=0, keepdim=True)
-        normed = ((values - mean) * torch.rsqrt(variance + 1e-5)).to(x.dtype)
+        centred = values - values.mean(dim=(1, 2), keepdim=True)
+        variance = centred.square().mean(dim=(1, 2), keepdim=True)
+        normed = (centred * torch.rsqrt(variance + 1e-5)).to(x.dtype)
         return torch.addcmul(normed + self.mlp_beta(hidden), normed, self.mlp_gamma(hidden))
 
 
@@ -190,7 +193,7 @@ class OffsetLayer(nn.ModuleList):
         super().__init__([nn.LayerNorm(inputs), nn.Linear(inputs, 2 * groups)])
 
     def forward(self, x: Tensor, prompt: Tensor) -> AxisTaps:
-        """Turn features (B, H, W, C) and prompt (B, H, W, E) into taps (B, H, W, G) of each axis.
+        """Turn features (B, H, W, C) and prompt (B, H, W, E) into taps of both axes.
 
         Computed in float32 at least, under autocast and for half precision weights too: offsets are
         pixels, and rounded to bfloat16 one of ten pixels would be off by up to 0.03.
@@ -201,7 +204,8 @@ class OffsetLayer(nn.ModuleList):
             inputs = torch.cat((x.to(dtype), prompt.to(dtype)), dim=-1)
             normed = F.layer_norm(inputs, scale.shape, scale, shift)
             along_width, along_height = F.linear(normed, weight, bias).chunk(2, dim=-1)
-            return line_taps(along_width, axis=2), line_taps(along_height, axis=1)
+            channels = x.shape[-1]
+            return line_taps(along_width, 2, channels), line_taps(along_height, 1, channels)
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
@@ -210,7 +214,7 @@ def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 class Block(nn.Module):
-    """Prompt guided token mixer block: token mixer, MLP, modulation by the prompt (UCIP, fig. 3).
+    """Prompt guided token mixer block: token mixer, MLP, modulation by the prompt (UCIP, fig. 1c).
 
     The modulation has no residual: it replaces the features.
     """
@@ -258,8 +262,8 @@ class UCIP(nn.Module):
         modulation_hidden: Hidden channels between prompt and modulation.
         num_feat: Channels while the resolution grows.
         upscale: Output size over input size, a power of 2.
-        task_weights: Weigh the codecs' prompts by what the features say, as the paper has it,
-            wherever the codec is not given. Adds parameters (``task_mlp``) that published weights
+        task_weights: Weigh the codecs' prompts by the features, as PromptCIR does, wherever the
+            codec is not given. Adds parameters (``task_mlp``) that published weights
             lack; they start with equal weights, where the network is the one without them.
         use_checkpoint: Recompute each block in the backward pass: less memory, more time.
 
@@ -291,6 +295,8 @@ class UCIP(nn.Module):
                 f"embed_dim {embed_dim} must be a multiple of share_dim {share_dim} and of "
                 f"fusion_squeeze {fusion_squeeze}"
             )
+        if intv < 1:
+            raise UserError(f"intv {intv} must be at least 1")
         if upscale < 1 or upscale & (upscale - 1):
             raise UserError(f"upscale {upscale} must be a power of 2: 1, 2, 4 ...")
         self.in_channels = in_channels
@@ -338,7 +344,7 @@ class UCIP(nn.Module):
             scale=self.upscale,
             halo=None,
             in_channels=self.in_channels,
-            precisions=frozenset({"fp32", "bf16"}),
+            precisions=frozenset({"fp32", "bf16", "fp16"}),
         )
 
     def forward(self, x: Tensor, codec: int | Tensor | None = None) -> Tensor:
@@ -371,9 +377,9 @@ class UCIP(nn.Module):
         return self._enlarge(features)
 
     def _group(
-        self, x: Tensor, prompt: Tensor, encoding: nn.Module, blocks: nn.ModuleList
+        self, x: Tensor, prompt: Tensor, encoding: nn.Module, blocks: Iterable[Block]
     ) -> Tensor:
-        """Run the blocks of a group (UCIP, fig. 3) on a map (B, H, W, C)."""
+        """Run the blocks of a group (UCIP, fig. 1b) on a map (B, H, W, C)."""
         for block in blocks:
             if block.offset_layer is not None:
                 x = encoding(x)

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from cir_host.errors import UserError
 
@@ -44,9 +44,10 @@ class ResidualBranch(nn.Module):
     def branch(self, x: Tensor) -> Tensor:
         """Return what is added to (B, C, H, W)."""
         if self.use_checkpoint and torch.is_grad_enabled():
-            out: Tensor = checkpoint(
-                self.res, x, use_reentrant=False, context_fn=self._checkpoint_contexts
-            )
+            # A compiled recomputation updates no buffer, and the compiler takes no other contexts.
+            compiling = torch.compiler.is_compiling()
+            contexts = noop_context_fn if compiling else self._checkpoint_contexts
+            out: Tensor = checkpoint(self.res, x, use_reentrant=False, context_fn=contexts)
         else:
             out = self.res(x)
         return out
@@ -58,15 +59,18 @@ class ResidualBranch(nn.Module):
 
     @contextmanager
     def _statistics_kept(self) -> Iterator[None]:
-        """Recompute without updating the running statistics a second time."""
+        """Let a recomputation update copies, as the batch has entered the statistics already."""
         norms = [module for module in self.res if isinstance(module, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.track_running_stats = False
+        kept = [(norm, dict(norm.named_buffers())) for norm in norms]
+        for norm, buffers in kept:
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer.clone())
         try:
             yield
         finally:
-            for norm in norms:
-                norm.track_running_stats = True
+            for norm, buffers in kept:
+                for name, buffer in buffers.items():
+                    setattr(norm, name, buffer)
 
 
 class ResBlock(ResidualBranch):

@@ -1,0 +1,196 @@
+import pytest
+import torch
+from network_tools import (
+    assert_loads_what_it_saves,
+    assert_same_gradients,
+    error,
+    padded,
+    restore,
+    without_gradient,
+)
+from torch import nn
+from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
+
+from cir_arch.cave_arch import CaVE, CaVEEncoder, ShiftedResBlock
+
+SMALL = {"nc": (8, 8, 12, 16), "nb": 1}
+
+
+@pytest.fixture(scope="module")
+def published():
+    return filled(CaVE())
+
+
+def small(**arguments):
+    torch.manual_seed(0)
+    return filled(CaVE(**{**SMALL, "quality_nc": 16, **arguments}))
+
+
+def outputs(network, x):
+    """Image, quality and embedding."""
+    with torch.inference_mode():
+        return *network(x, return_quality=True), network.embed(x)
+
+
+def test_state_dict_and_size_are_the_published_ones():
+    with torch.device("meta"):
+        network = CaVE()
+    expected, count = published_shapes("cave")
+    assert shapes(network) == expected
+    assert parameter_count(network) == count == 74_887_428
+
+
+@pytest.mark.parametrize("vector", vectors("cave"), ids=lambda v: f"{v.call}{v.input.shape[2]}")
+def test_outputs_are_the_published_ones(published, vector):
+    found = dict(
+        zip(("image", "quality", "embedding"), outputs(published, vector.input), strict=True)
+    )[vector.call]
+    if vector.call == "quality":
+        found, expected = found.logit(), vector.expected.logit()
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+    else:
+        assert vector.deviation(found) <= 1
+
+
+def test_images_of_a_batch_do_not_mix(published):
+    pair = image(32, 64, batch=2)
+    apart = [outputs(published, x[None]) for x in pair]
+    for found, parts in zip(outputs(published, pair), zip(*apart, strict=True), strict=True):
+        assert error(found, torch.cat(parts)) < 1e-5
+
+
+def test_bfloat16_is_close(published):
+    vector = vectors("cave")[0]
+    assert error(restore(published, vector.input, "bf16"), vector.expected) < 0.02
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_small_network_in_low_precision(precision):
+    network, x = small(), image(40, 56)
+    assert error(restore(network, x, precision), restore(network, x)) < 0.02
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_blocks_on_the_way_up_add_one(training):
+    block = ShiftedResBlock(3, "BR", False).train(training)
+    x = torch.randn(2, 3, 5, 6)
+    torch.testing.assert_close(block(x), x + block.res(x) + 1)
+    network = small(nb=2)
+    shifted = [name for name, m in network.named_modules() if isinstance(m, ShiftedResBlock)]
+    assert shifted == [f"m_up{level}.{i}" for level in (3, 2, 1) for i in (1, 2)]
+
+
+def test_quality_does_not_enter_the_image():
+    network, x = small(), image(32, 32)
+    before = restore(network, x)
+    nn.init.normal_(network.qf_pred[-2].weight)
+    torch.testing.assert_close(restore(network, x), before, rtol=0, atol=0)
+    torch.testing.assert_close(outputs(network, x)[0], before, rtol=0, atol=0)
+
+
+def test_predicted_quality_factor():
+    network, x = small(), image(40, 33, batch=2)
+    quality = outputs(network, x)[1]
+    with torch.inference_mode():
+        found = network.predict_quality(x)
+    assert found.shape == (2, 1)
+    torch.testing.assert_close(found, 100 - 100 * quality)
+
+
+@pytest.mark.parametrize("size", [(40, 40), (72, 64), (20, 33)])
+def test_all_outputs_pad_to_32_by_replication(size):
+    """Sizes at which the authors' code ends with an error or leaves out the border."""
+    network, x = small(), image(*size)
+    height, width = size
+    expected = outputs(network, padded(x, -height % 32, -width % 32, "edge"))
+    expected = (expected[0][..., :height, :width], *expected[1:])
+    for found, wanted in zip(outputs(network, x), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    assert network.facts.size_multiple == 32
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 33), (31, 4), (65, 64)])
+def test_any_size_comes_back(published, size):
+    restored, quality, embedding = outputs(published, image(*size))
+    assert restored.shape == (1, 3, *size)
+    assert restored.isfinite().all()
+    assert 0 <= quality.item() <= 1
+    assert embedding.shape == (1, -(-size[0] // 32) * -(-size[1] // 32), 512)
+    assert embedding.isfinite().all()
+
+
+def test_tokens_run_row_by_row():
+    network, x = small(), image(64, 96)
+    encoded = network.encode(x)[-1]
+    found = network.embed(x)
+    assert found.shape == (1, 6, 16)
+    torch.testing.assert_close(found[0, 4], encoded[0, :, 1, 1], rtol=0, atol=0)
+
+
+def test_encoder_alone_loads_the_whole_networks_checkpoint():
+    network, x = small(), image(40, 70)
+    encoder = CaVEEncoder(**SMALL).eval()
+    encoder.load_state_dict(network.state_dict())
+    torch.testing.assert_close(restore(encoder, x), outputs(network, x)[2], rtol=0, atol=0)
+    again = CaVEEncoder(**SMALL)
+    again.load_state_dict(encoder.state_dict())
+    wrapped = nn.Sequential(again)
+    wrapped.load_state_dict({f"0.{key}": value for key, value in network.state_dict().items()})
+
+
+def test_encoder_alone_refuses_what_is_no_checkpoint_of_the_network():
+    weights = small().state_dict()
+    with pytest.raises(RuntimeError, match=r"[Uu]nexpected.*m_down4"):
+        CaVEEncoder(**SMALL).load_state_dict({**weights, "m_down4.weight": torch.zeros(1)})
+    del weights["m_head.bias"]
+    with pytest.raises(RuntimeError, match=r"[Mm]issing.*m_head.bias"):
+        CaVEEncoder(**SMALL).load_state_dict(weights)
+
+
+def test_size_of_the_encoder_alone():
+    with torch.device("meta"):
+        encoder, network = CaVEEncoder(), CaVE()
+    whole = shapes(network)
+    assert parameter_count(encoder) == 27_739_776
+    assert shapes(encoder).items() <= whole.items()
+    # Parameters and running statistics together are the published 27,747,472.
+    assert sum(value.numel() for value in encoder.state_dict().values()) == 27_747_472
+
+
+def test_shape_on_the_meta_device():
+    with torch.device("meta"):
+        out, quality = CaVE()(torch.empty(2, 3, 37, 70), return_quality=True)
+    assert (out.shape, quality.shape) == ((2, 3, 37, 70), (2, 1))
+
+
+def test_every_parameter_gets_a_gradient():
+    """Those of the quality head only where the quality is asked for."""
+    network, x = small(), image(64, 64)
+    head = {name for name, _ in network.named_parameters() if name.startswith("qf_pred")}
+    assert without_gradient(network, x) == head
+    restored, quality = network(x, return_quality=True)
+    (restored.mean() + quality.mean()).backward()
+    assert all(parameter.grad.any() for parameter in network.parameters())
+
+
+def test_recomputing_blocks_changes_neither_gradients_nor_statistics():
+    plain, recomputing = small().train(), small(use_checkpoint=True).train()
+    assert_same_gradients(plain, recomputing, image(64, 64, batch=2))
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, recomputing.state_dict()[name]), name
+
+
+def test_small_network_loads_what_it_saves(tmp_path):
+    assert_loads_what_it_saves(small, tmp_path / "net.pth")
+
+
+def test_tile_is_the_whole_beyond_the_halo():
+    """And the halo is needed: nearer to the cut the two differ."""
+    network = small()
+    halo, start = network.facts.halo, 64
+    x = image(32, start + halo + 40)
+    whole = restore(network, x)[..., start:]
+    tile = restore(network, x[..., start:])
+    scale = whole.std()
+    torch.testing.assert_close(tile[..., halo:] / scale, whole[..., halo:] / scale)
+    assert ((tile - whole)[..., halo // 3 :] / scale).abs().max() > 1e-3

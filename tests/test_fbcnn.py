@@ -1,0 +1,187 @@
+import pytest
+import torch
+from network_tools import (
+    assert_loads_what_it_saves,
+    assert_same_gradients,
+    error,
+    padded,
+    restore,
+    without_gradient,
+)
+from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
+
+from cir_arch.fbcnn_arch import FBCNN, QFAttention
+from cir_host.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def published():
+    return filled(FBCNN())
+
+
+def small(**arguments):
+    torch.manual_seed(0)
+    return FBCNN(**{"nc": (8, 8, 12, 16), "nb": 2, "quality_nc": 16, **arguments})
+
+
+def strong(**arguments):
+    """A small network whose quality matters."""
+    return filled(small(**arguments))
+
+
+def with_quality(network, x, quality=None):
+    with torch.inference_mode():
+        return network(x, quality, return_quality=True)
+
+
+def test_state_dict_and_size_are_the_published_ones():
+    with torch.device("meta"):
+        network = FBCNN()
+    expected, count = published_shapes("fbcnn")
+    assert shapes(network) == expected
+    assert parameter_count(network) == count == 71_921_796
+
+
+def test_grey_network_by_one_argument():
+    with torch.device("meta"):
+        network = FBCNN(in_nc=1)
+    assert parameter_count(network) == 71_919_490
+    assert network.m_tail.weight.shape == (1, 64, 3, 3)
+    assert network.facts.in_channels == 1
+
+
+def test_batch_norm_by_one_argument():
+    """Norms after each block's first convolution, which shifts the second to index 3."""
+    with torch.device("meta"):
+        network = FBCNN(act_mode="BR")
+    expected, _ = published_shapes("fbcnn")
+    plain = {key.replace("res.2", "res.3"): shape for key, shape in expected.items()}
+    entries = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    for key, shape in expected.items():
+        if key.endswith("res.0.bias"):
+            stem = key.removesuffix("0.bias")
+            plain |= {f"{stem}1.{name}": shape for name in entries}
+            plain[f"{stem}1.num_batches_tracked"] = ()
+    assert shapes(network) == plain
+
+
+@pytest.mark.parametrize("vector", vectors("fbcnn"), ids=lambda v: f"{v.call}{v.input.shape[2]}")
+def test_outputs_are_the_published_ones(published, vector):
+    if vector.call == "quality":
+        found = with_quality(published, vector.input)[1].logit()
+        torch.testing.assert_close(found, vector.expected.logit(), rtol=0, atol=1e-3)
+        return
+    quality = {"image": None, "image_q0.3": 0.3}[vector.call]
+    with torch.inference_mode():
+        assert vector.deviation(published(vector.input, quality)) <= 1
+
+
+def test_images_of_a_batch_do_not_mix(published):
+    pair = image(24, 16, batch=2)
+    one_by_one = torch.cat([restore(published, x[None]) for x in pair])
+    assert error(restore(published, pair), one_by_one) < 1e-5
+
+
+def test_bfloat16_is_close(published):
+    vector = vectors("fbcnn")[0]
+    assert error(restore(published, vector.input, "bf16"), vector.expected) < 0.02
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("act_mode", ["R", "BR"])
+def test_small_network_in_low_precision(act_mode, precision):
+    network, x = strong(act_mode=act_mode), image(37, 50)
+    assert error(restore(network, x, precision), restore(network, x)) < 0.02
+
+
+def test_weights_in_bfloat16():
+    network, x = strong(), image(37, 50)
+    expected = restore(network, x)
+    with torch.inference_mode():
+        out = network.bfloat16()(x.bfloat16(), 0.5)
+    assert out.dtype == torch.bfloat16
+    assert out.shape == expected.shape
+
+
+def test_block_by_its_definition():
+    """The branch is scaled, its input is not, and the shift is not scaled either."""
+    block, x = QFAttention(3, "R", False), torch.randn(2, 3, 5, 6)
+    gamma, beta = torch.rand(2, 3, 1, 1), torch.randn(2, 3, 1, 1)
+    torch.testing.assert_close(block(x, gamma, beta), x + gamma * block.res(x) + beta)
+
+
+def test_quality_replaces_the_prediction():
+    network, x = strong(), image(16, 24, batch=2)
+    blind, predicted = with_quality(network, x)
+    assert predicted.shape == (2, 1)
+    torch.testing.assert_close(restore(network, x), blind, rtol=0, atol=0)
+    given, still_predicted = with_quality(network, x, 0.9)
+    torch.testing.assert_close(still_predicted, predicted, rtol=0, atol=0)
+    assert (given - blind).abs().max() > 1e-3
+    torch.testing.assert_close(with_quality(network, x, predicted)[0], blind)
+
+
+def test_quality_is_a_number_or_one_per_image():
+    network, x = strong(), image(16, 24, batch=2)
+    column = torch.tensor([[0.2], [0.8]], dtype=torch.float64)
+    with torch.inference_mode():
+        both = network(x, column)
+        apart = torch.cat([network(x[:1], 0.2), network(x[1:], 0.8)])
+        for_all = network(x, torch.tensor([[0.2]]))
+        torch.testing.assert_close(both, apart)
+        torch.testing.assert_close(for_all, network(x, 0.2), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("quality", [30, -0.1, float("nan"), torch.rand(2), torch.rand(3, 1)])
+def test_quality_on_another_scale_or_of_another_shape_is_refused(quality):
+    with pytest.raises(UserError, match="quality"):
+        small()(image(8, 8, batch=2), quality)
+
+
+def test_pads_to_eight_by_replication():
+    network, x = strong(), image(26, 31)
+    out, quality = with_quality(network, x)
+    expected, expected_quality = with_quality(network, padded(x, 6, 1, "edge"))
+    torch.testing.assert_close(out, expected[..., :26, :31], rtol=0, atol=1e-6)
+    torch.testing.assert_close(quality, expected_quality)
+    assert network.facts.size_multiple == 8
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (8, 3), (16, 16), (33, 17)])
+def test_any_size_comes_back(published, size):
+    out, quality = with_quality(published, image(*size))
+    assert out.shape == (1, 3, *size)
+    assert out.isfinite().all()
+    assert 0 <= quality.item() <= 1
+
+
+def test_shape_on_the_meta_device():
+    with torch.device("meta"):
+        network, x = FBCNN(), torch.empty(2, 3, 37, 50)
+        out, quality = network(x, 0.5, return_quality=True)
+    assert (out.shape, quality.shape) == ((2, 3, 37, 50), (2, 1))
+
+
+@pytest.mark.parametrize("act_mode", ["R", "BR"])
+def test_every_parameter_gets_a_gradient(act_mode):
+    """The image trains the prediction of the quality too."""
+    assert without_gradient(strong(act_mode=act_mode), image(32, 40)) == set()
+
+
+def test_prediction_gets_no_gradient_where_the_quality_is_given():
+    network = strong()
+    network(image(16, 16), 0.5).sum().backward()
+    dead = {name for name, parameter in network.named_parameters() if parameter.grad is None}
+    assert dead == {name for name, _ in network.named_parameters() if name.startswith("qf_pred")}
+
+
+@pytest.mark.parametrize("act_mode", ["R", "BR"])
+def test_recomputing_blocks_changes_no_gradient(act_mode):
+    network = strong(act_mode=act_mode)
+    recomputing = small(act_mode=act_mode, use_checkpoint=True).eval()
+    assert_same_gradients(network, recomputing, image(16, 24))
+
+
+@pytest.mark.parametrize("act_mode", ["R", "BR"])
+def test_small_network_loads_what_it_saves(tmp_path, act_mode):
+    assert_loads_what_it_saves(lambda: small(act_mode=act_mode).eval(), tmp_path / "net.pth")
