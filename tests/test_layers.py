@@ -10,16 +10,22 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from vector_tools import fill
 
+from cir_arch.layers import attention as attention_module
+from cir_arch.layers.attention import attend
 from cir_arch.layers.channel_attention import CAB
+from cir_arch.layers.drop_path import DropPath
 from cir_arch.layers.dynamic_prompt import DynamicPrompt
 from cir_arch.layers.feed_forward import GDFN, MLP
+from cir_arch.layers.hybrid_attention import RHAG, HybridSizes
 from cir_arch.layers.norm import LayerNorm
 from cir_arch.layers.padding import pad_to_multiple
 from cir_arch.layers.transposed_attention import MDTA
 from cir_arch.layers.window_attention import (
     MASKED,
+    PositionIndices,
     WindowAttention,
     merge,
+    overlap_index,
     partition,
     partition_overlapping,
     self_attention_index,
@@ -53,8 +59,7 @@ def test_block_is_its_formula_and_so_is_its_gradient(name, scale):
     x = maps(2, 6, 9, 7, scale=scale)
     expected = theirs(x)
     out = ours(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    # MDTA takes its norms in float32 under any dtype
-    tolerance = {"rtol": 0, "atol": 1e-6 if name == "MDTA" else 1e-9}
+    tolerance = {"rtol": 0, "atol": 1e-9}
     torch.testing.assert_close(out, expected, **tolerance)
     weight = maps(*expected.shape, seed=1)
     (out * weight).sum().backward()
@@ -117,6 +122,80 @@ def test_gradients_of_window_attention_by_differences():
 
     with sdpa_kernel(SDPBackend.MATH):
         assert torch.autograd.gradcheck(through, (x, table.detach().requires_grad_()))
+
+
+def attention_inputs(windows, dtype=torch.float64):
+    """Queries, keys, values and a bias for two heads: 6 queries and 8 keys per window."""
+    tokens = [maps(windows, n, 6, seed=n).to(dtype) for n in (6, 8, 9)]
+    bias = maps(1, 2, 6, 8, seed=4).to(torch.promote_types(dtype, torch.float32))
+    return [x.requires_grad_() for x in (tokens[0], tokens[1], tokens[2][:, :8], bias)]
+
+
+def plain_attention(q, k, v, bias):
+    q, k, v = (x.reshape(*x.shape[:2], 2, 3).transpose(1, 2) for x in (q, k, v))
+    scores = q @ k.mT * 3**-0.5 + bias
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("chunk", [1, 2 * 6 * 8 * 2, 10**6])
+def test_attention_and_its_recomputed_gradients(monkeypatch, chunk):
+    """One window at a time, several with a rest, all at once."""
+    monkeypatch.setattr(attention_module, "_CHUNK", chunk)
+    inputs = attention_inputs(windows=5)
+    weight = maps(5, 6, 6, seed=7)
+    results = []
+    for function in (lambda *x: attend(*x, heads=2), plain_attention):
+        out = function(*inputs)
+        results.append((out, *torch.autograd.grad((out * weight).sum(), inputs)))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+def test_attention_learns_in_bfloat16():
+    """Weights of bfloat16 beside a bias of float32, as autocast has them."""
+    inputs = attention_inputs(5, torch.bfloat16)
+    found = torch.autograd.grad(attend(*inputs, heads=2).float().square().sum(), inputs)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    expected = torch.autograd.grad(plain_attention(*exact).square().sum(), exact)
+    for x, ours, theirs in zip(inputs, found, expected, strict=True):
+        assert ours.dtype == x.dtype
+        assert (ours.double() - theirs).abs().max() < 0.03 * theirs.abs().max()
+
+
+def test_training_keeps_no_attention_matrix():
+    inputs = attention_inputs(windows=50, dtype=torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, id):
+        attend(*inputs, heads=2)
+    assert kept
+    assert max(kept) < 50 * 2 * 6 * 8
+
+
+def test_a_group_compiles_and_learns_the_same():
+    """Through ahead-of-time autograd, which traces the backward of our own functions too."""
+    sizes = HybridSizes(4, 0.5, 2, 2, 0.01, "gdfn", 2.0)
+    group = RHAG(6, 2, 2, sizes)
+    group.load_state_dict(fill(group.state_dict()))
+    positions = PositionIndices(self_attention_index(4), overlap_index(4, 6))
+    x = maps(1, 8, 8, 6).float().requires_grad_()
+    out = group(x, positions)
+    compiled = torch.compile(group, backend="aot_eager", fullgraph=True)(x, positions)
+    torch.testing.assert_close(compiled, out, rtol=0, atol=1e-4)
+    inputs = (x, *group.parameters())
+    expected = torch.autograd.grad(out.square().sum(), inputs)
+    found = torch.autograd.grad(compiled.square().sum(), inputs)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    drop = DropPath(0.25)
+    out = drop(torch.ones(4000, 2, 3))
+    assert out.unique().tolist() == [0, pytest.approx(4 / 3)]
+    assert torch.equal(out.amin((1, 2)), out.amax((1, 2)))
+    assert out.mean().item() == pytest.approx(1, abs=0.05)
+    assert drop.eval()(out) is out
 
 
 def test_windows_and_overlapping_windows():
