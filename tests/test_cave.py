@@ -194,3 +194,15 @@ def test_tile_is_the_whole_beyond_the_halo():
     scale = whole.std()
     torch.testing.assert_close(tile[..., halo:] / scale, whole[..., halo:] / scale)
     assert ((tile - whole)[..., halo // 3 :] / scale).abs().max() > 1e-3
+
+
+def test_compiles():
+    """The image, and the running statistics after a training step that recomputes blocks."""
+    plain, x = small(), image(40, 64)
+    network = small(use_checkpoint=True)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(restore(compiled, x), restore(plain, x), rtol=1e-4, atol=1e-4)
+    for trained, called in ((plain, plain), (network, compiled)):
+        trained.train()
+        called(x).mean().backward()
+    torch.testing.assert_close(network.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-4)

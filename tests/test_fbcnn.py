@@ -185,3 +185,19 @@ def test_recomputing_blocks_changes_no_gradient(act_mode):
 @pytest.mark.parametrize("act_mode", ["R", "BR"])
 def test_small_network_loads_what_it_saves(tmp_path, act_mode):
     assert_loads_what_it_saves(lambda: small(act_mode=act_mode).eval(), tmp_path / "net.pth")
+
+
+def test_gradient_of_the_encoder_runs_through_the_prediction_too():
+    network, x = strong().double(), image(16, 16).double()
+    weight = network.m_body_encoder[1].res[2].bias
+
+    def loss():
+        return network(x).square().mean()
+
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    direction, step = torch.randn_like(weight), 1e-6
+    with torch.no_grad():
+        before = loss()
+        weight += step * direction
+        slope = (loss() - before) / step
+    torch.testing.assert_close(slope, gradient @ direction, rtol=1e-4, atol=0)

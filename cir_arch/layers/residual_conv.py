@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 from cir_host.errors import UserError
 
@@ -43,13 +43,15 @@ class ResidualBranch(nn.Module):
 
     def branch(self, x: Tensor) -> Tensor:
         """Return what is added to (B, C, H, W)."""
-        if self.use_checkpoint and torch.is_grad_enabled():
-            # A compiled recomputation updates no buffer, and the compiler takes no other contexts.
-            compiling = torch.compiler.is_compiling()
-            contexts = noop_context_fn if compiling else self._checkpoint_contexts
-            out: Tensor = checkpoint(self.res, x, use_reentrant=False, context_fn=contexts)
-        else:
+        out: Tensor
+        if not (self.use_checkpoint and torch.is_grad_enabled()):
             out = self.res(x)
+        elif torch.compiler.is_compiling():
+            # Compiled recomputations update no buffers, and the compiler takes no such contexts.
+            out = checkpoint(self.res, x, use_reentrant=False)
+        else:
+            contexts = self._checkpoint_contexts
+            out = checkpoint(self.res, x, use_reentrant=False, context_fn=contexts)
         return out
 
     def _checkpoint_contexts(
