@@ -71,6 +71,17 @@ def test_block_is_its_formula_and_so_is_its_gradient(name, scale):
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_mdta_of_channels_that_are_zero(dtype):
+    """Their norm is no divisor: black borders and dead channels occur."""
+    block = MDTA(6, 2).to(dtype)
+    x = torch.zeros(1, 4, 4, 6, dtype=dtype, requires_grad=True)
+    out = block(x)
+    out.sum().backward()
+    assert not out.any()
+    assert x.grad.isfinite().all()
+
+
 def test_mlp_has_the_exact_gelu():
     mlp = MLP(4, 5, 3).double()
     x = maps(11, 4)
