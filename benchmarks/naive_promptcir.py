@@ -1,4 +1,4 @@
-"""PromptCIR written down formula by formula: the yardstick of ``promptcir.py`` in this folder.
+"""PromptCIR written down formula by formula: tests, benchmarks.
 
 The same parameters and state-dict keys as ``cir_arch.promptcir_arch.PromptCIR``, none of its
 shortcuts: feature maps stay NCHW, each attention matrix is a tensor, the mask of the shifted
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from naive_steps import channel_attention, gated_feed_forward, shift_mask
 from torch import Tensor, nn
 
 
@@ -42,20 +43,6 @@ def overlap_index(window: int, extended: int) -> Tensor:
     return offset[0] * (window + extended - 1) + offset[1]
 
 
-def shift_mask(height: int, width: int, window: int) -> Tensor:
-    """Mask of the shifted windows, (windows, window**2, window**2): 0, or -100 across a seam."""
-    regions = torch.zeros(1, height, width, 1)
-    bands = (slice(0, -window), slice(-window, -window // 2), slice(-window // 2, None))
-    label = 0
-    for rows in bands:
-        for columns in bands:
-            regions[:, rows, columns] = label
-            label += 1
-    labels = windows_of(regions, window).squeeze(-1)
-    different = labels[:, :, None] != labels[:, None, :]
-    return torch.zeros(different.shape).masked_fill(different, -100.0)
-
-
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of (B, C, H, W)."""
 
@@ -85,8 +72,7 @@ class GDFN(nn.Module):
         self.project_out = nn.Conv2d(hidden, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self.dwconv(self.project_in(x)).chunk(2, dim=1)
-        return self.project_out(F.gelu(a) * b)
+        return gated_feed_forward(self, x)
 
 
 class MDTA(nn.Module):
@@ -103,14 +89,7 @@ class MDTA(nn.Module):
         self.project_out = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv_dwconv(self.qkv(x))
-        q, k, v = rearrange(
-            qkv, "b (three m d) h w -> three b m d (h w)", three=3, m=self.heads
-        ).unbind(0)
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-        attention = ((q @ k.transpose(-2, -1)) * self.temperature).softmax(dim=-1)
-        out = rearrange(attention @ v, "b m d (h w) -> b (m d) h w", h=x.shape[2])
-        return self.project_out(out)
+        return channel_attention(self, x)
 
 
 class TransformerBlock(nn.Module):
@@ -210,7 +189,7 @@ class HAB(nn.Module):
         )
         mask = None
         if self.shift:
-            mask = shift_mask(height, width, self.window)
+            mask = shift_mask(height, width, self.window, self.shift, -100.0)
             y = y.roll((-self.shift, -self.shift), dims=(1, 2))
         y = map_of(self.attn(windows_of(y, self.window), index, mask), self.window, height, width)
         if self.shift:

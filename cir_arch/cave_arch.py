@@ -86,12 +86,13 @@ class CaVE(ResidualUNet):
         quality depends on the whole image.
         """
         return NetworkFacts(
-            size_multiple=self.sizes.size_multiple,
+            size_multiple=self.sizes.padding.multiple,
             min_size=1,
             scale=1,
             halo=self.sizes.halo,
             in_channels=self.sizes.in_nc,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
+            padding=self.sizes.padding,
             extra_outputs=("quality",),
         )
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from cir_arch.layers.padding import PaddingRule
+
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -11,7 +13,10 @@ class NetworkFacts:
     """Facts about one network object. Tests prove each; CLI, tiler and documentation read them."""
 
     size_multiple: int
-    """Height and width that are multiples of this are not padded by the network."""
+    """Height and width that are multiples of this are not padded by the network.
+
+    Tiles that begin at multiples of it are cut as the whole image is.
+    """
     min_size: int
     """Smallest height and width that ``forward`` accepts."""
     scale: int
@@ -22,6 +27,8 @@ class NetworkFacts:
     """Channels of input and output images."""
     precisions: frozenset[Precision]
     """Precisions in which the network gives sound values under autocast."""
+    padding: PaddingRule | None = None
+    """How ``forward`` pads other sizes; None where it never does."""
     extra_outputs: tuple[str, ...] = ()
     """Names of what ``forward`` can return beside the image."""
     has_weights: bool = True

@@ -98,12 +98,13 @@ class FBCNN(ResidualUNet):
         There is no halo, because the predicted quality depends on the whole image.
         """
         return NetworkFacts(
-            size_multiple=self.sizes.size_multiple,
+            size_multiple=self.sizes.padding.multiple,
             min_size=1,
             scale=1,
             halo=None,
             in_channels=self.sizes.in_nc,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
+            padding=self.sizes.padding,
             extra_outputs=("quality",),
         )
 

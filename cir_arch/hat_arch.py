@@ -30,7 +30,7 @@ from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.hybrid_attention import RHAG, HybridSizes
 from cir_arch.layers.hybrid_network import HybridAttentionNetwork, check_hybrid_sizes
 from cir_arch.layers.initialization import init_linear_layers
-from cir_arch.layers.padding import crop_to, pad_to_multiple
+from cir_arch.layers.padding import PaddingRule, crop_to
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -106,6 +106,7 @@ class HAT(HybridAttentionNetwork):
         super().__init__(sizes)
         self.in_chans = in_chans
         self.img_range = img_range
+        self.padding = PaddingRule(window_size, "reflect")
         self.upscale = upscale
         self.mean: Tensor
         mean = RGB_MEAN if in_chans == len(RGB_MEAN) else (0.0,) * in_chans
@@ -138,12 +139,13 @@ class HAT(HybridAttentionNetwork):
     def facts(self) -> NetworkFacts:
         """What tools need to know of this network."""
         return NetworkFacts(
-            size_multiple=self.window_size,
+            size_multiple=self.padding.multiple,
             min_size=1,
             scale=self.upscale,
             halo=None,
             in_channels=self.in_chans,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
+            padding=self.padding,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,7 +163,7 @@ class HAT(HybridAttentionNetwork):
                 f"this one has {x.shape[1]}"
             )
         height, width = x.shape[-2:]
-        padded = pad_to_multiple(x, self.window_size)
+        padded = self.padding.pad(x)
         features = self._features(to_map((padded - self.mean) * self.img_range))
         upsampled = self.upsample(self.conv_before_upsample(to_image(features)))
         out = self.conv_last(upsampled) / self.img_range + self.mean

@@ -19,7 +19,6 @@ Same function as the release, otherwise done here:
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -30,17 +29,11 @@ from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.dynamic_prompt import DynamicPrompt
 from cir_arch.layers.hybrid_attention import RHAG, HybridSizes
+from cir_arch.layers.hybrid_network import HybridAttentionNetwork, check_hybrid_sizes
 from cir_arch.layers.initialization import init_linear_layers
-from cir_arch.layers.padding import crop_to, pad_to_multiple
+from cir_arch.layers.padding import PaddingRule, crop_to
 from cir_arch.layers.resample import Downsample, Upsample
 from cir_arch.layers.transformer_block import TransformerBlock
-from cir_arch.layers.window_attention import (
-    PositionIndices,
-    check_index_shape,
-    extended_window,
-    overlap_index,
-    self_attention_index,
-)
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -59,7 +52,7 @@ class PatchEmbedding(nn.Module):
 
 
 @register(ARCH_REGISTRY)
-class PromptCIR(nn.Module):
+class PromptCIR(HybridAttentionNetwork):
     """U-Net of four levels whose decoder asks, at each step, a dynamic prompt what to restore.
 
     Levels 1 and 2 are residual hybrid attention groups, level 3 and the latent level transformer
@@ -74,7 +67,7 @@ class PromptCIR(nn.Module):
         heads: Attention heads of level 1, 2, 3 and the latent level. Those of level 1 serve the
             refinement too, those of level 3 all prompt interactions.
         ffn_expansion: Hidden over outer channels of the feed-forward networks.
-        window_size: Side of the attention windows in pixels of their level; even.
+        window_size: Side of the attention windows in pixels of their level.
         overlap_ratio: By how much the key windows of the overlapping attention exceed them.
         compress_ratio: Outer over inner channels of the convolution blocks beside the attention.
         squeeze_factor: Channels over squeezed channels of their channel attention.
@@ -108,11 +101,8 @@ class PromptCIR(nn.Module):
         zero_last: bool = False,
         use_checkpoint: bool = False,
     ) -> None:
-        super().__init__()
         _check_counts(num_blocks=(num_blocks, 4), heads=(heads, 4))
         _check_counts(prompt_bases=(prompt_bases, 3), prompt_dims=(prompt_dims, 3))
-        _check_sizes(dim, window_size, overlap_ratio, compress_ratio, squeeze_factor)
-        _check_heads(dim, heads, prompt_dims)
         sizes = HybridSizes(
             window_size,
             overlap_ratio,
@@ -122,13 +112,14 @@ class PromptCIR(nn.Module):
             "gdfn",
             ffn_expansion,
         )
+        if dim < 2 or dim % 2:
+            raise UserError(f"dim: {dim} channels cannot be halved; give an even number from 2 on")
+        check_hybrid_sizes(sizes, dim)
+        _check_heads(dim, heads, prompt_dims)
+        super().__init__(sizes)
         self.in_channels = in_channels
-        self.window_size = window_size
-        self.extended_size = extended_window(window_size, overlap_ratio)
-        self.relative_position_index_SA: Tensor
-        self.relative_position_index_OCA: Tensor
-        for name, index in self._index_tables().items():
-            self.register_buffer(name, index)
+        # Windows of level 2 are twice as large in the image; the latent level is an eighth of it.
+        self.padding = PaddingRule(math.lcm(8, 2 * window_size), "reflect")
 
         def group(channels: int, level: int) -> RHAG:
             return RHAG(
@@ -182,12 +173,13 @@ class PromptCIR(nn.Module):
     def facts(self) -> NetworkFacts:
         """What tools need to know of this network."""
         return NetworkFacts(
-            size_multiple=math.lcm(8, 2 * self.window_size),
+            size_multiple=self.padding.multiple,
             min_size=1,
             scale=1,
             halo=None,
             in_channels=self.in_channels,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
+            padding=self.padding,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -197,15 +189,13 @@ class PromptCIR(nn.Module):
             UserError: If the number of channels is not the network's.
         """
         height, width = x.shape[-2:]
-        padded = pad_to_multiple(x, self.facts.size_multiple)
+        padded = self.padding.pad(x)
         out = padded + to_image(self._residual(to_map(padded)))
         return crop_to(out, height, width)
 
     def _residual(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to what is added to it; H and W are multiples of ``size_multiple``."""
-        positions = PositionIndices(
-            self.relative_position_index_SA, self.relative_position_index_OCA
-        )
+        positions = self.positions
         e1 = self.encoder_level1(self.patch_embed_input(x), positions)
         e2 = self.encoder_level2(self.down1_2(e1), positions)
         e3 = self.encoder_level3(self.down2_3(e2))
@@ -222,50 +212,11 @@ class PromptCIR(nn.Module):
         out: Tensor = self.output(self.refinement(y))
         return out
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any
-    ) -> None:
-        """Load a state dict with or without the index tables, which follow from the arguments."""
-        for name, index in self._index_tables().items():
-            check_index_shape(name, state_dict.setdefault(prefix + name, index), index)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-    def _index_tables(self) -> dict[str, Tensor]:
-        return {
-            "relative_position_index_SA": self_attention_index(self.window_size),
-            "relative_position_index_OCA": overlap_index(self.window_size, self.extended_size),
-        }
-
 
 def _check_counts(**lists: tuple[Sequence[int], int]) -> None:
     for name, (values, length) in lists.items():
         if len(values) != length or min(values) < 1:
-            raise UserError(
-                f"PromptCIR: {name} needs {length} positive numbers, it is {list(values)}"
-            )
-
-
-def _check_sizes(
-    dim: int, window_size: int, overlap_ratio: float, compress_ratio: int, squeeze_factor: int
-) -> None:
-    if dim < 2 or dim % 2:
-        raise UserError(f"PromptCIR: dim must be even and at least 2, it is {dim}")
-    if window_size < 2 or window_size % 2:
-        raise UserError(f"PromptCIR: window_size must be even and positive, it is {window_size}")
-    if (
-        not 0 <= overlap_ratio <= 1
-        or (extended_window(window_size, overlap_ratio) - window_size) % 2
-    ):
-        raise UserError(
-            f"PromptCIR: overlap_ratio {overlap_ratio} must be from 0 to 1 and add an even number"
-            f" of pixels to window_size {window_size}"
-        )
-    for name, divisor in (("compress_ratio", compress_ratio), ("squeeze_factor", squeeze_factor)):
-        if not 1 <= divisor <= dim:
-            raise UserError(
-                f"PromptCIR: {name} must be from 1 to dim ({dim}), or no channel is left; it is"
-                f" {divisor}"
-            )
+            raise UserError(f"{name}: give {length} positive numbers, not {list(values)}")
 
 
 def _check_heads(dim: int, heads: Sequence[int], prompt_dims: Sequence[int]) -> None:
@@ -276,6 +227,6 @@ def _check_heads(dim: int, heads: Sequence[int], prompt_dims: Sequence[int]) -> 
     for place, (channels, count) in levels.items():
         if channels % count:
             raise UserError(
-                f"PromptCIR: heads must divide the channels; {place} has {channels} channels and"
-                f" {count} heads"
+                f"heads: must divide the channels; {place} has {channels} channels and "
+                f"{count} heads"
             )

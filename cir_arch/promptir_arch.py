@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.convolution import MapConv2d, to_map
 from cir_arch.layers.transformer_block import TransformerBlock
-from cir_arch.layers.unet import SIZE_MULTIPLE, UNet, UNetSizes
+from cir_arch.layers.unet import PADDING, UNet, UNetSizes
 from cir_arch.promptcir_arch import PatchEmbedding
 from cir_host.errors import UserError
 from cir_host.registration import register
@@ -142,12 +142,13 @@ class PromptIR(UNet):
     def facts(self) -> NetworkFacts:
         """What tools need to know of this network."""
         return NetworkFacts(
-            size_multiple=SIZE_MULTIPLE,
+            size_multiple=PADDING.multiple,
             min_size=1,
             scale=1,
             halo=None,
             in_channels=self.in_channels,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
+            padding=PADDING,
         )
 
     def before_upsampling(self, y: Tensor, level: int) -> Tensor:

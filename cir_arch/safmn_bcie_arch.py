@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_map
-from cir_arch.layers.padding import crop_to, pad_by
+from cir_arch.layers.padding import PaddingRule, crop_to
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -146,7 +146,9 @@ class SAFMN_BCIE(nn.Module):  # noqa: N801 (the registered name)
         if dim % SCALES:
             raise UserError(f"dim: {dim} channels cannot be cut into {SCALES}; give a multiple")
         self.in_channels = in_channels
-        self.factor = upscaling_factor
+        # At the smallest size the coarsest pooled map is one pixel.
+        smallest = upscaling_factor * 2 ** (SCALES - 1)
+        self.padding = PaddingRule(upscaling_factor, "reflect", smallest)
         pixels = upscaling_factor**2
         self.to_feat = nn.Sequential(
             nn.PixelUnshuffle(upscaling_factor), nn.Conv2d(in_channels * pixels, dim, 3, padding=1)
@@ -169,12 +171,13 @@ class SAFMN_BCIE(nn.Module):  # noqa: N801 (the registered name)
         where its size puts them.
         """
         return NetworkFacts(
-            size_multiple=self._smallest_side,
+            size_multiple=self.padding.smallest,
             min_size=1,
             scale=1,
             halo=None,
             in_channels=self.in_channels,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
+            padding=self.padding,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,16 +188,6 @@ class SAFMN_BCIE(nn.Module):  # noqa: N801 (the registered name)
         ``upscaling_factor`` f read multiples of f for even, and 8 f for 16.
         """
         height, width = x.shape[-2:]
-        x = pad_by(x, self._missing(height), self._missing(width))
-        features = to_map(self.to_feat(x))
+        features = to_map(self.to_feat(self.padding.pad(x)))
         features = features + self.feats(features)
         return crop_to(self.to_img(to_image(features)), height, width)
-
-    @property
-    def _smallest_side(self) -> int:
-        """Side of which the coarsest pooled map is one pixel."""
-        smallest: int = self.factor * 2 ** (SCALES - 1)
-        return smallest
-
-    def _missing(self, side: int) -> int:
-        return max(self._smallest_side - side, -side % self.factor)

@@ -27,7 +27,7 @@ from cir_arch.layers.attention import attend
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.drop_path import DropPath
-from cir_arch.layers.padding import crop_to, pad_to_multiple
+from cir_arch.layers.padding import PaddingRule, crop_to
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -194,6 +194,7 @@ class SCUNet(nn.Module):
         self.in_channels = in_nc
         self.config = tuple(config)
         self.window_size = window_size
+        self.padding = PaddingRule(8 * window_size, "replicate")
         rates = iter(torch.linspace(0, drop_path_rate, sum(config), device="cpu").tolist())
 
         def blocks(stage: int) -> list[nn.Module]:
@@ -232,12 +233,13 @@ class SCUNet(nn.Module):
         The halo holds for tiles that begin at multiples of ``size_multiple``, as the windows do.
         """
         return NetworkFacts(
-            size_multiple=8 * self.window_size,
+            size_multiple=self.padding.multiple,
             min_size=1,
             scale=1,
             halo=self._halo(),
             in_channels=self.in_channels,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
+            padding=self.padding,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -247,7 +249,7 @@ class SCUNet(nn.Module):
         and the result is cropped.
         """
         height, width = x.shape[-2:]
-        x = to_map(pad_to_multiple(x, self.facts.size_multiple, "replicate"))
+        x = to_map(self.padding.pad(x))
         x1 = self.m_head(x)
         x2 = self.m_down1(x1)
         x3 = self.m_down2(x2)

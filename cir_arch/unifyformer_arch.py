@@ -25,7 +25,7 @@ from cir_arch.facts import NetworkFacts
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.feed_forward import GDFN
 from cir_arch.layers.transposed_attention import MDTA
-from cir_arch.layers.unet import SIZE_MULTIPLE, UNet, UNetSizes
+from cir_arch.layers.unet import PADDING, UNet, UNetSizes
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -246,12 +246,13 @@ class UnifyFormer(UNet):
         can tell from zero in a large image.
         """
         return NetworkFacts(
-            size_multiple=SIZE_MULTIPLE,
+            size_multiple=PADDING.multiple,
             min_size=1,
             scale=1,
             halo=None,
             in_channels=self.in_channels,
             precisions=frozenset({"fp32", "bf16"}),
+            padding=PADDING,
         )
 
 

@@ -27,10 +27,10 @@ def padded(x, bottom, right, mode):
     return torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (0, bottom), (0, right)), mode))
 
 
-def gradients(network, x):
+def gradients(network, x, **arguments):
     """Return the gradient of every parameter for a loss that weights each output pixel alone."""
     network.zero_grad()
-    out = network(x)
+    out = network(x, **arguments)
     (out * image(*out.shape[-2:], seed=9, batch=out.shape[0])).sum().backward()
     return {name: parameter.grad for name, parameter in network.named_parameters()}
 

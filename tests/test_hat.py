@@ -2,13 +2,12 @@
 
 import inspect
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from basicsr.archs import build_network
+from naive_hat import NaiveHAT
 from network_tools import (
     assert_loads_what_it_saves,
     assert_same_gradients,
@@ -24,9 +23,6 @@ from vector_tools import filled, image, parameter_count, published_shapes, shape
 from cir_arch.hat_arch import HAT
 from cir_arch.hft_arch import HFT
 from cir_host.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from naive_hat import NaiveHAT
 
 HAT_S = {"embed_dim": 144, "compress_ratio": 24, "squeeze_factor": 24}
 HAT_L = {"depths": (6,) * 12, "num_heads": (6,) * 12}

@@ -1,11 +1,11 @@
 """Building blocks alone, in float64: what a whole network in float32 would not show."""
 
 import math
-import sys
-from pathlib import Path
 
+import naive_promptcir as naive
 import pytest
 import torch
+from naive_steps import shift_mask
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from vector_tools import fill
@@ -18,7 +18,7 @@ from cir_arch.layers.dynamic_prompt import DynamicPrompt
 from cir_arch.layers.feed_forward import GDFN, MLP
 from cir_arch.layers.hybrid_attention import RHAG, HybridSizes
 from cir_arch.layers.norm import LayerNorm
-from cir_arch.layers.padding import pad_to_multiple
+from cir_arch.layers.padding import PaddingRule
 from cir_arch.layers.transposed_attention import MDTA
 from cir_arch.layers.window_attention import (
     MASKED,
@@ -30,9 +30,6 @@ from cir_arch.layers.window_attention import (
     partition_overlapping,
     self_attention_index,
 )
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import naive_promptcir as naive
 
 BLOCKS = {
     "norm": (lambda: LayerNorm(6), lambda: naive.ChannelNorm(6)),
@@ -105,7 +102,7 @@ def test_shifted_windows_are_masked_as_the_regions_say(rows, columns):
     out = attention(x, index)
 
     shifted = x.roll((-2, -2), (1, 2))
-    mask = naive.shift_mask(rows * window, columns * window, window).double()
+    mask = shift_mask(rows * window, columns * window, window, window // 2, MASKED).double()
     assert mask.min() == MASKED
     q, k, v = attention.qkv(partition(shifted, window)).chunk(3, -1)
     q, k, v = (
@@ -222,10 +219,16 @@ def test_windows_and_overlapping_windows():
 
 def test_padding_reflects_where_it_can_and_replicates_where_it_cannot():
     x = torch.arange(12.0).reshape(1, 1, 3, 4)
-    assert pad_to_multiple(x, 1) is x
-    padded = pad_to_multiple(x, 5)
+    assert PaddingRule(1, "reflect").pad(x) is x
+    padded = PaddingRule(5, "reflect").pad(x)
     assert padded.shape == (1, 1, 5, 5)
     assert padded[0, 0, 3:, 0].tolist() == [4, 0]
     assert padded[0, 0, 0, 4] == 2
-    tall = pad_to_multiple(x[..., :1, :], 3)
+    tall = PaddingRule(3, "reflect").pad(x[..., :1, :])
     assert tall[0, 0, :, 1].tolist() == [1, 1, 1]
+    assert PaddingRule(2, "replicate", smallest=6).pad(x)[0, 0, :, 0].tolist() == [0, 4, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize(("length", "missing"), [(1, 5), (5, 1), (6, 0), (7, 1), (8, 0)])
+def test_padding_to_a_multiple_from_a_smallest_side_on(length, missing):
+    assert PaddingRule(2, "reflect", smallest=6).missing(length) == missing

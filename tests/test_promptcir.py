@@ -1,11 +1,10 @@
 """PromptCIR: the published network's numbers, and what they do not show."""
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from naive_promptcir import NaivePromptCIR
 from network_tools import assert_same_gradients, gradients, padded, restore
 from small_networks import SMALL
 from torch import nn
@@ -15,9 +14,6 @@ from vector_tools import fill, filled, image, parameter_count, published_shapes,
 
 from cir_arch import PromptCIR
 from cir_host.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from naive_promptcir import NaivePromptCIR
 
 ARGUMENTS = SMALL["PromptCIR"]
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
-from plain_ucip import PlainUCIP
+from naive_ucip import NaiveUCIP
 from torch.nn.functional import layer_norm
 from torchvision.ops import deform_conv2d
 from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
@@ -30,9 +30,11 @@ def small(**changes):
     return filled(UCIP(**{**SMALL, **changes}))
 
 
-def plain(network, **sizes):
-    depths = [len(blocks) for blocks in network.blocks]
-    return PlainUCIP(dict(network.named_parameters()), depths, **sizes)
+def plain(network):
+    """The naive form, with the network's own parameters."""
+    naive = copy.copy(network)
+    naive.__class__ = NaiveUCIP
+    return naive
 
 
 def relative_error(found, expected):
@@ -72,7 +74,7 @@ def test_far_offsets_agree_with_the_plain_form(published):
             if ".offset_layer.1." in name:
                 parameter *= 8
         x = image(9, 14, seed=3).double()
-        torch.testing.assert_close(network(x, 2), plain(network)(x, [2]), rtol=0, atol=1e-6)
+        torch.testing.assert_close(network(x, 2), plain(network)(x, 2), rtol=0, atol=1e-6)
 
 
 # Line sampling
@@ -152,7 +154,7 @@ def test_any_size_agrees_with_the_plain_form(height, width, batch):
     codecs = [5, 0, 3][:batch]
     output = network(x, torch.tensor(codecs))
     assert output.shape == (batch, 3, 4 * height, 4 * width)
-    torch.testing.assert_close(output, plain(network)(x, codecs), rtol=0, atol=1e-10)
+    torch.testing.assert_close(output, plain(network)(x, torch.tensor(codecs)), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -170,10 +172,9 @@ def test_any_size_agrees_with_the_plain_form(height, width, batch):
 def test_other_sizes_of_the_network_agree_with_the_plain_form(changes):
     network = small(**changes).double()
     x = image(6, 7, seed=5).double()[:, : network.facts.in_channels]
-    sizes = {key: changes[key] for key in ("share_dim", "intv") if key in changes}
     output = network(x, 1)
     assert output.shape[-1] == 7 * network.facts.scale
-    torch.testing.assert_close(output, plain(network, **sizes)(x, [1]), rtol=0, atol=1e-10)
+    torch.testing.assert_close(output, plain(network)(x, 1), rtol=0, atol=1e-10)
 
 
 def test_norms_of_a_dim_map_show_their_epsilon():
@@ -301,7 +302,7 @@ def test_gradients_are_those_of_the_plain_form():
     x = image(5, 6, seed=11).double()
     found, expected = (
         torch.autograd.grad(output.square().sum(), list(network.parameters()))
-        for output in (network(x, 4), plain(network)(x, [4]))
+        for output in (network(x, 4), plain(network)(x, 4))
     )
     for (name, _), ours, theirs in zip(network.named_parameters(), found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9, msg=name)

@@ -1,31 +1,46 @@
 """Padding an image to a size that a network can divide."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 PaddingMode = Literal["reflect", "replicate"]
+PaddingSide = Literal["bottom right"]
 
 
-def pad_to_multiple(x: Tensor, multiple: int, mode: PaddingMode = "reflect") -> Tensor:
-    """Pad (B, C, H, W) at bottom and right until height and width are multiples of ``multiple``.
+@dataclass(frozen=True)
+class PaddingRule:
+    """How a network enlarges images whose size it cannot divide, before anything else."""
 
-    A side is padded by reflection (the edge is not repeated), or by replication where that is the
-    mode or where the side is too short to be reflected. An image that fits is returned as it is.
+    multiple: int
+    """Height and width are padded to the next multiple of this."""
+    mode: PaddingMode
+    """``reflect`` (the edge is not repeated) or ``replicate``.
+
+    Where a side is too short to be reflected it is replicated too.
     """
-    height, width = x.shape[-2:]
-    return pad_by(x, -height % multiple, -width % multiple, mode)
+    smallest: int = 1
+    """Height and width are padded to at least this, a multiple."""
+    side: PaddingSide = "bottom right"
+    """Where the padding goes; it is cut off the result."""
 
+    def missing(self, length: int) -> int:
+        """Return by how many pixels a side is padded."""
+        lacking = -length % self.multiple
+        # Without a smallest size the remainder is all, for exporters that keep sizes symbolic.
+        return lacking if self.smallest == 1 else max(lacking, self.smallest - length)
 
-def pad_by(x: Tensor, bottom: int, right: int, mode: PaddingMode = "reflect") -> Tensor:
-    """Pad (B, C, H, W) by ``bottom`` rows and ``right`` columns as :func:`pad_to_multiple` does."""
-    height, width = x.shape[-2:]
-    if bottom:
-        x = F.pad(x, (0, 0, 0, bottom), mode=mode if bottom < height else "replicate")
-    if right:
-        x = F.pad(x, (0, right, 0, 0), mode=mode if right < width else "replicate")
-    return x
+    def pad(self, x: Tensor) -> Tensor:
+        """Pad (B, C, H, W), the height first. An image that fits is returned as it is."""
+        height, width = x.shape[-2:]
+        bottom, right = self.missing(height), self.missing(width)
+        if bottom:
+            x = F.pad(x, (0, 0, 0, bottom), mode=self.mode if bottom < height else "replicate")
+        if right:
+            x = F.pad(x, (0, right, 0, 0), mode=self.mode if right < width else "replicate")
+        return x
 
 
 def crop_to(x: Tensor, height: int, width: int) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from cir_arch.layers.padding import pad_to_multiple
+from cir_arch.layers.padding import PaddingRule
 from cir_arch.layers.residual_conv import ResBlock, ResidualBranch
 from cir_host.errors import UserError
 
@@ -33,20 +33,20 @@ class ResidualSizes:
                 raise UserError(f"{name}: {list(values)} has {len(values)} numbers; give {count}")
 
     @property
-    def size_multiple(self) -> int:
-        """Pixels of the image along a side of one pixel of the lowest level."""
-        return math.prod(self.strides)
+    def padding(self) -> PaddingRule:
+        """To pixels of the lowest level."""
+        return PaddingRule(math.prod(self.strides), "replicate")
 
     @property
     def halo(self) -> int:
         """Pixels around an output pixel that its value depends on.
 
-        For tiles that begin at multiples of ``size_multiple``. Two pixels for each block on the way
+        For tiles that begin at multiples of the padding. Two pixels for each block on the way
         down and up, in units of its level; one each for first and last convolution; and the rest of
         the lowest level's pixel.
         """
         level_sizes = [math.prod(self.strides[:level]) for level in range(4)]
-        return 4 * self.nb * sum(level_sizes) + 2 + self.size_multiple - 1
+        return 4 * self.nb * sum(level_sizes) + 2 + self.padding.multiple - 1
 
     def blocks(self, level: int, block: type[ResidualBranch] = ResBlock) -> list[nn.Module]:
         """Build the blocks of one stage."""
@@ -72,10 +72,10 @@ class ResidualEncoder(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         """Pad images (B, C, H, W) and return the maps of level 1 to 4, and level 4 encoded.
 
-        Sides that are no multiple of ``size_multiple`` are padded at bottom and right by
+        Sides that are no multiple of the strides' product are padded at bottom and right by
         replication.
         """
-        x1 = self.m_head(pad_to_multiple(x, self.sizes.size_multiple, "replicate"))
+        x1 = self.m_head(self.sizes.padding.pad(x))
         x2 = self.m_down1(x1)
         x3 = self.m_down2(x2)
         x4 = self.m_down3(x3)

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
-from cir_arch.layers.padding import crop_to, pad_to_multiple
+from cir_arch.layers.padding import PaddingRule, crop_to
 from cir_arch.layers.resample import Downsample, Upsample
 from cir_host.errors import UserError
 
-SIZE_MULTIPLE = 8
-"""Height and width of what the U-Net works on: three levels down, each half as large."""
+PADDING = PaddingRule(8, "reflect")
+"""The U-Net works on multiples of 8: three levels down, each half as large."""
 
 BlockFactory = Callable[[int, int], nn.Module]
 """Makes a block of so many channels and heads."""
@@ -121,7 +121,7 @@ class UNet(nn.Module):
         where a side is too short), and the result is cropped.
         """
         height, width = x.shape[-2:]
-        padded = pad_to_multiple(x, SIZE_MULTIPLE)
+        padded = PADDING.pad(x)
         out = padded + to_image(self._residual(to_map(padded)))
         return crop_to(out, height, width)
 

@@ -1,0 +1,83 @@
+"""UnifyFormer computed step by step: tests, benchmarks.
+
+The parameters are ``UnifyFormer``'s own; (B, C, H, W) maps. Queries, keys and values are picked out
+of the interleaved projection and convolved one after the other. Height and width are multiples
+of 8.
+"""
+
+import torch
+import torch.nn.functional as F
+from naive_steps import channel_attention, conv, gated_feed_forward
+from torch import Tensor, nn
+
+from cir_arch.unifyformer_arch import ChannelNorm, UnifyAttention, UnifyBlock, UnifyFormer
+
+
+class NaiveUnifyFormer(UnifyFormer):
+    """UnifyFormer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore images (B, C, H, W)."""
+        y = x
+        for i, layer in enumerate(self.patch_embed.proj[::2]):
+            y = conv(layer, F.gelu(y) if i else y)
+        skips = []
+        for level, down in ((1, self.down1_2), (2, self.down2_3), (3, self.down3_4)):
+            y = chain(self.get_submodule(f"encoder_level{level}"), y)
+            skips.append(y)
+            y = F.pixel_unshuffle(conv(down.body[0], y), 2)
+        y = chain(self.latent, y)
+        for level, up in ((3, self.up4_3), (2, self.up3_2), (1, self.up2_1)):
+            y = torch.cat((F.pixel_shuffle(conv(up.body[0], y), 2), skips.pop()), 1)
+            if level > 1:
+                y = conv(self.get_submodule(f"reduce_chan_level{level}"), y)
+            y = chain(self.get_submodule(f"decoder_level{level}"), y)
+        return conv(self.output, chain(self.refinement, y)) + x
+
+
+def chain(blocks: nn.Sequential, x: Tensor) -> Tensor:
+    """Run blocks of four branches."""
+    block: UnifyBlock
+    for block in blocks:
+        x = x + attend(block.attn1, norm(block.norm1, x))
+        x = x + gated_feed_forward(block.ffn1, norm(block.norm2, x))
+        x = x + channel_attention(block.attn2, norm(block.norm3, x))
+        x = x + gated_feed_forward(block.ffn2, norm(block.norm4, x))
+    return x
+
+
+def norm(layer: ChannelNorm, x: Tensor) -> Tensor:
+    """Normalise the channels of each pixel."""
+    mean, variance = x.mean(1, keepdim=True), x.var(1, keepdim=True, unbiased=False)
+    return (x - mean) / (variance + 1e-5).sqrt() * layer.body.g + layer.body.b
+
+
+def attend(layer: UnifyAttention, x: Tensor) -> Tensor:
+    """Unify attention: linear attention on four segments, convolutions on the fifth."""
+    projected = conv(layer.qkv, x)
+    parts = [projected[:, i::3].chunk(5, 1) for i in range(3)]
+    aggregators = layer.aggregator
+    wide = (aggregators.agg1, aggregators.agg2, aggregators.agg3)
+    q, k, v = (
+        torch.cat(
+            [F.gelu(first)]
+            + [F.gelu(separable(agg, y)) for agg, y in zip(wide, others, strict=True)],
+            1,
+        ).flatten(2)
+        for first, *others, _ in parts
+    )
+    interleaved = torch.stack([part[4] for part in parts], 2).flatten(1, 2)
+    local = aggregators.agg0
+    convolved = F.gelu(norm(local.norm, separable(local.conv, interleaved)))
+    outs = []
+    for head in range(layer.heads):
+        q_, k_, v_ = (y[:, head :: layer.heads].transpose(1, 2) for y in (q, k, v))
+        context = k_.softmax(1).transpose(1, 2) @ v_
+        outs.append((q_ @ context * (x.shape[1] / layer.heads) ** -0.5).transpose(1, 2))
+    attended = torch.cat(outs, 1).unflatten(2, x.shape[2:])
+    return conv(layer.proj, torch.cat((attended, convolved), 1))
+
+
+def separable(layer: nn.Module, x: Tensor) -> Tensor:
+    """Depthwise convolution, then 1x1 convolution."""
+    return conv(layer.pointwise_conv, conv(layer.conv1, x))
