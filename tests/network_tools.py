@@ -35,6 +35,14 @@ def gradients(network, x, **arguments):
     return {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
+def gradient_sizes(network, x):
+    """Return the largest magnitude in the gradient of every parameter."""
+    return {
+        name: 0.0 if gradient is None else gradient.abs().max().item()
+        for name, gradient in gradients(network, x).items()
+    }
+
+
 def without_gradient(network, x):
     """Name the parameters that do not change the output."""
     found = gradients(network, x)

@@ -60,7 +60,8 @@ SMALL = {
 }
 
 APART_FROM_THE_IMAGE = {
-    "CaVE": ("qf_pred.",),  # the quality does not enter the image
-    "PromptIR": ("chnl_reduce", "reduce_noise_channel_"),  # in the checkpoint, used nowhere
+    "CaVE": r"qf_pred\..*",  # the quality does not enter the image
+    "PromptIR": r"(chnl_reduce|reduce_noise_channel_)\d\.weight",  # in the checkpoint, used nowhere
+    "UCIP": r"blocks\.\d+\.\d+\.mlp\.fc2\.bias",  # the instance norm behind it takes it away
 }
-"""Parameters that the restored image does not depend on, by the start of their names."""
+"""Parameters that the restored image does not depend on, as regular expressions of their names."""

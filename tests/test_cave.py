@@ -1,24 +1,17 @@
 import pytest
 import torch
 from network_tools import (
-    assert_loads_what_it_saves,
     assert_same_gradients,
-    error,
     padded,
     restore,
     without_gradient,
 )
 from torch import nn
-from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
+from vector_tools import filled, image, parameter_count, shapes
 
 from cir_arch.cave_arch import CaVE, CaVEEncoder, ShiftedResBlock
 
 SMALL = {"nc": (8, 8, 12, 16), "nb": 1}
-
-
-@pytest.fixture(scope="module")
-def published():
-    return filled(CaVE())
 
 
 def small(**arguments):
@@ -32,42 +25,12 @@ def outputs(network, x):
         return *network(x, return_quality=True), network.embed(x)
 
 
-def test_state_dict_and_size_are_the_published_ones():
-    with torch.device("meta"):
-        network = CaVE()
-    expected, count = published_shapes("cave")
-    assert shapes(network) == expected
-    assert parameter_count(network) == count == 74_887_428
-
-
-@pytest.mark.parametrize("vector", vectors("cave"), ids=lambda v: f"{v.call}{v.input.shape[2]}")
-def test_outputs_are_the_published_ones(published, vector):
-    found = dict(
-        zip(("image", "quality", "embedding"), outputs(published, vector.input), strict=True)
-    )[vector.call]
-    if vector.call == "quality":
-        found, expected = found.logit(), vector.expected.logit()
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
-    else:
-        assert vector.deviation(found) <= 1
-
-
-def test_images_of_a_batch_do_not_mix(published):
-    pair = image(32, 64, batch=2)
-    apart = [outputs(published, x[None]) for x in pair]
-    for found, parts in zip(outputs(published, pair), zip(*apart, strict=True), strict=True):
-        assert error(found, torch.cat(parts)) < 1e-5
-
-
-def test_bfloat16_is_close(published):
-    vector = vectors("cave")[0]
-    assert error(restore(published, vector.input, "bf16"), vector.expected) < 0.02
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_small_network_in_low_precision(precision):
-    network, x = small(), image(40, 56)
-    assert error(restore(network, x, precision), restore(network, x)) < 0.02
+def test_images_of_a_batch_do_not_mix():
+    """In float64: two qualities that happen to be close make any error look large in float32."""
+    network, pair = small().double(), image(32, 64, batch=2).double()
+    apart = [outputs(network, x[None]) for x in pair]
+    for found, parts in zip(outputs(network, pair), zip(*apart, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.cat(parts), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -110,12 +73,12 @@ def test_all_outputs_pad_to_32_by_replication(size):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 33), (31, 4), (65, 64)])
-def test_any_size_comes_back(published, size):
-    restored, quality, embedding = outputs(published, image(*size))
+def test_any_size_comes_back(size):
+    restored, quality, embedding = outputs(small(), image(*size))
     assert restored.shape == (1, 3, *size)
     assert restored.isfinite().all()
     assert 0 <= quality.item() <= 1
-    assert embedding.shape == (1, -(-size[0] // 32) * -(-size[1] // 32), 512)
+    assert embedding.shape == (1, -(-size[0] // 32) * -(-size[1] // 32), 16)
     assert embedding.isfinite().all()
 
 
@@ -178,10 +141,6 @@ def test_recomputing_blocks_changes_neither_gradients_nor_statistics():
     assert_same_gradients(plain, recomputing, image(64, 64, batch=2))
     for name, value in plain.state_dict().items():
         assert torch.equal(value, recomputing.state_dict()[name]), name
-
-
-def test_small_network_loads_what_it_saves(tmp_path):
-    assert_loads_what_it_saves(small, tmp_path / "net.pth")
 
 
 def test_tile_is_the_whole_beyond_the_halo():

@@ -1,6 +1,8 @@
 """What holds for every registered network of ours, small: sizes, precisions, gradients, facts."""
 
 import copy
+import re
+import shutil
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
-from network_tools import error, restore, without_gradient
+from network_tools import error, gradient_sizes, gradients, padded, restore
 from small_networks import APART_FROM_THE_IMAGE, SMALL
 from vector_tools import image
 
@@ -16,6 +18,9 @@ import cir_arch  # noqa: F401
 from cir_arch.facts import NetworkFacts
 
 OURS = sorted(name for name, cls in ARCH_REGISTRY if cls.__module__.startswith("cir_arch."))
+
+
+TRAINED = sorted(set(SMALL) - {"Identity"})
 
 
 def build(name, **arguments):
@@ -68,15 +73,15 @@ def test_declared_precisions_are_sound(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_parameter_learns(name):
-    network = build(name).train()
+    network = build(name)
     if not network.facts.has_weights:
         assert not list(network.parameters())
         return
     x = picture(network, 32, 32, batch=2)
-    apart = APART_FROM_THE_IMAGE.get(name, ())
-    names = [key for key, _ in network.named_parameters()]
-    expected = {key for key in names if apart and key.startswith(apart)}
-    assert without_gradient(network, x) == expected
+    sizes = gradient_sizes(network.double(), x.double())
+    apart = {key for key in sizes if re.fullmatch(APART_FROM_THE_IMAGE.get(name, "(?!)"), key)}
+    assert {key for key, size in sizes.items() if size < 1e-12 * max(sizes.values())} == apart
+    network.float().train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     target = image(*network(x).shape[-2:], seed=5, batch=2)
     losses = []
@@ -114,6 +119,60 @@ def test_facts_are_true(name, monkeypatch):
     if multiple > 1:
         restore(network, picture(network, 2 * multiple - 1, multiple))
         assert [mode for mode in pads if mode != "constant"], "the multiple is smaller than said"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_padding_is_the_declared_one(name):
+    """An image is restored as the one that the rule makes of it, and cut again."""
+    network = build(name)
+    facts, rule = network.facts, network.facts.padding
+    if rule is None:
+        assert facts.size_multiple == 1
+        return
+    assert rule.side == "bottom right"
+    assert facts.size_multiple == max(rule.multiple, rule.smallest)
+    edge = {"reflect": "reflect", "replicate": "edge"}[rule.mode]
+    multiple, scale = facts.size_multiple, facts.scale
+    for height, width, mode in (
+        (2 * multiple - 1, multiple + 1, edge),
+        (multiple - 1, 2 * multiple - 1, edge),
+        (1, multiple, "edge"),  # too short to be reflected
+    ):
+        x = picture(network, height, width, seed=height)
+        enlarged = padded(x, rule.missing(height), rule.missing(width), mode)
+        expected = restore(network, enlarged)[..., : height * scale, : width * scale]
+        torch.testing.assert_close(restore(network, x), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_recomputing_blocks_changes_no_gradient(name):
+    network, recomputing = build(name), build(name, use_checkpoint=True)
+    x = picture(network, 32, 48, batch=2)
+    expected = gradients(network, x)
+    for key, gradient in gradients(recomputing, x).items():
+        if gradient is None:
+            assert expected[key] is None, key
+        else:
+            torch.testing.assert_close(gradient, expected[key], msg=key)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_compiles_as_one_graph(name):
+    """The backward pass of our own functions is traced in the tests of the layers."""
+    network = build(name)
+    x = picture(network, 7, 12)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(restore(compiled, x), restore(network, x), rtol=0, atol=1e-4)
+
+
+def test_compiles_to_machine_code():
+    """One network stands for all: the rest is PyTorch's."""
+    if shutil.which("g++") is None:
+        pytest.skip("the compiler needs a C++ compiler")
+    network = build("HAT", depths=(2,), num_heads=(2,))
+    x = picture(network, 8, 8)
+    compiled = torch.compile(network, fullgraph=True)
+    torch.testing.assert_close(restore(compiled, x), restore(network, x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -2,22 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from network_tools import (
-    assert_loads_what_it_saves,
-    assert_same_gradients,
-    error,
-    padded,
     restore,
-    without_gradient,
 )
-from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
+from vector_tools import filled, image, parameter_count
 
 from cir_arch.scunet_arch import SCUNet, SwinBlock, SwinConvBlock, WindowMSA
 from cir_host.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def published():
-    return filled(SCUNet())
 
 
 def small(**arguments):
@@ -30,73 +20,11 @@ def swin_blocks(network):
     return [module for module in network.modules() if isinstance(module, SwinBlock)]
 
 
-def test_state_dict_and_size_are_the_published_ones():
-    with torch.device("meta"):
-        network = SCUNet()
-    expected, count = published_shapes("scunet_large")
-    assert shapes(network) == expected
-    assert parameter_count(network) == count == 69_086_604
-
-
 def test_original_network_by_arguments():
     with torch.device("meta"):
         network = SCUNet(dim=64, head_dim=32, config=[4] * 7)
     assert parameter_count(network) == 17_946_072
     assert [block.msa.heads for block in swin_blocks(network)[::4]] == [1, 2, 4, 8, 4, 2, 1]
-
-
-@pytest.mark.parametrize("vector", vectors("scunet_large"), ids=lambda v: f"{tuple(v.input.shape)}")
-def test_images_are_the_published_ones(published, vector):
-    assert vector.deviation(restore(published, vector.input)) <= 1
-
-
-def test_images_of_a_batch_do_not_mix(published):
-    pair = image(64, 64, batch=2)
-    one_by_one = torch.cat([restore(published, x[None]) for x in pair])
-    assert error(restore(published, pair), one_by_one) < 1e-5
-
-
-def test_bfloat16_is_close(published):
-    vector = vectors("scunet_large")[0]
-    assert error(restore(published, vector.input, "bf16"), vector.expected) < 0.04
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_small_network_in_low_precision(precision):
-    network, x = small(), image(40, 56)
-    assert error(restore(network, x, precision), restore(network, x)) < 0.02
-
-
-def test_pads_to_eight_windows_by_replication():
-    network, x = small(), image(50, 33)
-    expected = restore(network, padded(x, 14, 31, "edge"))[..., :50, :33]
-    torch.testing.assert_close(restore(network, x), expected, rtol=0, atol=1e-6)
-    with torch.device("meta"):
-        assert SCUNet().facts.size_multiple == 64
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 33), (31, 4), (32, 64), (33, 17)])
-def test_any_size_comes_back(size):
-    out = restore(small(), image(*size))
-    assert out.shape == (1, 3, *size)
-    assert out.isfinite().all()
-
-
-def test_shape_on_the_meta_device():
-    with torch.device("meta"):
-        assert SCUNet()(torch.empty(2, 3, 37, 70)).shape == (2, 3, 37, 70)
-
-
-def test_every_parameter_gets_a_gradient():
-    assert without_gradient(small(), image(64, 64)) == set()
-
-
-def test_recomputing_blocks_changes_no_gradient():
-    assert_same_gradients(small(), small(use_checkpoint=True), image(32, 40))
-
-
-def test_small_network_loads_what_it_saves(tmp_path):
-    assert_loads_what_it_saves(small, tmp_path / "net.pth")
 
 
 def test_tile_is_the_whole_beyond_the_halo():

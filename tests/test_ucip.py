@@ -1,15 +1,14 @@
-"""UCIP: the published network's values, and what its vectors do not show."""
+"""UCIP: what the published numbers do not show."""
 
 import copy
 import math
 
 import pytest
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from naive_ucip import NaiveUCIP
 from torch.nn.functional import layer_norm
 from torchvision.ops import deform_conv2d
-from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
+from vector_tools import filled, image, published_shapes
 
 from cir_arch.layers.line_sampling import line_taps, sample_line
 from cir_arch.ucip_arch import CODECS, UCIP, PromptModulation
@@ -39,42 +38,6 @@ def plain(network):
 
 def relative_error(found, expected):
     return ((found - expected).std() / expected.std()).item()
-
-
-@pytest.fixture(scope="module")
-def published():
-    return filled(UCIP())
-
-
-# The published network
-
-
-def test_keys_shapes_and_parameter_count_are_the_published_ones():
-    with torch.device("meta"):
-        network = ARCH_REGISTRY.get("UCIP")()
-    expected, parameters = published_shapes("ucip")
-    assert shapes(network) == expected
-    assert parameter_count(network) == parameters == 11_424_291
-
-
-@pytest.mark.parametrize(
-    "vector", vectors("ucip"), ids=lambda v: f"{v.call}-{v.input.shape[2]}x{v.input.shape[3]}"
-)
-def test_published_values(published, vector):
-    with torch.no_grad():
-        output = published(vector.input, int(vector.call.removeprefix("task")))
-    assert vector.deviation(output) <= 1
-
-
-def test_far_offsets_agree_with_the_plain_form(published):
-    """Float32 cannot tell: with such offsets two exact forms differ by more than the contrast."""
-    network = copy.deepcopy(published).double()
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if ".offset_layer.1." in name:
-                parameter *= 8
-        x = image(9, 14, seed=3).double()
-        torch.testing.assert_close(network(x, 2), plain(network)(x, 2), rtol=0, atol=1e-6)
 
 
 # Line sampling
@@ -143,6 +106,17 @@ def test_line_sampling_counts_in_64_bits_where_32_do_not_suffice():
 
 
 # Against the plain form, in float64
+
+
+def test_far_offsets_agree_with_the_plain_form():
+    """Float32 cannot tell: with such offsets two exact forms differ by more than the contrast."""
+    network = small().double()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if ".offset_layer.1." in name:
+                parameter *= 8
+        x = image(9, 14, seed=3).double()
+        torch.testing.assert_close(network(x, 2), plain(network)(x, 2), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -346,27 +320,6 @@ def test_initial_values():
 
 
 # What tools rely on
-
-
-@pytest.mark.parametrize(
-    ("dtype", "limit"), [(torch.bfloat16, 0.2), (torch.float16, 0.03)], ids=str
-)
-def test_half_precision_stays_close(published, dtype, limit):
-    """These weights amplify: in bfloat16 the error is about a tenth of the image's contrast."""
-    x = image(12, 16, seed=13)
-    with torch.no_grad():
-        expected = published(x, 0)
-        with torch.autocast("cpu", dtype):
-            found = published(x, 0)
-    assert relative_error(found.float(), expected) < limit
-
-
-def test_half_precision_weights_run():
-    network, x = small(), image(9, 10, seed=14)
-    with torch.no_grad():
-        found = copy.deepcopy(network).bfloat16()(x.bfloat16(), 1)
-        assert found.dtype == torch.bfloat16
-        assert relative_error(found.float(), network(x, 1)) < 0.1
 
 
 def test_offsets_ignore_autocast():

@@ -1,15 +1,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from network_tools import (
-    assert_loads_what_it_saves,
-    assert_same_gradients,
-    error,
-    padded,
-    restore,
-    without_gradient,
-)
-from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
 
 from cir_arch.layers.feed_forward import GDFN
 from cir_arch.unifyformer_arch import (
@@ -22,80 +13,10 @@ from cir_arch.unifyformer_arch import (
 from cir_host.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def published():
-    return filled(UnifyFormer())
-
-
 def small(**arguments):
     torch.manual_seed(0)
     sizes = {"dim": 10, "num_blocks": (1, 2, 1, 1), "num_refinement_blocks": 1}
     return UnifyFormer(**{**sizes, **arguments})
-
-
-def test_state_dict_and_size_are_the_published_ones():
-    with torch.device("meta"):
-        network = UnifyFormer()
-    expected, count = published_shapes("unifyformer")
-    assert shapes(network) == expected
-    assert parameter_count(network) == count == 28_500_431
-
-
-@pytest.mark.parametrize("vector", vectors("unifyformer"), ids=lambda v: f"{tuple(v.input.shape)}")
-def test_images_are_the_published_ones(published, vector):
-    assert vector.deviation(restore(published, vector.input)) <= 1
-
-
-def test_images_of_a_batch_do_not_mix(published):
-    pair = image(16, 24, batch=2)
-    one_by_one = torch.cat([restore(published, x[None]) for x in pair])
-    torch.testing.assert_close(restore(published, pair), one_by_one, rtol=0, atol=1e-5)
-
-
-def test_bfloat16_is_close(published):
-    vector = vectors("unifyformer")[0]
-    assert error(restore(published, vector.input, "bf16"), vector.expected) < 0.02
-
-
-def test_small_network_in_bfloat16():
-    network, x = small(dim=20), image(40, 56)  # 10 would give segments of 2: the norm's sign alone
-    assert error(restore(network, x, "bf16"), restore(network, x)) < 0.03
-
-
-def test_pads_to_8_by_reflection():
-    network, x = small(), image(21, 30)
-    expected = restore(network, padded(x, 3, 2, "reflect"))[..., :21, :30]
-    torch.testing.assert_close(restore(network, x), expected, rtol=0, atol=1e-6)
-
-
-def test_side_too_short_to_reflect_is_repeated():
-    network, x = small(), image(16, 2)
-    expected = restore(network, padded(x, 0, 6, "edge"))[..., :2]
-    torch.testing.assert_close(restore(network, x), expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 4), (8, 8), (33, 17)])
-def test_any_size_comes_back(size):
-    out = restore(small(), image(*size))
-    assert out.shape == (1, 3, *size)
-    assert out.isfinite().all()
-
-
-def test_shape_on_the_meta_device():
-    with torch.device("meta"):
-        assert UnifyFormer()(torch.empty(2, 3, 37, 50)).shape == (2, 3, 37, 50)
-
-
-def test_every_parameter_gets_a_gradient():
-    assert without_gradient(small(), image(32, 40)) == set()
-
-
-def test_recomputing_blocks_changes_no_gradient():
-    assert_same_gradients(small(), small(use_checkpoint=True), image(16, 24))
-
-
-def test_small_network_loads_what_it_saves(tmp_path):
-    assert_loads_what_it_saves(small, tmp_path / "net.pth")
 
 
 def exact_gelu(x):

@@ -1,0 +1,121 @@
+"""The published networks, each built once: keys, numbers, gradients, error in bfloat16."""
+
+import re
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from basicsr.archs import build_network
+from naive_forms import NAIVE
+from network_tools import error, gradient_sizes, restore
+from small_networks import APART_FROM_THE_IMAGE
+from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
+
+import cir_arch  # noqa: F401
+
+HAT_S = {"embed_dim": 144, "compress_ratio": 24, "squeeze_factor": 24}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A network whose numbers are known."""
+
+    name: str
+    parameters: int
+    bf16_error: float
+    """Bound on the root mean square error under bfloat16, over the image's standard deviation."""
+    arguments: dict = field(default_factory=dict)
+
+
+PUBLISHED = {
+    "promptcir": Published("PromptCIR", 34_754_927, 0.05),
+    "ucip": Published("UCIP", 11_424_291, 0.2),
+    "cave": Published("CaVE", 74_887_428, 0.02),
+    "hat_x4": Published("HAT", 20_772_507, 0.05),
+    "hat_s_x2": Published("HAT", 9_473_471, 0.05, {**HAT_S, "upscale": 2}),
+    "hat_x1": Published("HAT", 20_477_083, 0.05, {"upscale": 1}),
+    "hft": Published("HFT", 33_859_795, 0.05),
+    "fbcnn": Published("FBCNN", 71_921_796, 0.02),
+    "scunet_large": Published("SCUNet", 69_086_604, 0.04),
+    "unifyformer": Published("UnifyFormer", 28_500_431, 0.02),
+    "safmn_bcie": Published("SAFMN_BCIE", 18_414_083, 0.03),
+    "promptir": Published("PromptIR", 35_592_263, 0.08),
+}
+CALLS = {
+    "out": lambda network, x: network(x),
+    "image": lambda network, x: network(x),
+    "quality": lambda network, x: network(x, return_quality=True)[1],
+    "embedding": lambda network, x: network.embed(x),
+    "image_q0.3": lambda network, x: network(x, 0.3),
+    "task0": lambda network, x: network(x, 0),
+    "task3": lambda network, x: network(x, torch.tensor([3])),
+}
+
+
+@pytest.fixture(scope="module", params=PUBLISHED)
+def key(request):
+    """Its name among the vectors. Tests run network by network, so that one is held at a time."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def network(key):
+    published = PUBLISHED[key]
+    return filled(build_network({"type": published.name, **published.arguments}))
+
+
+def smallest(network):
+    """An image of one cell of what the network divides."""
+    side = max(network.facts.size_multiple, 8)
+    return image(side, side, seed=3)
+
+
+def test_keys_shapes_and_parameters(key, network):
+    expected, stated = published_shapes(key)
+    assert shapes(network) == expected
+    assert parameter_count(network) == stated == PUBLISHED[key].parameters
+
+
+def test_outputs(key, network):
+    for vector in vectors(key):
+        with torch.no_grad():
+            found = CALLS[vector.call](network, vector.input)
+        if vector.call == "quality":
+            found, expected = found.logit(), vector.expected.logit()
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+        else:
+            assert vector.deviation(found) <= 1, (vector.call, vector.input.shape)
+
+
+def test_naive_form_gives_the_same_outputs(key, network):
+    """So that what is compared with it elsewhere is compared with the release."""
+    published = PUBLISHED[key]
+    with torch.device("meta"):
+        naive = NAIVE[published.name](**published.arguments)
+    naive.load_state_dict(network.state_dict(), assign=True)
+    fitting = [
+        vector
+        for vector in vectors(key)
+        if vector.call in ("out", "image", "task0")
+        and all(side % network.facts.size_multiple == 0 for side in vector.input.shape[2:])
+    ]
+    vector = min(fitting, key=lambda vector: vector.input.numel())
+    assert vector.deviation(restore(naive.eval(), vector.input)) <= 1
+
+
+def test_error_in_bfloat16(key, network):
+    x = smallest(network)
+    expected = restore(network, x)
+    found = error(restore(network, x, "bf16"), expected)
+    print(f"{key}: {found:.4f}")
+    assert found < PUBLISHED[key].bf16_error
+
+
+def test_every_parameter_gets_a_gradient(key, network):
+    """But those that the image does not depend on; rounding leaves some of theirs above zero."""
+    sizes = gradient_sizes(network, smallest(network))
+    network.zero_grad(set_to_none=True)
+    pattern = APART_FROM_THE_IMAGE.get(PUBLISHED[key].name, "(?!)")
+    dead = {name for name in sizes if re.fullmatch(pattern, name)}
+    usual = sorted(sizes.values())[len(sizes) // 2]
+    assert {name for name, size in sizes.items() if size <= 1e-5 * usual} == dead
