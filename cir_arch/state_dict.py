@@ -61,8 +61,8 @@ def ratio(
     pairs = list(pairs)
     about = max(pairs)[1] / max(pairs)[0]
     shortest = (
-        rounded(about * 10**digits) / 10**digits
-        for digits in range(8)
+        rounded(about * power) / power
+        for power in (10.0**digits for digits in range(8))
         for rounded in (math.ceil, math.floor)
     )
     for candidate in (default, *shortest, about):
