@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from cir_arch import basicsr_networks
 from cir_arch.cave_arch import CaVE
@@ -73,6 +75,29 @@ class NetworkOptions:
             reason = " ".join(str(error).split())
             raise UserError(f"{self.type} cannot be built as {self}: {reason}") from error
         return network
+
+    def outline(self) -> nn.Module:
+        """Build the network on the meta device: shapes and facts without weights.
+
+        Raises:
+            UserError: As :meth:`build`.
+        """
+        with torch.device("meta"), _RatesOnTheCPU():
+            return self.build()
+
+
+class _RatesOnTheCPU(TorchFunctionMode):
+    """Keeps ``linspace`` off the meta device: SwinIR's constructor reads rates of dropping off it."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        device = {"device": "cpu"} if function is torch.linspace else {}
+        return function(*args, **{**(kwargs or {}), **device})
 
 
 def recognise(state: State) -> NetworkOptions | None:
