@@ -17,10 +17,14 @@ from cir_host.errors import UserError
 
 ONNX_OPSET = 18
 """The first that has what all networks of ours need."""
-EXAMPLE_SIZE = (64, 96)
-"""Height and width of the image that a network is traced with."""
-OTHER_SIZES = ((96, 64), (41, 50))
-"""What a file for any size is tried with: other sides, and such as the networks pad."""
+EXAMPLE_SIZE = (41, 50)
+"""Height and width of the image that a network is traced with.
+
+Every network that pads pads both sides of it, so that padding is part of the file; a side that
+needs none is then padded by 0.
+"""
+OTHER_SIZES = ((64, 96), (35, 70))
+"""What a file for any size is tried with: sides that most networks leave alone, and others."""
 TOLERANCE = 1e-3
 """How far a right file may be off, relative to an output of range 1: float32, summed otherwise."""
 
@@ -87,7 +91,7 @@ def compare_onnx(
     Args:
         network: What was exported.
         path: The ONNX file.
-        size: The file's only size; None if it takes any, and two others than the exported are tried.
+        size: The file's only size. None if it takes any, and two others are tried.
 
     Raises:
         UserError: The file's output differs by more than rounding explains, 1e-3 of a range of 1.

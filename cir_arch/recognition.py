@@ -87,7 +87,7 @@ class NetworkOptions:
 
 
 class _RatesOnTheCPU(TorchFunctionMode):
-    """Keeps ``linspace`` off the meta device: SwinIR's constructor reads rates of dropping off it."""
+    """Keep ``linspace`` off the meta device: SwinIR's constructor reads numbers off it."""
 
     def __torch_function__(
         self,
