@@ -28,8 +28,11 @@ class NetworkFacts:
     precisions: frozenset[Precision]
     """Precisions in which the network gives sound values under autocast."""
     padding: PaddingRule | None = None
-    """How ``forward`` pads other sizes; None where it never does."""
+    """How images of other sizes are padded; None where none is, or as SwinIR's authors do it."""
     extra_outputs: tuple[str, ...] = ()
     """Names of what ``forward`` can return beside the image."""
+    pads_itself: bool = True
+    """False where ``forward`` takes multiples of ``size_multiple`` only, so that the caller pads;
+    :func:`cir_arch.basicsr_networks.run` does."""
     has_weights: bool = True
     """False where there is nothing to load, so that a test without a checkpoint is meant."""

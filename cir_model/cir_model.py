@@ -9,10 +9,11 @@ from basicsr.metrics import calculate_metric
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from basicsr.utils.registry import MODEL_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import cir_host
+from cir_arch.basicsr_networks import facts_of
 from cir_host.errors import OptionsError, UndefinedMetric
 from cir_host.registration import register
 from cir_model.inference import SYMMETRIES, restore_image
@@ -49,25 +50,13 @@ class CIRModel(SRModel):
                 f" {', '.join(SYMMETRIES)}"
             )
         super().__init__(opt)
-        facts = getattr(self.get_bare_model(self.net_g), "facts", None)
+        facts = facts_of(self.get_bare_model(self.net_g))
         precision = self.inference["precision"]
         if facts is not None and precision not in facts.precisions:
             raise OptionsError(
                 f"val.precision: {opt['network_g']['type']} gives sound values in"
                 f" {', '.join(sorted(facts.precisions))}, not in {precision!r}"
             )
-
-    def load_network(
-        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
-    ) -> None:
-        """Load a checkpoint.
-
-        Training chooses by ``param_key`` between ``params`` and ``params_ema`` where the file has
-        both, as BasicSR does; a test without ``path.param_key_g`` takes the averaged weights.
-        """
-        if not self.is_train:
-            param_key = self.opt["path"].get("param_key_g")
-        super().load_network(net, load_path, strict, param_key)
 
     def get_optimizer(
         self, optim_type: str, params: Iterable[Tensor], lr: float, **kwargs: Any

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from cir_arch.basicsr_networks import run
 from cir_arch.facts import Precision
 
 Ensemble = Literal["none", "transpose", "flips", "x8"]
@@ -38,7 +39,7 @@ def restore_image(
     dtype = _AUTOCAST.get(precision)
     with torch.autocast(image.device.type, dtype, enabled=dtype is not None):
         for apply, undo in symmetries:
-            output = undo(network(apply(image))).float()
+            output = undo(run(network, apply(image))).float()
             total = output if total is None else total + output
     assert total is not None  # every ensemble holds the identity
     return total / len(symmetries)

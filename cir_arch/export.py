@@ -1,0 +1,127 @@
+"""A network written for other programs: safetensors that name it, and ONNX."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cir_arch.basicsr_networks import facts_of
+from cir_arch.recognition import METADATA_KEY, NetworkOptions
+from cir_host.errors import UserError
+
+ONNX_OPSET = 18
+"""The first that has what all networks of ours need."""
+EXAMPLE_SIZE = (41, 50)
+"""Height and width of the image that a network is traced with.
+
+Every network that pads pads both sides of it, so that padding is part of the file; a side that
+needs none is then padded by 0.
+"""
+OTHER_SIZES = ((64, 96), (35, 70))
+"""What a file for any size is tried with: sides that most networks leave alone, and others."""
+TOLERANCE = 1e-3
+"""How far a right file may be off, relative to an output of range 1: float32, summed otherwise."""
+
+
+def save_safetensors(
+    state: Mapping[str, Tensor], path: Path, network: NetworkOptions | None
+) -> None:
+    """Write a state dict as safetensors.
+
+    Args:
+        state: The tensors; their types are kept.
+        path: The file; one that is there is replaced.
+        network: What :func:`cir_arch.load_network` will find in the file's metadata.
+    """
+    metadata = {"format": "pt"}
+    if network is not None:
+        metadata[METADATA_KEY] = json.dumps({"type": network.type, **network.arguments})
+    apart = {name: value.detach().clone().contiguous() for name, value in state.items()}
+    save_file(apart, path, metadata)
+
+
+def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = None) -> None:
+    """Write a network as ONNX: input ``image`` (1, C, H, W), output ``restored``.
+
+    Args:
+        network: In evaluation mode, on the CPU.
+        path: The file; one that is there is replaced.
+        size: Height and width of all images. None: any; not every network can be exported so.
+
+    Raises:
+        UserError: The packages of the extra ``onnx`` are missing, or the exporter cannot do it.
+    """
+    require_onnx()
+    facts = facts_of(network)
+    channels = 3 if facts is None else facts.in_channels
+    image = torch.rand(1, channels, *(size or EXAMPLE_SIZE))
+    axes: dict[int, Any] = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                network,
+                (image,),
+                path,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                opset_version=ONNX_OPSET,
+                input_names=["image"],
+                output_names=["restored"],
+                dynamic_shapes=(axes,) if size is None else None,
+            )
+    except Exception as error:  # of many kinds, each with a report of pages
+        reason = str(error).strip().partition("\n")[0]
+        advice = "; --size HEIGHTxWIDTH exports it for one size" if size is None else ""
+        raise UserError(f"{type(network).__name__} as ONNX: {reason}{advice}") from error
+
+
+def compare_onnx(
+    network: nn.Module, path: Path, size: tuple[int, int] | None = None
+) -> dict[tuple[int, int], float]:
+    """Return how far onnxruntime is from the network, at most, for random images of each size.
+
+    Args:
+        network: What was exported.
+        path: The ONNX file.
+        size: The file's only size. None if it takes any, and two others are tried.
+
+    Raises:
+        UserError: The file's output differs by more than rounding explains, 1e-3 of a range of 1.
+    """
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    _, channels, _, _ = session.get_inputs()[0].shape
+    differences = {}
+    for height, width in (size,) if size else OTHER_SIZES:
+        image = torch.rand(1, channels, height, width, generator=generator)
+        with torch.inference_mode():
+            expected = network(image)
+        (found,) = session.run(None, {"image": image.numpy()})
+        differences[height, width] = (torch.from_numpy(found) - expected).abs().max().item()
+    worst = max(differences.values())
+    if not worst < TOLERANCE * max(1.0, expected.abs().max().item()):
+        raise UserError(f"{type(network).__name__}: onnxruntime gives other values, off by {worst}")
+    return differences
+
+
+def require_onnx() -> None:
+    """Check that the packages of the extra ``onnx`` are there.
+
+    Raises:
+        UserError: One is missing.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise UserError(
+                f"ONNX needs the package {package}; install it by `pip install 'basicsr-cir[onnx]'`"
+            )

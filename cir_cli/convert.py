@@ -1,0 +1,116 @@
+"""``basicsr convert``: a checkpoint written as safetensors, for BasicSR, or as ONNX."""
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import yaml
+
+from cir_arch.export import compare_onnx, export_onnx, require_onnx, save_safetensors
+from cir_arch.recognition import NetworkOptions, described, load_network, recognise
+from cir_host.checkpoint import Checkpoint, read_checkpoint
+from cir_host.errors import UserError
+
+FORMATS = (".safetensors", ".pth", ".onnx")
+
+
+def run(arguments: list[str]) -> None:
+    """Convert a checkpoint.
+
+    Raises:
+        UserError: The file cannot be read or written, or its network cannot be exported.
+    """
+    parser = argparse.ArgumentParser("basicsr convert", description=__doc__)
+    parser.add_argument("file", type=Path, help="a checkpoint")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help=f"a name that ends in {_either(FORMATS)}"
+    )
+    parser.add_argument("--key", help="the container's key, where a file holds several state dicts")
+    parser.add_argument(
+        "--network",
+        metavar="YAML",
+        help="the network, where the file does not tell it: '{type: HAT, conv_scale: 0.02}'",
+    )
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="ONNX for images of this size alone"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    options = parser.parse_args(arguments)
+    output: Path = options.output
+    _check_output(output, options.overwrite)
+    if output.suffix == ".onnx":
+        require_onnx()
+    file = read_checkpoint(options.file, options.key)
+    network = _network(file, options.network)
+    if output.suffix == ".onnx":
+        _write(output, lambda part: _to_onnx(options.file, options, network, part))
+    elif output.suffix == ".safetensors":
+        _write(output, lambda part: save_safetensors(file.state, part, network))
+        print(f"{output}: {_named(network)}")
+    else:
+        _write(output, lambda part: torch.save({"params": file.state}, part))
+        print(f"{output}: {_named(network)}, under params")
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.suffix not in FORMATS:
+        raise UserError(f"-o {output}: its ending tells the format; give {_either(FORMATS)}")
+    if not output.parent.is_dir():
+        raise UserError(f"-o {output}: no folder {output.parent}")
+    if output.is_dir():
+        raise UserError(f"-o {output}: a folder, not a file")
+    if output.exists() and not overwrite:
+        raise UserError(f"-o {output}: exists; --overwrite replaces it")
+
+
+def _network(file: Checkpoint, given: str | None) -> NetworkOptions | None:
+    if given is None:
+        return described(file.metadata) or recognise(file.state)
+    try:
+        section = yaml.safe_load(given)
+        return NetworkOptions(section.pop("type"), section)
+    except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+        raise UserError(
+            f"--network {given}: give a section like '{{type: HAT, upscale: 2}}'"
+        ) from error
+
+
+def _to_onnx(
+    source: Path, options: argparse.Namespace, network: NetworkOptions | None, path: Path
+) -> None:
+    named = {} if network is None else {"type": network.type, **network.arguments}
+    built = load_network(source, options.key, **named)
+    export_onnx(built, path, options.size)
+    differences = compare_onnx(built, path, options.size)
+    sizes = ", ".join(f"{h}x{w}: {error:.1e}" for (h, w), error in differences.items())
+    kind = "any height and width" if options.size is None else "that height and width alone"
+    print(f"{options.output}: {_named(network)}, {kind}; onnxruntime differs by at most ({sizes})")
+
+
+def _write(output: Path, write: Callable[[Path], object]) -> None:
+    """Write whole or not at all: what fails or is killed leaves no output, or the old one."""
+    part = output.with_name(f".{output.stem}.part{output.suffix}")
+    try:
+        write(part)
+        part.replace(output)
+    except OSError as error:
+        raise UserError(f"-o {output}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _named(network: NetworkOptions | None) -> str:
+    return "a network that is not known here" if network is None else str(network)
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 256x384")
+    return int(found[1]), int(found[2])

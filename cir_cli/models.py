@@ -1,0 +1,168 @@
+"""``basicsr models``: the networks there are, or what a file holds."""
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cir_arch.basicsr_networks import facts_of
+from cir_arch.catalogue import CATALOGUE, Entry
+from cir_arch.facts import NetworkFacts
+from cir_arch.recognition import NetworkOptions, described, recognise
+from cir_host.checkpoint import Checkpoint, load_into, read_checkpoint
+from cir_host.errors import UserError
+
+
+def run(arguments: list[str]) -> None:
+    """Print the table of networks, or what a checkpoint holds.
+
+    Raises:
+        UserError: The file cannot be read, or holds no weights.
+    """
+    parser = argparse.ArgumentParser("basicsr models", description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, help="a checkpoint; without it: all networks")
+    parser.add_argument("--key", help="the container's key, where a file holds several state dicts")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    if options.file is None:
+        networks = [_network(entry) for entry in CATALOGUE]
+        print(json.dumps(networks, indent=2) if options.json else _overview(networks))
+        return
+    held = _file(read_checkpoint(options.file, options.key))
+    print(json.dumps(held, indent=2) if options.json else _description(options.file, held))
+
+
+def _network(entry: Entry) -> dict[str, Any]:
+    network = NetworkOptions(entry.type, entry.arguments).outline()
+    facts = facts_of(network)
+    assert facts is not None
+    return {
+        "type": entry.type,
+        "arguments": dict(entry.arguments),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "gmacs_128x128": entry.gmacs,
+        "facts": _plain(facts),
+        "weights": [asdict(weights) for weights in entry.weights],
+    }
+
+
+def _overview(networks: Sequence[dict[str, Any]]) -> str:
+    head = ("network", "parameters", "GMAC at 128x128", "sizes", "scale", "precisions")
+    rows = [
+        (
+            network["type"],
+            f"{network['parameters']:,}",
+            f"{network['gmacs_128x128']:.1f}",
+            _size_rule(network["facts"]),
+            f"x{network['facts']['scale']}",
+            " ".join(network["facts"]["precisions"]),
+        )
+        for network in networks
+    ]
+    lines = [*_aligned([head, *rows]), "", "Published weights (container; licence), at the link:"]
+    for network in networks:
+        for weights in network["weights"]:
+            lines += [
+                f"  {network['type']}: {weights['file']} ({weights['container']};"
+                f" {weights['licence']})",
+                f"    {weights['link']}",
+            ]
+    return "\n".join(lines)
+
+
+def _size_rule(facts: dict[str, Any]) -> str:
+    multiple = facts["size_multiple"]
+    return "any" if multiple == 1 else f"any, padded to {multiple}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = ((cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return ["  ".join(cells).rstrip() for cells in padded]
+
+
+def _file(file: Checkpoint) -> dict[str, Any]:
+    dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in file.state.values()})
+    held: dict[str, Any] = {
+        "container": file.container,
+        "keys": list(file.keys),
+        "key": file.key,
+        "prefix": file.prefix,
+        "tensors": len(file.state),
+        "numbers": sum(value.numel() for value in file.state.values()),
+        "dtypes": dtypes,
+        "network_g": None,
+    }
+    options = described(file.metadata) or recognise(file.state)
+    if options is not None:
+        held["network_g"] = {"type": options.type, **options.arguments}
+        with suppress(UserError):  # a name that no registry holds, in a file of another program
+            network = options.outline()
+            facts = facts_of(network)
+            held["facts"] = None if facts is None else _plain(facts)
+            held["parameters"] = sum(parameter.numel() for parameter in network.parameters())
+            held["fits"] = _fit(network, file)
+    return held
+
+
+def _fit(network: Any, file: Checkpoint) -> str:
+    try:
+        return str(load_into(network, file.state, True, "the file", testing=True))
+    except UserError as error:
+        return str(error)
+
+
+def _plain(facts: NetworkFacts) -> dict[str, Any]:
+    return {**asdict(facts), "precisions": sorted(facts.precisions, reverse=True)}
+
+
+def _description(path: Path, held: dict[str, Any]) -> str:
+    container = {
+        "safetensors": "safetensors",
+        "zip": "torch.save",
+        "legacy": "torch.save, format before torch 1.6",
+    }
+    rows = [
+        ("file", str(path)),
+        ("container", container[held["container"]]),
+        ("state dicts", _keys(held["keys"], held["key"])),
+        ("tensors", f"{held['tensors']} of {held['numbers']:,} numbers, {_list(held['dtypes'])}"),
+    ]
+    if held["prefix"]:
+        rows.append(("names", f"all begin with {held['prefix']}, which is taken off"))
+    section = held["network_g"]
+    if section is None:
+        rows.append(("network", "none that is known here"))
+    elif "fits" in held:
+        rows.append(("network", f"{section['type']}, {held['fits']}"))
+        rows += _facts(held["facts"]) if held["facts"] else []
+    else:
+        rows.append(("network", f"{section['type']}, which cannot be built here"))
+    lines = _aligned([(name + ":", value) for name, value in rows])
+    if section is not None:
+        snippet = yaml.safe_dump({"network_g": section}, sort_keys=False, default_flow_style=None)
+        lines += ["", snippet.rstrip()]
+    return "\n".join(lines)
+
+
+def _keys(keys: Sequence[str], taken: str | None) -> str:
+    if taken is None:
+        return "the file is one"
+    others = [key for key in keys if key != taken]
+    return taken + (f" (also there: {_list(others)})" if others else "")
+
+
+def _facts(facts: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    yield "channels", str(facts["in_channels"])
+    yield "scale", f"x{facts['scale']}"
+    yield "sizes", _size_rule(facts)
+    yield "precisions", " ".join(facts["precisions"])
+
+
+def _list(words: Iterable[str]) -> str:
+    return ", ".join(words)

@@ -1,0 +1,144 @@
+"""``basicsr convert``: safetensors that name their network, BasicSR's .pth, and ONNX."""
+
+import pytest
+import torch
+from basicsr.archs import build_network
+from network_tools import restore
+from small_networks import SMALL
+from vector_tools import image
+
+from cir_arch import export, load_network
+from cir_arch.recognition import described
+from cir_cli.main import main
+from cir_host.checkpoint import read_checkpoint
+
+TINY = {
+    "CaVE": {"nc": (4, 4, 4, 4), "quality_nc": 4, "nb": 1},
+    "UCIP": {**SMALL["UCIP"], "depths": (1,)},
+    "PromptCIR": {**SMALL["PromptCIR"], "num_blocks": (1, 1, 1, 1)},
+}
+"""The exporter's time grows with the number of layers."""
+
+
+def saved(folder, name="HAT", **arguments):
+    torch.manual_seed(0)
+    network = build_network({"type": name, **SMALL[name], **TINY.get(name, {}), **arguments})
+    torch.save({"params_ema": network.state_dict()}, folder / "net.pth")
+    return network.eval()
+
+
+def convert(folder, *arguments):
+    return main(["convert", str(folder / "net.pth"), *arguments])
+
+
+def test_safetensors_name_their_network(tmp_path, capsys):
+    network = saved(tmp_path, conv_scale=0.5)
+    section = "{type: HAT, conv_scale: 0.5, upscale: 1, embed_dim: 12, depths: [2, 2]"
+    section += ", num_heads: [2, 3], window_size: 4, compress_ratio: 2, squeeze_factor: 1"
+    section += ", num_feat: 8}"
+    output = tmp_path / "net.safetensors"
+    assert convert(tmp_path, "-o", str(output), "--network", section) == 0
+    assert "{type: HAT, conv_scale: 0.5, " in capsys.readouterr().out
+    x = image(9, 12)
+    torch.testing.assert_close(restore(load_network(output), x), restore(network, x))
+
+
+def test_safetensors_of_what_the_shapes_tell(tmp_path):
+    network = saved(tmp_path)
+    output = tmp_path / "net.safetensors"
+    assert convert(tmp_path, "-o", str(output)) == 0
+    file = read_checkpoint(output)
+    assert described(file.metadata).type == "HAT"
+    assert file.state.keys() == network.state_dict().keys()
+    x = image(9, 12)
+    torch.testing.assert_close(
+        restore(load_network(output), x), restore(network, x), rtol=0, atol=0
+    )
+
+
+def test_a_file_for_basicsr(tmp_path):
+    network = saved(tmp_path)
+    assert convert(tmp_path, "-o", str(tmp_path / "new.pth")) == 0
+    assert torch.load(tmp_path / "new.pth").keys() == {"params"}
+    assert read_checkpoint(tmp_path / "new.pth").state.keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "net.txt"], "give .safetensors, .pth or .onnx"),
+        (["-o", "absent/net.pth"], "no folder absent"),
+        (["-o", "net.pth"], "net.pth: exists; --overwrite replaces it"),
+        (["-o", "new.pth", "--network", "HAT"], "give a section like '{type: HAT, upscale: 2}'"),
+        (["-o", "new.pth", "--key", "ours"], "holds no state dict 'ours'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_costs_nothing(tmp_path, capsys, monkeypatch, arguments, message):
+    saved(tmp_path)
+    before = (tmp_path / "net.pth").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert convert(tmp_path, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
+    assert (tmp_path / "net.pth").read_bytes() == before
+
+
+def test_a_file_replaces_itself_only_when_asked(tmp_path):
+    network = saved(tmp_path)
+    assert convert(tmp_path, "-o", str(tmp_path / "net.pth"), "--overwrite") == 0
+    assert read_checkpoint(tmp_path / "net.pth").key == "params"
+    assert read_checkpoint(tmp_path / "net.pth").state.keys() == network.state_dict().keys()
+
+
+def test_without_the_packages_onnx_says_what_to_install(tmp_path, capsys, monkeypatch):
+    saved(tmp_path)
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    assert convert(tmp_path, "-o", str(tmp_path / "net.onnx")) == 2
+    assert "pip install 'basicsr-cir[onnx]'" in capsys.readouterr().err
+
+
+def test_an_export_that_fails_leaves_the_old_file(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    saved(tmp_path)
+    (tmp_path / "net.onnx").write_text("old")
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("no form for aten.new\nand a report of pages")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    arguments = ["-o", str(tmp_path / "net.onnx"), "--overwrite"]
+    assert convert(tmp_path, *arguments) == 2
+    error = capsys.readouterr().err
+    assert "HAT as ONNX: no form for aten.new; --size HEIGHTxWIDTH exports it for one" in error
+    assert error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"net.pth", "net.onnx"}
+    assert (tmp_path / "net.onnx").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_onnx_gives_the_same_images_at_other_sizes(tmp_path, capsys, name):
+    """The command compares; here its output is compared once more, at sizes it does not try."""
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+    network = saved(tmp_path, name)
+    output = tmp_path / "net.onnx"
+    assert convert(tmp_path, "-o", str(output)) == 0, capsys.readouterr().err
+    assert "any height and width" in capsys.readouterr().out
+    session = runtime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    for size in ((96, 33), (64, 64)):
+        x = image(*size)
+        (found,) = session.run(None, {"image": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), restore(network, x), rtol=0, atol=1e-3)
+
+
+def test_onnx_for_one_size(tmp_path, capsys):
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+    saved(tmp_path, "CaVE")
+    output = tmp_path / "net.onnx"
+    assert convert(tmp_path, "-o", str(output), "--size", "40x64") == 0
+    assert "that height and width alone" in capsys.readouterr().out
+    (given,) = runtime.InferenceSession(output).get_inputs()
+    assert given.shape == [1, 3, 40, 64]

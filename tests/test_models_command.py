@@ -1,0 +1,106 @@
+"""``basicsr models``: all networks, and what a file holds."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.utils.registry import ARCH_REGISTRY
+from safetensors.torch import save_file
+from small_networks import SMALL
+
+from cir_arch.catalogue import CATALOGUE, count_macs
+from cir_arch.recognition import NetworkOptions
+from cir_cli.main import main
+
+
+def test_every_network_of_ours_is_in_the_catalogue():
+    ours = {name for name, cls in ARCH_REGISTRY if cls.__module__.startswith("cir_arch.")}
+    assert {entry.type for entry in CATALOGUE} == ours - {"Identity"} | {"SwinIR", "RRDBNet"}
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.type)
+def test_multiplications_are_as_stated(entry):
+    network = NetworkOptions(entry.type, entry.arguments).outline()
+    assert count_macs(network) / 1e9 == pytest.approx(entry.gmacs, abs=0.006)
+
+
+def test_multiplications_of_attention_are_counted():
+    """By hand: the bias-free parts of one layer of attention in 2 x 2 windows."""
+    network = NetworkOptions("SCUNet", {"dim": 8, "head_dim": 2, "window_size": 2}).outline()
+    msa = network.m_body[0].trans_block.msa
+    with torch.device("meta"):
+        from torch.utils.flop_counter import FlopCounterMode
+
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            msa(torch.empty(1, 4, 4, 32))
+    tokens, channels, window = 16, 32, 4
+    assert counter.get_total_flops() == 2 * tokens * channels * (4 * channels + 2 * window)
+
+
+def test_the_table_names_every_network_and_where_its_weights_are(capsys):
+    assert main(["models"]) == 0
+    table = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in table.splitlines() if line.strip()}
+    assert lines["UCIP"].split()[:3] == ["UCIP", "11,424,291", "196.4"]
+    assert "any, padded to 7" in lines["SwinIR"]
+    assert "x4" in lines["HAT"]
+    for entry in CATALOGUE:
+        assert all(weights.link in table for weights in entry.weights)
+
+
+def saved(folder, name="UCIP"):
+    network = build_network({"type": name, **SMALL[name]})
+    state = network.state_dict()
+    wrapped = {f"module.{key}": value for key, value in state.items()}
+    torch.save({"params": wrapped, "params_ema": state}, folder / "net.pth")
+    return network, folder / "net.pth"
+
+
+def test_what_a_file_holds_is_a_section_to_paste(tmp_path, capsys):
+    network, path = saved(tmp_path)
+    assert main(["models", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "params_ema (also there: params)" in shown
+    assert "172 of 172 tensors" in shown
+    section = yaml.safe_load(shown[shown.index("network_g:") :])["network_g"]
+    assert build_network(section).facts == network.facts
+
+
+def test_json_for_programs(tmp_path, capsys):
+    network, path = saved(tmp_path)
+    assert main(["models", str(path), "--key", "params", "--json"]) == 0
+    held = json.loads(capsys.readouterr().out)
+    assert (held["container"], held["keys"]) == ("zip", ["params", "params_ema"])
+    assert (held["key"], held["prefix"], held["dtypes"]) == ("params", "module.", ["float32"])
+    assert held["parameters"] == sum(p.numel() for p in network.parameters())
+    assert held["network_g"]["type"] == "UCIP"
+    assert held["facts"]["scale"] == 4
+
+
+def test_a_file_of_an_unknown_or_impossible_network_is_shown_all_the_same(tmp_path, capsys):
+    torch.save({"stem": torch.zeros(2, 3)}, tmp_path / "net.pth")
+    assert main(["models", str(tmp_path / "net.pth")]) == 0
+    shown = capsys.readouterr().out
+    assert "none that is known here" in shown
+    assert "1 of 6 numbers" in shown
+    section = json.dumps({"type": "Another", "width": 8})
+    save_file({"stem": torch.zeros(2, 3)}, tmp_path / "net.safetensors", {"network_g": section})
+    assert main(["models", str(tmp_path / "net.safetensors")]) == 0
+    assert "Another, which cannot be built here" in capsys.readouterr().out
+
+
+def test_a_file_that_lacks_tensors_says_so(tmp_path, capsys):
+    network, path = saved(tmp_path)
+    state = network.state_dict()
+    state.pop("conv_hr.bias")
+    torch.save(state, path)
+    assert main(["models", str(path)]) == 0
+    assert "1 missing (conv_hr.bias)" in capsys.readouterr().out
+
+
+def test_no_checkpoint_is_one_line(tmp_path, capsys):
+    assert main(["models", str(tmp_path / "net.pth")]) == 2
+    assert capsys.readouterr().err.endswith("net.pth: no such file\n")

@@ -1,0 +1,68 @@
+"""What spandrel's loader makes of our state dicts."""
+
+import pytest
+import torch
+from basicsr.archs import build_network
+from network_tools import restore
+from small_networks import SMALL
+from vector_tools import image
+
+spandrel = pytest.importorskip("spandrel", reason="needs the extra [spandrel]")
+
+from cir_arch.spandrel_support import LACKING, install  # noqa: E402 (needs spandrel)
+
+
+@pytest.fixture
+def loader():
+    """A loader with a registry of its own, so that spandrel's stays as it was."""
+    registry = spandrel.MAIN_REGISTRY.copy()
+    install(registry)
+    install(registry)  # a second time does nothing
+    return spandrel.ModelLoader(registry=registry)
+
+
+def saved(folder, name, **arguments):
+    torch.manual_seed(0)
+    network = build_network({"type": name, **SMALL[name], **arguments}).eval()
+    torch.save({"params": network.state_dict()}, folder / "net.pth")
+    return network, folder / "net.pth"
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_networks_that_spandrel_lacks_are_ours(loader, tmp_path, name):
+    network, path = saved(tmp_path, name)
+    model = loader.load_from_file(path)
+    assert model.architecture.id == ("SCUNet_cir" if name == "SCUNet" else name)
+    assert type(model.model) is type(network)
+    facts = network.facts
+    assert (model.scale, model.input_channels) == (facts.scale, facts.in_channels)
+    assert model.supports_half == ("fp16" in facts.precisions)
+    assert model.purpose == ("SR" if facts.scale > 1 else "Restoration")
+    x = image(21, 34)
+    expected = restore(network, x).clamp(0, 1)
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+
+
+def test_without_us_spandrel_takes_cave_for_another_network(tmp_path):
+    """The reason why ours come first: its FBCNN then misses what CaVE has not."""
+    _, path = saved(tmp_path, "CaVE", strides=(2, 2, 2))
+    with pytest.raises(RuntimeError, match="Error\\(s\\) in loading state_dict for FBCNN"):
+        spandrel.ModelLoader().load_from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "identity"),
+    [
+        ("FBCNN", {"nc": (8, 8, 8, 512), "nb": 2, "quality_nc": 512}, "FBCNN"),
+        ("HAT", {"embed_dim": 24, "num_feat": 64, "upscale": 2, "squeeze_factor": 6}, "HAT"),
+        ("SAFMN_BCIE", {}, "SAFMN BCIE"),
+        ("SCUNet", {"dim": 64, "head_dim": 32, "window_size": 8}, "SCUNet"),
+    ],
+)
+def test_networks_that_spandrel_has_stay_its_own(loader, tmp_path, name, arguments, identity):
+    network, path = saved(tmp_path, name, **arguments)
+    model = loader.load_from_file(path)
+    assert type(model.model).__module__.startswith("spandrel.")
+    assert model.architecture.name == identity or model.architecture.id == identity
+    x = image(64, 64)
+    torch.testing.assert_close(model(x), restore(network, x).clamp(0, 1), rtol=0, atol=1e-4)
