@@ -1,8 +1,10 @@
 """A network written for other programs: safetensors that name it, and ONNX."""
 
 import json
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = N
     image = torch.rand(1, channels, *(size or EXAMPLE_SIZE))
     axes: dict[int, Any] = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), torch.no_grad(), _quiet("onnxscript"):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network,
@@ -81,6 +83,18 @@ def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = N
         reason = str(error).strip().partition("\n")[0]
         advice = "; --size HEIGHTxWIDTH exports it for one size" if size is None else ""
         raise UserError(f"{type(network).__name__} as ONNX: {reason}{advice}") from error
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a logger's warnings back: the exporter tells of each layer what it does not fold."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def compare_onnx(
