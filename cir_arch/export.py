@@ -14,11 +14,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cir_arch.basicsr_networks import facts_of
+from cir_arch.cave_arch import CaVE
+from cir_arch.fbcnn_arch import FBCNN
 from cir_arch.recognition import METADATA_KEY, NetworkOptions
+from cir_arch.ucip_arch import UCIP
 from cir_host.errors import UserError
 
 ONNX_OPSET = 18
 """The first that has what all networks of ours need."""
+ANY_SIZE = (CaVE, FBCNN, UCIP)
+"""Networks that are exported for images of any size.
+
+With a small PromptCIR PyTorch's exporter (2.14) was not done after six minutes if sizes are symbols;
+given one size it is done in one. The others have not been tried for long, and need a size too.
+"""
 EXAMPLE_SIZE = (41, 50)
 """Height and width of the image that a network is traced with.
 
@@ -54,12 +63,18 @@ def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = N
     Args:
         network: In evaluation mode, on the CPU.
         path: The file; one that is there is replaced.
-        size: Height and width of all images. None: any; not every network can be exported so.
+        size: Height and width of all images; None for any, which :data:`ANY_SIZE` can.
 
     Raises:
-        UserError: The packages of the extra ``onnx`` are missing, or the exporter cannot do it.
+        UserError: The packages of the extra ``onnx`` are missing, the network needs a size, or the
+            exporter fails.
     """
     require_onnx()
+    if size is None and not isinstance(network, ANY_SIZE):
+        raise UserError(
+            f"{type(network).__name__} as ONNX: it can be exported for one size of image alone;"
+            " give --size HEIGHTxWIDTH"
+        )
     facts = facts_of(network)
     channels = 3 if facts is None else facts.in_channels
     image = torch.rand(1, channels, *(size or EXAMPLE_SIZE))
@@ -81,8 +96,7 @@ def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = N
             )
     except Exception as error:  # of many kinds, each with a report of pages
         reason = str(error).strip().partition("\n")[0]
-        advice = "; --size HEIGHTxWIDTH exports it for one size" if size is None else ""
-        raise UserError(f"{type(network).__name__} as ONNX: {reason}{advice}") from error
+        raise UserError(f"{type(network).__name__} as ONNX: {reason}") from error
 
 
 @contextmanager
