@@ -1,8 +1,10 @@
 """A network written for other programs: safetensors that name it, and ONNX."""
 
 import json
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cir_arch.basicsr_networks import facts_of
+from cir_arch.cave_arch import CaVE
+from cir_arch.fbcnn_arch import FBCNN
 from cir_arch.recognition import METADATA_KEY, NetworkOptions
+from cir_arch.ucip_arch import UCIP
 from cir_host.errors import UserError
 
 ONNX_OPSET = 18
 """The first that has what all networks of ours need."""
+ANY_SIZE = (CaVE, FBCNN, UCIP)
+"""Networks that are exported for images of any size.
+
+With a small PromptCIR, PyTorch's exporter (2.14) was not done after six minutes if sizes are
+symbols; given one size it is done in one. The others have not been tried for long, and need a size
+too.
+"""
 EXAMPLE_SIZE = (41, 50)
 """Height and width of the image that a network is traced with.
 
@@ -52,18 +64,24 @@ def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = N
     Args:
         network: In evaluation mode, on the CPU.
         path: The file; one that is there is replaced.
-        size: Height and width of all images. None: any; not every network can be exported so.
+        size: Height and width of all images; None for any, which :data:`ANY_SIZE` can.
 
     Raises:
-        UserError: The packages of the extra ``onnx`` are missing, or the exporter cannot do it.
+        UserError: The packages of the extra ``onnx`` are missing, the network needs a size, or the
+            exporter fails.
     """
     require_onnx()
+    if size is None and not isinstance(network, ANY_SIZE):
+        raise UserError(
+            f"{type(network).__name__} as ONNX: it can be exported for one size of image alone;"
+            " give --size HEIGHTxWIDTH"
+        )
     facts = facts_of(network)
     channels = 3 if facts is None else facts.in_channels
     image = torch.rand(1, channels, *(size or EXAMPLE_SIZE))
     axes: dict[int, Any] = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), torch.no_grad(), _quiet("onnxscript"):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network,
@@ -79,8 +97,19 @@ def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = N
             )
     except Exception as error:  # of many kinds, each with a report of pages
         reason = str(error).strip().partition("\n")[0]
-        advice = "; --size HEIGHTxWIDTH exports it for one size" if size is None else ""
-        raise UserError(f"{type(network).__name__} as ONNX: {reason}{advice}") from error
+        raise UserError(f"{type(network).__name__} as ONNX: {reason}") from error
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a logger's warnings back: the exporter tells of each layer what it does not fold."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def compare_onnx(

@@ -34,7 +34,10 @@ def run(arguments: list[str]) -> None:
         help="the network, where the file does not tell it: '{type: HAT, conv_scale: 0.02}'",
     )
     parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="ONNX for images of this size alone"
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help="ONNX for images of this size alone, which most networks need",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     options = parser.parse_args(arguments)

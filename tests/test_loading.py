@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from basicsr.archs import build_network
-from host_tools import basicsr_log, run_here, train_options, write_pairs
+from host_tools import basicsr_log, run_here, test_options, train_options, write_pairs
+from PIL import Image
 from small_networks import SMALL
 from vector_tools import published_shapes
 
@@ -95,3 +96,32 @@ def test_a_run_from_which_nothing_fits_does_not_start(folder, tmp_path, monkeypa
     with pytest.raises(UserError, match=r"cave\.pth: nothing in it fits HAT.* It looks like CaVE"):
         run_here(monkeypatch, tmp_path, training(folder, "cave.pth"))
     assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {
+            "type": "SwinIR",
+            "img_size": 14,
+            "window_size": 7,
+            "embed_dim": 8,
+            "depths": [2],
+            "num_heads": [2],
+            "upscale": 1,
+            "img_range": 255.0,
+        },
+        {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "scale": 1, "num_block": 1},
+    ],
+    ids=["SwinIR", "RRDBNet"],
+)
+def test_basicsr_s_networks_are_tested_at_sizes_that_they_do_not_take(
+    tmp_path, monkeypatch, network
+):
+    write_pairs(tmp_path, train=1, val=1, size=(23, 34))
+    torch.save({"params_ema": build_network(network).state_dict()}, tmp_path / "net.pth")
+    options = test_options(tmp_path, tmp_path / "net.pth")
+    options.update(model_type="CIRModel", network_g=dict(network))
+    run_here(monkeypatch, tmp_path, options, command="test")
+    with Image.open(*(tmp_path / "results").rglob("*.png")) as restored:
+        assert restored.size == (34, 23)

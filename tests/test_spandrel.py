@@ -56,7 +56,11 @@ def test_without_us_spandrel_takes_cave_for_another_network(tmp_path):
         ("FBCNN", {"nc": (8, 8, 8, 512), "nb": 2, "quality_nc": 512}, "FBCNN"),
         ("HAT", {"embed_dim": 24, "num_feat": 64, "upscale": 2, "squeeze_factor": 6}, "HAT"),
         ("SAFMN_BCIE", {}, "SAFMN BCIE"),
-        ("SCUNet", {"dim": 64, "head_dim": 32, "window_size": 8}, "SCUNet"),
+        (
+            "SCUNet",
+            {"dim": 64, "head_dim": 32, "window_size": 8, "config": [2] + [1] * 6},
+            "SCUNet",
+        ),
     ],
 )
 def test_networks_that_spandrel_has_stay_its_own(loader, tmp_path, name, arguments, identity):
