@@ -5,7 +5,7 @@ The parameters are ``PromptIR``'s own; (B, C, H, W) maps. Height and width are m
 
 import torch
 import torch.nn.functional as F
-from naive_steps import channel_attention, conv, gated_feed_forward, norm
+from naive_steps import channel_attention, conv, gated_feed_forward, norm, u_net
 from torch import Tensor
 
 from cir_arch.layers.transformer_block import TransformerBlock
@@ -18,21 +18,12 @@ class NaivePromptIR(PromptIR):
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (B, C, H, W)."""
         y = conv(self.patch_embed.proj, x)
-        skips = []
-        for level, down in ((1, self.down1_2), (2, self.down2_3), (3, self.down3_4)):
-            y = chain(self.get_submodule(f"encoder_level{level}"), y)
-            skips.append(y)
-            y = F.pixel_unshuffle(conv(down.body[0], y), 2)
-        y = chain(self.latent, y)
-        for level, up in ((3, self.up4_3), (2, self.up3_2), (1, self.up2_1)):
-            asked = prompt(self.get_submodule(f"prompt{level}"), y)
-            y = transform(self.get_submodule(f"noise_level{level}"), torch.cat((y, asked), 1))
-            y = conv(self.get_submodule(f"reduce_noise_level{level}"), y)
-            y = torch.cat((F.pixel_shuffle(conv(up.body[0], y), 2), skips.pop()), 1)
-            if level > 1:
-                y = conv(self.get_submodule(f"reduce_chan_level{level}"), y)
-            y = chain(self.get_submodule(f"decoder_level{level}"), y)
-        return conv(self.output, chain(self.refinement, y)) + x
+        return conv(self.output, u_net(self, y, transform, self._ask)) + x
+
+    def _ask(self, y: Tensor, level: int) -> Tensor:
+        asked = prompt(self.get_submodule(f"prompt{level}"), y)
+        y = transform(self.get_submodule(f"noise_level{level}"), torch.cat((y, asked), 1))
+        return conv(self.get_submodule(f"reduce_noise_level{level}"), y)
 
 
 def prompt(layer: ImagePrompt, x: Tensor) -> Tensor:
@@ -42,13 +33,6 @@ def prompt(layer: ImagePrompt, x: Tensor) -> Tensor:
     maps = layer.prompt_param.repeat(len(x), 1, 1, 1, 1)
     mixed = (weights[:, :, None, None, None] * maps).sum(1)
     return conv(layer.conv3x3, F.interpolate(mixed, x.shape[2:], mode="bilinear"))
-
-
-def chain(blocks: torch.nn.Sequential, x: Tensor) -> Tensor:
-    """Run transformer blocks."""
-    for block in blocks:
-        x = transform(block, x)
-    return x
 
 
 def transform(block: TransformerBlock, x: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 Maps are (B, C, H, W). A layer is a module that holds the weights, whatever its own ``forward``.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -45,6 +47,33 @@ def gated_feed_forward(layer: nn.Module, x: Tensor) -> Tensor:
     """GDFN."""
     gate, value = conv(layer.dwconv, conv(layer.project_in, x)).chunk(2, dim=1)
     return conv(layer.project_out, F.gelu(gate) * value)
+
+
+def u_net(
+    network: nn.Module,
+    y: Tensor,
+    transform: Callable[[nn.Module, Tensor], Tensor],
+    before_upsampling: Callable[[Tensor, int], Tensor] = lambda y, level: y,
+) -> Tensor:
+    """Restormer's U-Net on the features of level 1; ``transform`` runs one block."""
+
+    def chain(name: str, y: Tensor) -> Tensor:
+        for block in network.get_submodule(name):
+            y = transform(block, y)
+        return y
+
+    skips = []
+    for level, down in ((1, network.down1_2), (2, network.down2_3), (3, network.down3_4)):
+        skips.append(chain(f"encoder_level{level}", y))
+        y = F.pixel_unshuffle(conv(down.body[0], skips[-1]), 2)
+    y = chain("latent", y)
+    for level, up in ((3, network.up4_3), (2, network.up3_2), (1, network.up2_1)):
+        y = F.pixel_shuffle(conv(up.body[0], before_upsampling(y, level)), 2)
+        y = torch.cat((y, skips.pop()), 1)
+        if level > 1:
+            y = conv(network.get_submodule(f"reduce_chan_level{level}"), y)
+        y = chain(f"decoder_level{level}", y)
+    return chain("refinement", y)
 
 
 def cut(x: Tensor, window: int) -> Tensor:

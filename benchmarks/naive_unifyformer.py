@@ -7,7 +7,7 @@ of 8.
 
 import torch
 import torch.nn.functional as F
-from naive_steps import channel_attention, conv, gated_feed_forward
+from naive_steps import channel_attention, conv, gated_feed_forward, u_net
 from torch import Tensor, nn
 
 from cir_arch.unifyformer_arch import ChannelNorm, UnifyAttention, UnifyBlock, UnifyFormer
@@ -21,29 +21,15 @@ class NaiveUnifyFormer(UnifyFormer):
         y = x
         for i, layer in enumerate(self.patch_embed.proj[::2]):
             y = conv(layer, F.gelu(y) if i else y)
-        skips = []
-        for level, down in ((1, self.down1_2), (2, self.down2_3), (3, self.down3_4)):
-            y = chain(self.get_submodule(f"encoder_level{level}"), y)
-            skips.append(y)
-            y = F.pixel_unshuffle(conv(down.body[0], y), 2)
-        y = chain(self.latent, y)
-        for level, up in ((3, self.up4_3), (2, self.up3_2), (1, self.up2_1)):
-            y = torch.cat((F.pixel_shuffle(conv(up.body[0], y), 2), skips.pop()), 1)
-            if level > 1:
-                y = conv(self.get_submodule(f"reduce_chan_level{level}"), y)
-            y = chain(self.get_submodule(f"decoder_level{level}"), y)
-        return conv(self.output, chain(self.refinement, y)) + x
+        return conv(self.output, u_net(self, y, transform)) + x
 
 
-def chain(blocks: nn.Sequential, x: Tensor) -> Tensor:
-    """Run blocks of four branches."""
-    block: UnifyBlock
-    for block in blocks:
-        x = x + attend(block.attn1, norm(block.norm1, x))
-        x = x + gated_feed_forward(block.ffn1, norm(block.norm2, x))
-        x = x + channel_attention(block.attn2, norm(block.norm3, x))
-        x = x + gated_feed_forward(block.ffn2, norm(block.norm4, x))
-    return x
+def transform(block: UnifyBlock, x: Tensor) -> Tensor:
+    """Run the four branches of a block."""
+    x = x + attend(block.attn1, norm(block.norm1, x))
+    x = x + gated_feed_forward(block.ffn1, norm(block.norm2, x))
+    x = x + channel_attention(block.attn2, norm(block.norm3, x))
+    return x + gated_feed_forward(block.ffn2, norm(block.norm4, x))
 
 
 def norm(layer: ChannelNorm, x: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ def test_compiles_to_machine_code():
     """One network stands for all: the rest is PyTorch's."""
     if shutil.which("g++") is None:
         pytest.skip("the compiler needs a C++ compiler")
-    network = build("HAT", depths=(2,), num_heads=(2,))
+    network = build("HAT", depths=(1,), num_heads=(2,))
     x = picture(network, 8, 8)
     compiled = torch.compile(network, fullgraph=True)
     torch.testing.assert_close(restore(compiled, x), restore(network, x), rtol=0, atol=1e-5)

@@ -23,22 +23,25 @@ class Published:
     name: str
     parameters: int
     bf16_error: float
-    """Bound on the root mean square error under bfloat16, over the image's standard deviation."""
+    """Bound on the root mean square error under bfloat16, over the image's standard deviation.
+
+    For these random weights; about twice what a CPU without bfloat16 instructions gives.
+    """
     arguments: dict = field(default_factory=dict)
 
 
 PUBLISHED = {
-    "promptcir": Published("PromptCIR", 34_754_927, 0.05),
-    "ucip": Published("UCIP", 11_424_291, 0.2),
-    "cave": Published("CaVE", 74_887_428, 0.02),
+    "promptcir": Published("PromptCIR", 34_754_927, 0.03),
+    "ucip": Published("UCIP", 11_424_291, 0.15),
+    "cave": Published("CaVE", 74_887_428, 0.04),
     "hat_x4": Published("HAT", 20_772_507, 0.05),
     "hat_s_x2": Published("HAT", 9_473_471, 0.05, {**HAT_S, "upscale": 2}),
     "hat_x1": Published("HAT", 20_477_083, 0.05, {"upscale": 1}),
     "hft": Published("HFT", 33_859_795, 0.05),
-    "fbcnn": Published("FBCNN", 71_921_796, 0.02),
-    "scunet_large": Published("SCUNet", 69_086_604, 0.04),
+    "fbcnn": Published("FBCNN", 71_921_796, 0.03),
+    "scunet_large": Published("SCUNet", 69_086_604, 0.05),
     "unifyformer": Published("UnifyFormer", 28_500_431, 0.02),
-    "safmn_bcie": Published("SAFMN_BCIE", 18_414_083, 0.03),
+    "safmn_bcie": Published("SAFMN_BCIE", 18_414_083, 0.04),
     "promptir": Published("PromptIR", 35_592_263, 0.08),
 }
 CALLS = {
@@ -106,9 +109,7 @@ def test_naive_form_gives_the_same_outputs(key, network):
 def test_error_in_bfloat16(key, network):
     x = smallest(network)
     expected = restore(network, x)
-    found = error(restore(network, x, "bf16"), expected)
-    print(f"{key}: {found:.4f}")
-    assert found < PUBLISHED[key].bf16_error
+    assert error(restore(network, x, "bf16"), expected) < PUBLISHED[key].bf16_error
 
 
 def test_every_parameter_gets_a_gradient(key, network):
