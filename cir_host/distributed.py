@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -138,13 +138,44 @@ def _bare_networks(model: Any) -> Iterator[None]:
 def leave_group_at_end(original: Callable[..., Any]) -> Callable[..., Any]:
     """Make a pipeline that has come to its end disconnect its processes.
 
-    One that fails does not: it would wait for the others, which wait for it.
+    One that was told to stop does so too. One that fails does not: it would wait for the others,
+    which wait for it.
     """
 
     @wraps(original)
     def pipeline(root_path: str) -> None:
-        original(root_path)
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
+        try:
+            original(root_path)
+        except SystemExit:
+            _leave_group()
+            raise
+        _leave_group()
 
     return pipeline
+
+
+def _leave_group() -> None:
+    if connected():
+        dist.destroy_process_group()
+
+
+def connected() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process of the run. All of them must ask.
+
+    It is exchanged between CPUs, so that no GPU is waited for.
+    """
+    if not connected():
+        return flag
+    flags = torch.tensor(int(flag))
+    dist.all_reduce(flags, dist.ReduceOp.MAX, group=_between_cpus())
+    return bool(flags)
+
+
+@cache
+def _between_cpus() -> Any:
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
