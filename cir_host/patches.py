@@ -186,17 +186,17 @@ PATCHES: tuple[Patch, ...] = (
         (),
         "a full disk or a killed run leaves half a checkpoint in place of the earlier one",
     ),
-    *(
-        Patch(
-            f"basicsr.models.base_model:BaseModel.{name}",
-            lambda _, replacement=replacement: replacement,
-            (24,),
-            "resuming is not exact: random states, samples drawn and best metrics are not saved",
-        )
-        for name, replacement in (
-            ("save_training_state", saving.save_training_state),
-            ("resume_training", saving.resume_training),
-        )
+    Patch(
+        "basicsr.models.base_model:BaseModel.save_training_state",
+        lambda _: saving.save_training_state,
+        (24,),
+        "resuming is not exact: random states, samples drawn and best metrics are not saved",
+    ),
+    Patch(
+        "basicsr.models.base_model:BaseModel.resume_training",
+        lambda _: saving.resume_training,
+        (24,),
+        "as above, for taking them up",
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.setup_schedulers",

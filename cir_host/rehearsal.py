@@ -83,7 +83,10 @@ def rehearse(opt: dict[str, Any]) -> None:
     sections = [key for key in opt if key.startswith("network_") and opt[key]]
     for key in sections if opt["is_train"] else ["network_g"]:
         if key in opt:
-            _load(model, key, _build_network(opt[key], key))
+            network = _build_network(opt[key], key)
+            _load(model, key, network)
+            if opt["is_train"] and hasattr(model, "rehearse"):
+                model.rehearse(network)
     if opt["is_train"]:
         _set_up_training(model)
 
