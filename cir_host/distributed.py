@@ -1,6 +1,7 @@
 """Training in several processes, also on CPUs."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -149,9 +150,20 @@ def leave_group_at_end(original: Callable[..., Any]) -> Callable[..., Any]:
         except SystemExit:
             _leave_group()
             raise
+        except RuntimeError as error:
+            if connected() and _PEER_LOST.search(str(error)):
+                raise UserError(
+                    f"process {dist.get_rank()} has lost another process of this run, whose own"
+                    " message tells why; go on with --auto_resume"
+                ) from error
+            raise
         _leave_group()
 
     return pipeline
+
+
+_PEER_LOST = re.compile(r"closed by peer|reset by peer|broken pipe|remote process exited", re.I)
+"""What gloo and nccl say when the other end of a connection is gone."""
 
 
 def _leave_group() -> None:

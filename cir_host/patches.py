@@ -20,6 +20,7 @@ from cir_host import (
     metric_guards,
     parsing,
     prefetch,
+    progress,
     registration,
     rehearsal,
     resume,
@@ -275,6 +276,12 @@ PATCHES: tuple[Patch, ...] = (
             "as above: this names it",
         )
         for module in _READERS
+    ),
+    Patch(
+        "basicsr.train:MessageLogger",
+        lambda _: progress.TrainingLog,
+        (),
+        "the log has no speed but seconds, and its estimate of the end is wrong in a resumed run",
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.update_learning_rate",
