@@ -40,6 +40,8 @@ def stop_on_sigterm(original: Callable[..., Any]) -> Callable[..., Any]:
         before = signal.signal(signal.SIGTERM, _ask)
         try:
             original(root_path)
+            if stopping():  # after the last iteration: the validation was left undone
+                raise Stopped
         finally:
             signal.signal(signal.SIGTERM, before)
             _asked.clear()

@@ -103,6 +103,7 @@ class MeasuringModel(SRModel):
                     record = ImageRecord(source, _made_by(sample), scores)
             turn = _from_all((sample and sample["lq_path"][0], record, stopping()))
             if self.is_train and any(stop for *_, stop in turn):
+                get_root_logger().warning(f"Validation {name} is left undone: SIGTERM.")
                 return
             taken = [path and names.take(path) for path, *_ in turn]
             result.records += [record for _, record, _ in turn if record is not None]
@@ -135,10 +136,8 @@ class MeasuringModel(SRModel):
         if not self.is_train or metric is None or {r.data_set for r in now} != set(sets):
             return
         mean = sum(result.mean(metric, "output") for result in now) / len(now)
-        lower = (self.validation_options.metrics or {})[metric].get("better") == "lower"
-        if self.best_mean is not None and (
-            mean >= self.best_mean if lower else mean <= self.best_mean
-        ):
+        sign = -1 if (self.validation_options.metrics or {})[metric].get("better") == "lower" else 1
+        if not (self.best_mean is None or sign * mean > sign * self.best_mean):
             return
         self.best_mean = mean
         get_root_logger().info(f"Best {metric} so far: {mean:.4f}, kept as net_g_best.pth.")

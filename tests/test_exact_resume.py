@@ -23,10 +23,16 @@ TOTAL = 6
 
 
 def options(folder, **changes):
-    """Random depth, two workers, two parts of a step, averaged weights, validation at 3 and 6."""
+    """Random depth, two workers, two parts of a step, averaged weights, validation at 3 and 6.
+
+    Crops and batches change after the second iteration.
+    """
     return train_options(
         network_g={"type": "HFT", **SMALL["HFT"], "depths": [1, 1], "drop_path_rate": 0.5},
-        datasets__train__gt_size=16,
+        train__progressive=[
+            {"iters": 2, "gt_size": 16, "batch_size_per_gpu": 2},
+            {"iters": TOTAL - 2, "gt_size": 24, "batch_size_per_gpu": 1},
+        ],
         datasets__train__num_worker_per_gpu=2,
         datasets__train__dataroot_gt=str(folder / "photos"),
         datasets__val__dataroot_gt=str(folder / "photos"),
