@@ -22,7 +22,7 @@ from cir_model.groups import freeze, parameter_groups
 from cir_model.losses import Losses
 from cir_model.options import LoggerOptions, TrainOptions, ValOptions
 from cir_model.statistics import RunningStatistics
-from cir_model.validation import MeasuringModel
+from cir_model.validation import MeasuringModel, check_precision
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 
@@ -61,12 +61,15 @@ class CIRModel(MeasuringModel):
         return tuple(stages)
 
     def rehearse(self, network: nn.Module) -> None:
-        """Try on a network without memory what the options say of its parameters.
+        """Try on a network without memory what the options say of it.
 
         Raises:
-            OptionsError: A pattern of ``train.groups`` fits nothing, or nothing is left to train.
+            OptionsError: A pattern of ``train.groups`` fits nothing, or nothing is left to train,
+                or the network is not sound in the precision of ``train.amp``.
         """
         options = convert(self.opt["train"], TrainOptions, "train")
+        if options.amp != "off":
+            check_precision(network, options.amp, "train.amp")
         freeze(network, options.groups)
         parameter_groups(network, options)
 

@@ -41,13 +41,9 @@ class MeasuringModel(SRModel):
             "precision": self.validation_options.precision,
         }
         super().__init__(opt)
-        facts = getattr(self.get_bare_model(self.net_g), "facts", None)
-        precision = self.inference["precision"]
-        if facts is not None and precision not in facts.precisions:
-            raise OptionsError(
-                f"val.precision: {opt['network_g']['type']} gives sound values in"
-                f" {', '.join(sorted(facts.precisions))}, not in {precision!r}"
-            )
+        check_precision(
+            self.get_bare_model(self.net_g), self.inference["precision"], "val.precision"
+        )
 
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
@@ -221,6 +217,20 @@ class MeasuringModel(SRModel):
         if self.is_train:
             return folder / image / f"{image}_{current_iter}.png"
         return folder / f"{image}_{self.opt['val'].get('suffix') or self.opt['name']}.png"
+
+
+def check_precision(network: nn.Module, precision: str, key: str) -> None:
+    """Refuse a precision in which a network is known to give unsound values.
+
+    Raises:
+        OptionsError: It names the ``key`` that asked for it.
+    """
+    facts = getattr(network, "facts", None)
+    if facts is not None and precision not in facts.precisions:
+        raise OptionsError(
+            f"{key}: {type(network).__name__} gives sound values in"
+            f" {', '.join(sorted(facts.precisions))}, not in {precision!r}"
+        )
 
 
 def _shares(dataloader: Any) -> Iterator[Any]:

@@ -5,16 +5,19 @@ from functools import partial
 
 import pytest
 import torch
-from command_tools import train_options
+from basicsr.data import build_dataset
+from command_tools import photographs, train_options
 from host_tools import TinyBatchNorm, basicsr_log
 from small_networks import SMALL
 from torch import nn
+from torch.utils.data import DataLoader
 
+import cir_data  # noqa: F401 (registers its data sets)
 from cir_host.errors import OptionsError, UserError
 from cir_host.options import convert
 from cir_host.sampler import Stage
 from cir_model import CIRModel
-from cir_model.options import TrainOptions
+from cir_model.options import TrainOptions, ValOptions
 
 NETWORK = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
 
@@ -227,6 +230,56 @@ def test_recomputed_blocks_give_the_same_step():
     data = batch(1, 32)
     assert step(plain, data) == pytest.approx(step(recomputing, data))
     assert_close(weights(plain), weights(recomputing))
+
+
+def test_a_network_is_not_trained_in_a_precision_in_which_it_is_unsound():
+    made = model({"type": "UnifyFormer", **SMALL["UnifyFormer"]})
+    made.opt["train"] = {**train_options()["train"], "amp": "fp16"}
+    with pytest.raises(
+        OptionsError, match=r"^train\.amp: UnifyFormer .* bf16, fp32, not in 'fp16'"
+    ):
+        made.rehearse(made.net_g)
+
+
+class Board:
+    def __init__(self):
+        self.images = {}
+
+    def add_image(self, tag, image, step, dataformats):
+        self.images[tag, step] = image
+
+    def add_scalar(self, *_):
+        pass
+
+
+def test_validation_shows_images_and_keeps_the_best_of_all_data_sets(tmp_path):
+    """The second data set alone would keep the weights of the first validation."""
+    photographs(tmp_path / "photos", size=24)
+    made = model()
+    made.opt["val"] = {**made.opt["val"], "save_best": "psnr"}
+    made.validation_options = convert(made.opt["val"], ValOptions, "val")
+    made.opt["path"].update(experiments_root=str(tmp_path), models=str(tmp_path))
+    section = {**made.opt["datasets"]["val"], "dataroot_gt": str(tmp_path / "photos")}
+    section.update(phase="val", scale=1, manual_seed=0)
+    loaders = []
+    for key, quality in (("val", 10), ("val_2", 40)):
+        made.opt["datasets"][key] = {**section, "name": key, "quality": quality}
+        loaders.append(DataLoader(build_dataset(made.opt["datasets"][key]), 1))
+    board, best = Board(), tmp_path / "net_g_best.pth"
+    made.nondist_validation(loaders[0], 1, board, False)
+    assert not best.exists()  # one data set is not all
+    made.nondist_validation(loaders[1], 1, board, False)
+    first = best.read_bytes()
+    means = [made.results[name].mean("psnr", "output") for name in ("val", "val_2")]
+    assert made.best_mean == pytest.approx(sum(means) / 2)
+    assert len(board.images) == 6
+    assert {image.shape for image in board.images.values()} == {(24, 72, 3)}
+    with torch.no_grad():
+        for parameter in made.net_g.parameters():
+            parameter.mul_(0)  # black images are worse
+    for loader in loaders:
+        made.nondist_validation(loader, 2, None, False)
+    assert best.read_bytes() == first
 
 
 def stages(devices=1, **train):
