@@ -105,7 +105,7 @@ def _data_sets() -> dict[str, type[msgspec.Struct]]:
 
 def _schemas() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the schema of each section, data sets by their type, and what they refer to."""
-    types = {**CIRModel.options_types, **_data_sets()}
+    types: dict[str, Any] = {**CIRModel.options_types, **_data_sets()}
     _, definitions = msgspec.json.schema_components(types.values(), ref_template="#/$defs/{name}")
     sections = {name: definitions.pop(struct.__name__) for name, struct in types.items()}
     for name in _data_sets():

@@ -2,7 +2,7 @@
 
 import argparse
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _draw(panels: Panels, title: str, output: Path) -> None:
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(6.5 * columns, 3.2 * rows), layout="constrained")
     figure.suptitle(title)
-    axes: Sequence[Any] = figure.subplots(rows, columns, squeeze=False).flat
+    axes: list[Any] = [*figure.subplots(rows, columns, squeeze=False).flat]
     for axis, (name, lines) in zip(axes, panels.items(), strict=False):
         for label, (x, y) in lines.items():
             axis.plot(x, y, marker="." if len(x) < 50 else None, label=label)
