@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import cir_arch  # noqa: F401
 import cir_data  # noqa: F401
 import cir_model  # noqa: F401
-from cir_cli import convert, demo, models, pipelines
+from cir_cli import convert, demo, models, options_reference, pipelines, plot
 from cir_host import __version__
 from cir_host.distributed import normalise_argv
 from cir_host.errors import UserError
@@ -18,6 +18,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "test": (pipelines.test, "measure a network on test sets: basicsr test -opt FILE.yml"),
     "models": (models.run, "list the networks; basicsr models FILE: what a checkpoint holds"),
     "convert": (convert.run, "write a checkpoint as safetensors, .pth or ONNX"),
+    "options": (options_reference.run, "print what may stand in an options file"),
+    "plot": (plot.run, "draw the curves of a training run: basicsr plot experiments/NAME"),
     "demo": (demo.run, "train and test a small PromptCIR on photographs of scikit-image"),
 }
 

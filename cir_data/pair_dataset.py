@@ -31,6 +31,8 @@ class PairDataset(Dataset[PairSample], ABC):
     """
 
     options_type: ClassVar[type[PairOptions]]
+    seeds_samples: ClassVar[bool] = True
+    """Training samples depend on the :class:`SampleIndex` alone, not on global random states."""
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt  # BasicSR's validation reads the name here
@@ -51,6 +53,8 @@ class PairDataset(Dataset[PairSample], ABC):
         """
         if self.options.phase != "train":
             return self.whole(int(index))
+        if getattr(index, "crop_size", None) is not None:
+            self.options.gt_size = index.crop_size  # type: ignore[attr-defined]
         rng = sample_generator(self.options.manual_seed, index)
         chosen = int(index)
         tried: list[str] = []

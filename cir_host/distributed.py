@@ -1,10 +1,11 @@
 """Training in several processes, also on CPUs."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -138,13 +139,55 @@ def _bare_networks(model: Any) -> Iterator[None]:
 def leave_group_at_end(original: Callable[..., Any]) -> Callable[..., Any]:
     """Make a pipeline that has come to its end disconnect its processes.
 
-    One that fails does not: it would wait for the others, which wait for it.
+    One that was told to stop does so too. One that fails does not: it would wait for the others,
+    which wait for it.
     """
 
     @wraps(original)
     def pipeline(root_path: str) -> None:
-        original(root_path)
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
+        try:
+            original(root_path)
+        except SystemExit:
+            _leave_group()
+            raise
+        except RuntimeError as error:
+            if connected() and _PEER_LOST.search(str(error)):
+                raise UserError(
+                    f"process {dist.get_rank()} has lost another process of this run, whose own"
+                    " message tells why; go on with --auto_resume"
+                ) from error
+            raise
+        _leave_group()
 
     return pipeline
+
+
+_PEER_LOST = re.compile(r"closed by peer|reset by peer|broken pipe|remote process exited", re.I)
+"""What gloo and nccl say when the other end of a connection is gone."""
+
+
+def _leave_group() -> None:
+    if connected():
+        dist.destroy_process_group()
+
+
+def connected() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process of the run. All of them must ask.
+
+    It is exchanged between CPUs, so that no GPU is waited for.
+    """
+    if not connected():
+        return flag
+    flags = torch.tensor(int(flag))
+    dist.all_reduce(flags, dist.ReduceOp.MAX, group=_between_cpus())
+    return bool(flags)
+
+
+@cache
+def _between_cpus() -> Any:
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")

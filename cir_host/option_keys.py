@@ -51,6 +51,9 @@ def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
             that BasicSR would refuse or miss later.
     """
     model = look_up(MODEL_REGISTRY, given["model_type"], "model_type")
+    for section, struct_type in _types_of(model).items():
+        if given.get(section) is not None:
+            convert(given[section], struct_type, section)
     warnings = []
     for section, key, suggestion in _unknown_keys(given, model):
         warnings.append(f"{section}.{key}".lstrip(".") + f": no code reads this key{suggestion}")
@@ -61,8 +64,11 @@ def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
             warnings += _arguments(ARCH_REGISTRY, section, key)
     for phase, section in opt["datasets"].items():
         warnings += _dataset(section, f"datasets.{phase}")
-    for key, section in (given.get("train") or {}).items():
-        if key.endswith("_opt") and isinstance(section, Mapping) and known_to_us(model):
+    train = given.get("train") or {}
+    losses = {k: section for k, section in train.items() if k.endswith("_opt")}
+    losses |= {f"losses.{k}": section for k, section in (train.get("losses") or {}).items()}
+    for key, section in losses.items():
+        if isinstance(section, Mapping) and known_to_us(model):
             warnings += _arguments(LOSS_REGISTRY, section, f"train.{key}")
     for key, section in ((given.get("val") or {}).get("metrics") or {}).items():
         options = {k: v for k, v in section.items() if k != "better"}
@@ -97,17 +103,17 @@ def _unknown_keys(given: Mapping[str, Any], model: type) -> Iterator[tuple[str, 
     known = read | of_networks
     for name in ("", "path", "train", "val", "logger"):
         section = given.get(name) if name else given
-        ours = {
-            key
-            for base in inspect.getmro(model)
-            for key in getattr(base, "known_options", {}).get(name, ())
-        }
-        for key in section if isinstance(section, Mapping) else ():
-            if key in known or key in ours:
-                continue
-            if suggestion := near(key, ours):
-                raise OptionsError(f"{name}.{key}: unknown key{suggestion}")
-            yield name, key, near(key, known)
+        if name in _types_of(model) or not isinstance(section, Mapping):
+            continue
+        for key in section:
+            if key not in known:
+                yield name, key, near(key, known)
+
+
+def _types_of(model: type) -> Mapping[str, type[msgspec.Struct]]:
+    """Sections that a model of ours reads as structs; a subclass elsewhere may read other keys."""
+    types: Mapping[str, type[msgspec.Struct]] = getattr(model, "options_types", {})
+    return types if is_ours(model) else {}
 
 
 def _dataset(section: Mapping[str, Any], where: str) -> Iterator[str]:

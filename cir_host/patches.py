@@ -20,10 +20,12 @@ from cir_host import (
     metric_guards,
     parsing,
     prefetch,
+    progress,
     registration,
     rehearsal,
     resume,
-    sampler,
+    saving,
+    stopping,
     training,
 )
 
@@ -174,6 +176,36 @@ PATCHES: tuple[Patch, ...] = (
         "the last validation is counted as iteration total_iter + 1 and repeats one",
     ),
     Patch(
+        "basicsr.models.base_model:BaseModel.validation",
+        saving.best_metrics_into_state,
+        (24,),
+        "a state saved at a validation does not know what was best there",
+    ),
+    Patch(
+        "basicsr.models.base_model:BaseModel.save_network",
+        lambda _: saving.save_network,
+        (),
+        "a full disk or a killed run leaves half a checkpoint in place of the earlier one",
+    ),
+    Patch(
+        "basicsr.models.base_model:BaseModel.save_training_state",
+        lambda _: saving.save_training_state,
+        (24,),
+        "resuming is not exact: random states, samples drawn and best metrics are not saved",
+    ),
+    Patch(
+        "basicsr.models.base_model:BaseModel.resume_training",
+        lambda _: saving.resume_training,
+        (24,),
+        "as above, for taking them up",
+    ),
+    Patch(
+        "basicsr.models.base_model:BaseModel.setup_schedulers",
+        training.sound_periods,
+        (10,),
+        "learning-rate periods that are too short end the training in its middle",
+    ),
+    Patch(
         "basicsr.models.base_model:BaseModel.model_ema",
         ema.with_buffers,
         (22,),
@@ -191,21 +223,17 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         "basicsr.train:create_train_val_dataloader",
-        training.full_length,
-        (17,),
-        "training ends before total_iter where batches do not divide the data set",
+        training.one_stream,
+        (17, 24),
+        "training ends before total_iter where batches do not divide the data set; a resumed run"
+        " begins its epoch anew; random streams depend on the number of workers and repeat every"
+        " epoch",
     ),
     Patch(
         "basicsr.train:create_train_val_dataloader",
         prefetch.without_gpu,
         (7,),
         "prefetch_mode: cuda needs a GPU",
-    ),
-    Patch(
-        "basicsr.train:EnlargedSampler",
-        lambda _: sampler.PositionedSampler,
-        (),
-        "random streams depend on the number of workers and repeat every epoch",
     ),
     Patch(
         "basicsr.data.prefetch_dataloader:CPUPrefetcher.__init__",
@@ -249,6 +277,19 @@ PATCHES: tuple[Patch, ...] = (
         )
         for module in _READERS
     ),
+    Patch(
+        "basicsr.train:MessageLogger",
+        lambda _: progress.TrainingLog,
+        (),
+        "the log has no speed but seconds, and its estimate of the end is wrong in a resumed run",
+    ),
+    Patch(
+        "basicsr.models.base_model:BaseModel.update_learning_rate",
+        stopping.save_and_stop,
+        (),
+        "SIGTERM, which clusters send before they kill, loses what was trained since the last save",
+    ),
+    Patch("basicsr.train:train_pipeline", stopping.stop_on_sigterm, (), "as above"),
     *(
         Patch(
             f"basicsr.{module}:{module}_pipeline",

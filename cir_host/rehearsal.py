@@ -5,7 +5,6 @@ networks. The rehearsal builds them first, on the CPU or without memory, and wri
 """
 
 import logging
-import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,9 +13,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from basicsr import data
+from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.models import lr_scheduler
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
@@ -27,7 +26,7 @@ from torch import nn
 from cir_host.errors import OptionsError, UserError
 from cir_host.option_keys import known_to_us
 from cir_host.parsing import command_line
-from cir_host.sampler import PositionedSampler
+from cir_host.random_states import kept_random_states
 
 _REFUSALS = (OSError, AssertionError, LookupError, TypeError, ValueError, RuntimeError)
 """What BasicSR's constructors raise on options that they cannot use."""
@@ -47,7 +46,7 @@ def rehearse_first(original: Callable[..., Any]) -> Callable[..., Any]:
         verdict: list[UserError | None] = [None]
         if opt["rank"] == 0:
             try:
-                with _silence(), _same_random_state():
+                with _silence(), kept_random_states():
                     rehearse(opt)
             except UserError as error:
                 verdict = [error]
@@ -84,7 +83,10 @@ def rehearse(opt: dict[str, Any]) -> None:
     sections = [key for key in opt if key.startswith("network_") and opt[key]]
     for key in sections if opt["is_train"] else ["network_g"]:
         if key in opt:
-            _load(model, key, _build_network(opt[key], key))
+            network = _build_network(opt[key], key)
+            _load(model, key, network)
+            if opt["is_train"] and hasattr(model, "rehearse"):
+                model.rehearse(network)
     if opt["is_train"]:
         _set_up_training(model)
 
@@ -127,7 +129,7 @@ def _build_dataset(opt: Mapping[str, Any], section: dict[str, Any], where: str) 
     sampler = None
     if in_training:
         ratio = section.get("dataset_enlarge_ratio", 1)
-        sampler = PositionedSampler(dataset, opt["world_size"], opt["rank"], ratio)
+        sampler = EnlargedSampler(dataset, opt["world_size"], opt["rank"], ratio)
     if not in_training or known_to_us(cls):
         data.build_dataloader(
             dataset,
@@ -204,14 +206,6 @@ def _set_up_training(model: Any) -> None:
     kind = options["scheduler"]["type"]
     with _named("train.scheduler", kind, lambda: _schedulers_of(model)):
         model.setup_schedulers()
-    last = int(options["total_iter"]) - 1
-    for scheduler in model.schedulers:
-        reach = getattr(scheduler, "cumulative_period", [last])[-1]
-        if reach < last:
-            raise OptionsError(
-                f"train.scheduler.periods: they sum to {reach}, less than train.total_iter"
-                f" {options['total_iter']}; training would stop there with an error"
-            )
 
 
 def _optimizers_of(model: Any) -> list[str]:
@@ -286,15 +280,3 @@ def _silence() -> Iterator[None]:
         logger.disabled = disabled
         basicsr_logger.initialized_logger.clear()
         basicsr_logger.initialized_logger.update(initialized)
-
-
-@contextmanager
-def _same_random_state() -> Iterator[None]:
-    """Leave every random stream where it stood, so that runs go on to give what they gave."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from basicsr.utils import check_resume
 
+from cir_host.checkpoint import read_state_dict
 from cir_host.errors import UserError
 
 # BasicSR's get_root_logger would close the logger to the log file, which is set up after resuming.
@@ -21,7 +22,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
     With ``--auto_resume`` it is the newest one in the run's own folder; one that cannot be used,
     such as a file cut short when the run was killed, is skipped with a warning. Otherwise it is
-    ``path.resume_state``. ``opt["resumed_from"]`` then holds the epoch and iteration.
+    ``path.resume_state``. ``opt["resumed_from"]`` then holds the epoch, the iteration
+    and the number of samples drawn.
 
     Returns:
         The state, with tensors on the CPU; the optimizers move them where they belong. None where
@@ -33,7 +35,9 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     state = _newest_state(opt) if opt["auto_resume"] else _named_state(opt)
     if state is not None:
         check_resume(opt, state["iter"])
-        opt["resumed_from"] = {"epoch": state["epoch"], "iter": state["iter"]}
+        opt["resumed_from"] = {
+            key: state[key] for key in ("epoch", "iter", "samples") if state.get(key) is not None
+        }
     return state
 
 
@@ -90,3 +94,4 @@ def _check_networks(state: Path, iteration: int, opt: dict[str, Any]) -> None:
                 f"{state}: the network saved with it is missing: {file}; name must be that of the"
                 f" run that saved the state, and is {opt['name']!r}"
             )
+        read_state_dict(file)  # raises if it is damaged

@@ -1,42 +1,156 @@
-"""The training sampler: BasicSR's order, with each index carrying where in the run it stands."""
+"""The training samples of a run as one stream, of which every iteration takes its part.
 
-from collections.abc import Iterator
+BasicSR begins an epoch anew in every resumed run, and drops what is left of it at its end. Here an
+iteration's samples follow from the number of samples drawn before it, whatever the epoch is, so
+that a run goes on at any iteration, in any number of processes, as if it had never stopped.
+"""
 
+import random
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
-from basicsr.data.data_sampler import EnlargedSampler
+from torch.utils.data import Dataset, Sampler
+
+from cir_host.random_states import kept_random_states
 
 
 class SampleIndex(int):
     """An index into a data set that also knows its epoch and its position in it.
 
     It is an ``int`` for every data set; ours derive their random stream from ``epoch`` and
-    ``position``, so that samples do not depend on the number of workers.
+    ``position``, so that samples do not depend on the number of workers, and cut crops of
+    ``crop_size`` pixels where it is not None.
     """
 
     epoch: int
     position: int
+    crop_size: int | None
 
-    def __new__(cls, index: int, epoch: int, position: int) -> "SampleIndex":  # noqa: D102
+    def __new__(  # noqa: D102
+        cls, index: int, epoch: int, position: int, crop_size: int | None = None
+    ) -> "SampleIndex":
         self = super().__new__(cls, index)
         self.epoch = epoch
         self.position = position
+        self.crop_size = crop_size
         return self
 
-    def __reduce__(self) -> tuple[type["SampleIndex"], tuple[int, int, int]]:
-        return type(self), (int(self), self.epoch, self.position)
+    def __reduce__(self) -> tuple[type["SampleIndex"], tuple[int, int, int, int | None]]:
+        return type(self), (int(self), self.epoch, self.position, self.crop_size)
 
 
-class PositionedSampler(EnlargedSampler):
-    """BasicSR's ``EnlargedSampler`` in the same order, yielding :class:`SampleIndex`.
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training with batches of one size."""
 
-    ``position`` is the draw before ``dataset_enlarge_ratio`` folds it onto the data set, and is
-    unique within an epoch over all ranks.
+    last_iter: int
+    batch_size: int
+    """Samples of an iteration over all processes."""
+    crop_size: int | None = None
+    """Edge of the crops in pixels; None leaves it to the data set."""
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """Which samples of the stream each iteration takes."""
+
+    images: int
+    epoch_size: int
+    """Samples of an epoch: the images times ``dataset_enlarge_ratio``."""
+    stages: tuple[Stage, ...]
+    start_iter: int = 0
+    start_sample: int = 0
+    """Samples that were drawn when iteration ``start_iter`` had ended."""
+
+    def stage(self, iteration: int) -> Stage:
+        """Return the stage of an iteration, counted from 1; the last one goes on for ever."""
+        ends = [stage.last_iter for stage in self.stages]
+        return self.stages[min(bisect_left(ends, iteration), len(ends) - 1)]
+
+    def drawn(self, iteration: int) -> int:
+        """Return how many samples the run has drawn when an iteration has ended."""
+        drawn, done = self.start_sample, self.start_iter
+        for stage in self.stages:
+            last = iteration if stage is self.stages[-1] else min(stage.last_iter, iteration)
+            drawn += max(0, last - done) * stage.batch_size
+            done = max(done, last)
+        return drawn
+
+    def epoch(self, iteration: int) -> int:
+        """Return the epoch, counted from 0, of the last sample of an iteration."""
+        return max(0, self.drawn(iteration) - 1) // self.epoch_size
+
+
+class TrainingBatches(Sampler[list[SampleIndex]]):
+    """All batches from a plan's start to the last iteration, as one process takes them.
+
+    An epoch is in the order of BasicSR's ``EnlargedSampler``, and a batch may begin in one and end
+    in the next. Processes take turns at the samples of an iteration, so that these are the same for
+    any number of processes with the same batch in all.
+
+    Args:
+        plan: What each iteration takes.
+        total_iter: The last iteration.
+        rank: This process.
+        world_size: How many processes there are.
     """
 
-    def __iter__(self) -> Iterator[SampleIndex]:
-        generator = torch.Generator()
-        generator.manual_seed(self.epoch)
-        order = torch.randperm(self.total_size, generator=generator).tolist()
-        mine = order[self.rank : self.total_size : self.num_replicas]
-        size, epoch = len(self.dataset), self.epoch
-        return (SampleIndex(p % size, epoch, p) for p in mine)
+    def __init__(self, plan: DataPlan, total_iter: int, rank: int = 0, world_size: int = 1) -> None:
+        self.plan = plan
+        self.total_iter = total_iter
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return max(0, self.total_iter - self.plan.start_iter)
+
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
+        size = self.plan.epoch_size
+        epoch, order = -1, torch.empty(0)
+        first = self.plan.start_sample
+        for iteration in range(self.plan.start_iter + 1, self.total_iter + 1):
+            stage = self.plan.stage(iteration)
+            batch = []
+            for sample in range(first + self.rank, first + stage.batch_size, self.world_size):
+                if sample // size != epoch:
+                    epoch = sample // size
+                    order = torch.randperm(size, generator=torch.Generator().manual_seed(epoch))
+                position = int(order[sample % size])
+                index = position % self.plan.images
+                batch.append(SampleIndex(index, epoch, position, stage.crop_size))
+            first += stage.batch_size
+            yield batch
+
+
+class SeededSamples(Dataset[Any]):
+    """A data set of BasicSR or of others, with a random stream for each sample as ours have.
+
+    These draw from the global generators of Python, NumPy and torch, which would make samples
+    depend on the number of workers, and repeat them in every epoch.
+
+    Args:
+        dataset: Any data set with a length; a crop size goes into its ``opt["gt_size"]``.
+        manual_seed: The run's.
+    """
+
+    def __init__(self, dataset: Sequence[Any], manual_seed: int) -> None:
+        self.dataset = dataset
+        self.manual_seed = manual_seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: SampleIndex) -> Any:
+        if index.crop_size is not None:
+            self.dataset.opt["gt_size"] = index.crop_size  # type: ignore[attr-defined]
+        with kept_random_states():
+            entropy = (self.manual_seed, index.epoch, index.position)
+            words = np.random.SeedSequence(entropy).generate_state(3)
+            random.seed(int(words[0]))
+            np.random.seed(int(words[1]))
+            torch.manual_seed(int(words[2]))
+            return self.dataset[index]

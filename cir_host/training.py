@@ -1,36 +1,124 @@
 """BasicSR's training loop made sound: its length, its loaders, its last validation."""
 
 import math
-from collections.abc import Callable, Sized
-from functools import wraps
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sized
+from functools import partial, wraps
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from cir_host.errors import UserError
+import torch
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+
+from cir_host.errors import OptionsError, UserError
+from cir_host.random_states import kept_random_states
+from cir_host.sampler import DataPlan, SeededSamples, Stage, TrainingBatches
 from cir_host.spawn import import_host_first
 
 
-def full_length(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``create_train_val_dataloader`` count epochs by the batches that the loader yields.
+def one_stream(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``create_train_val_dataloader`` give all batches of the run as one long epoch.
 
     BasicSR rounds the batches of an epoch up, while its loader drops the last incomplete one, and
-    so ends before ``total_iter``. A resumed run counts from where it stands, so that it reaches
-    ``total_iter`` also with another batch size than before.
+    so ends before ``total_iter``; a resumed run begins its epoch anew. Here the loader goes on
+    where ``opt["resumed_from"]`` stopped, and ends at ``total_iter``. ``opt["data_plan"]`` then
+    tells which samples an iteration takes.
+
+    A model may have ``training_stages(opt, batch_size)``, which returns stages of other sizes.
     """
 
     @wraps(original)
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
         loader, sampler, val_loaders, _, total_iter = original(opt, logger)
-        start = opt.get("resumed_from", {"epoch": 0, "iter": 0})
-        remaining = max(0, total_iter - start["iter"])
-        total_epochs = start["epoch"] + math.ceil(remaining / len(loader))
+        plan = opt["data_plan"] = _plan(opt, loader)
+        batches = TrainingBatches(plan, total_iter, opt["rank"], opt["world_size"])
         logger.info(
-            f"Complete batches per epoch: {len(loader)}; epochs to reach iteration {total_iter}:"
-            f" {total_epochs}."
+            f"Samples per epoch: {plan.epoch_size}; by iteration {total_iter} the run has drawn"
+            f" {plan.drawn(total_iter)}, {plan.drawn(total_iter) / plan.epoch_size:.2f} epochs."
         )
-        return loader, sampler, val_loaders, total_epochs, total_iter
+        start_epoch = opt.get("resumed_from", {"epoch": 0})["epoch"]
+        # BasicSR trains from the epoch of the state to the last one, both included
+        return _streaming(loader, batches, opt), sampler, val_loaders, start_epoch, total_iter
 
     return create_train_val_dataloader
+
+
+def _plan(opt: Mapping[str, Any], loader: Any) -> DataPlan:
+    images = len(loader.dataset)
+    epoch_size = math.ceil(images * opt["datasets"]["train"].get("dataset_enlarge_ratio", 1))
+    total_iter, batch_size = int(opt["train"]["total_iter"]), loader.batch_size * opt["world_size"]
+    model = MODEL_REGISTRY.get(opt["model_type"])
+    if hasattr(model, "training_stages"):
+        stages = model.training_stages(opt, batch_size)
+    else:
+        stages = (Stage(total_iter, batch_size),)
+    start = opt.get("resumed_from", {"epoch": 0, "iter": 0})
+    # a state of BasicSR's own does not tell how far its epoch was
+    drawn = start.get("samples", start["epoch"] * epoch_size)
+    return DataPlan(images, epoch_size, stages, start["iter"], drawn)
+
+
+def _streaming(loader: Any, batches: TrainingBatches, opt: Mapping[str, Any]) -> Any:
+    """Return a loader as BasicSR made it, but for the samples that it yields."""
+    dataset = loader.dataset
+    if not getattr(dataset, "seeds_samples", False):
+        dataset = SeededSamples(dataset, opt["manual_seed"])
+    kept = ("num_workers", "collate_fn", "pin_memory", "persistent_workers", "num_prefetch_queue")
+    return type(loader)(
+        dataset=dataset,
+        batch_sampler=batches,
+        worker_init_fn=partial(_start_worker, loader.worker_init_fn),
+        # an iterator draws a number when it starts, and the global generator must not give it
+        generator=torch.Generator().manual_seed(opt["manual_seed"]),
+        **{name: getattr(loader, name) for name in kept if hasattr(loader, name)},
+    )
+
+
+def _start_worker(original: Callable[[int], None], worker: int) -> None:
+    original(worker)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    """End a worker by its parent's SIGTERM alone, not by one to all processes of the run.
+
+    The parent still needs the worker for the samples of its last iteration.
+    """
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def sound_periods(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``setup_schedulers`` refuse periods of the learning rate that end before the training.
+
+    Raises:
+        OptionsError: Periods sum to less than ``total_iter``.
+    """
+
+    @wraps(original)
+    def setup_schedulers(self: Any) -> None:
+        original(self)
+        total_iter = int(self.opt["train"]["total_iter"])
+        for scheduler in self.schedulers:
+            reach = getattr(scheduler, "cumulative_period", [total_iter])[-1]
+            if reach < total_iter - 1:
+                raise OptionsError(
+                    f"train.scheduler.periods: they sum to {reach}, less than train.total_iter"
+                    f" {total_iter}; training would stop there with an error"
+                )
+            if reach > total_iter:
+                get_root_logger().warning(
+                    f"train.scheduler.periods sum to {reach}, more than train.total_iter"
+                    f" {total_iter}: the learning rate will not come down to its end."
+                )
+
+    return setup_schedulers
 
 
 def sound_loader(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,7 +157,7 @@ def sound_loader(original: Callable[..., Any]) -> Callable[..., Any]:
 def last_validation_at_total(original: Callable[..., Any]) -> Callable[..., Any]:
     """Make ``BaseModel.validation`` after the loop stand at ``total_iter``, once.
 
-    BasicSR's loop ends with the iteration counted one or two beyond the last. A data set that was
+    BasicSR's loop may end with the iteration counted beyond the last. A data set that was
     validated at ``total_iter`` inside the loop is not measured again.
     """
 
@@ -82,10 +170,11 @@ def last_validation_at_total(original: Callable[..., Any]) -> Callable[..., Any]
             return
         total_iter = int(self.opt["train"]["total_iter"])
         validated = vars(self).setdefault("_validated_at", WeakKeyDictionary())
-        if current_iter > total_iter and validated.get(dataloader) == total_iter:
-            return
         current_iter = min(current_iter, total_iter)
-        original(self, dataloader, current_iter, tb_logger, save_img)
+        if validated.get(dataloader) == current_iter:
+            return
+        with kept_random_states():  # training draws the same, validated or not
+            original(self, dataloader, current_iter, tb_logger, save_img)
         validated[dataloader] = current_iter
 
     return validation

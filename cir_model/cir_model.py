@@ -1,207 +1,242 @@
-"""``CIRModel``: BasicSR's ``SRModel`` with AdamW, our loader, validation that shows the gain."""
+"""``CIRModel``: trains and tests one network on compressed images."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from contextlib import nullcontext
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
-from basicsr.metrics import calculate_metric
-from basicsr.models.sr_model import SRModel
-from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
 
-import cir_host
-from cir_arch.basicsr_networks import facts_of
-from cir_host.errors import OptionsError, UndefinedMetric
+from cir_host.distributed import connected
+from cir_host.errors import UserError
+from cir_host.options import convert
 from cir_host.registration import register
-from cir_model.inference import SYMMETRIES, restore_image
-from cir_model.results import DataSetResult, ImageRecord, markdown_table, write_results
+from cir_host.sampler import Stage
+from cir_model.groups import freeze, parameter_groups
+from cir_model.losses import Losses
+from cir_model.options import LoggerOptions, TrainOptions, ValOptions
+from cir_model.statistics import RunningStatistics
+from cir_model.validation import MeasuringModel, check_precision
 
-OPTIMIZERS = {
-    name: getattr(torch.optim, name) for name in ("Adam", "AdamW", "SGD", "NAdam", "RAdam")
-}
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 
 
 @register(MODEL_REGISTRY)
-class CIRModel(SRModel):
-    """Trains and tests one network ``net_g`` on compressed images.
+class CIRModel(MeasuringModel):
+    """Trains one network ``net_g`` by any losses, and measures it.
 
-    Beside BasicSR's options it reads ``val.precision`` (``fp32``, ``bf16``, ``fp16``) and
-    ``val.self_ensemble`` (``none``, ``transpose``, ``flips``, ``x8``). Every validation measures
-    the input beside the output and writes ``metrics.csv``, ``metrics.json`` and ``metrics.md``
-    into ``results/NAME`` (a test) or ``experiments/NAME`` (training, where the CSV file keeps all
-    validations).
+    Its options are :class:`TrainOptions`, :class:`ValOptions` and :class:`LoggerOptions`.
     """
 
-    known_options: ClassVar = {"val": frozenset({"precision", "self_ensemble"})}
+    options_types: ClassVar = {"train": TrainOptions, "val": ValOptions, "logger": LoggerOptions}
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        self.results: dict[str, DataSetResult] = {}
-        val = opt.get("val") or {}
-        self.inference: dict[str, Any] = {
-            "ensemble": val.get("self_ensemble", "none"),
-            "precision": val.get("precision", "fp32"),
-        }
-        if self.inference["ensemble"] not in SYMMETRIES:
-            raise OptionsError(
-                f"val.self_ensemble: {self.inference['ensemble']!r} is not one of"
-                f" {', '.join(SYMMETRIES)}"
-            )
+        if opt["is_train"]:
+            self.options = convert(opt["train"], TrainOptions, "train")
         super().__init__(opt)
-        facts = facts_of(self.get_bare_model(self.net_g))
-        precision = self.inference["precision"]
-        if facts is not None and precision not in facts.precisions:
-            raise OptionsError(
-                f"val.precision: {opt['network_g']['type']} gives sound values in"
-                f" {', '.join(sorted(facts.precisions))}, not in {precision!r}"
-            )
+
+    @staticmethod
+    def training_stages(opt: Mapping[str, Any], batch_size: int) -> tuple[Stage, ...]:
+        """Return how many samples a step takes, and of which size.
+
+        Args:
+            opt: All options.
+            batch_size: ``batch_size_per_gpu`` over all processes and GPUs.
+        """
+        options = convert(opt["train"], TrainOptions, "train")
+        devices = batch_size // opt["datasets"]["train"]["batch_size_per_gpu"]
+        if not options.progressive:
+            return (Stage(int(options.total_iter), batch_size * options.accum_iter),)
+        stages, last = [], 0
+        for stage in options.progressive:
+            last += int(stage.iters)
+            batch = stage.batch_size_per_gpu * devices * options.accum_iter
+            stages.append(Stage(last, batch, stage.gt_size))
+        return tuple(stages)
+
+    def rehearse(self, network: nn.Module) -> None:
+        """Try on a network without memory what the options say of it.
+
+        Raises:
+            OptionsError: A pattern of ``train.groups`` fits nothing, or nothing is left to train,
+                or the network is not sound in the precision of ``train.amp``.
+        """
+        options = convert(self.opt["train"], TrainOptions, "train")
+        if options.amp != "off":
+            check_precision(network, options.amp, "train.amp")
+        freeze(network, options.groups)
+        parameter_groups(network, options)
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """Freeze what the options say, then move and distribute the network."""
+        if self.is_train:
+            freeze(net, self.options.groups)
+            if self.options.channels_last:
+                net = net.to(memory_format=torch.channels_last)
+        moved: nn.Module = super().model_to_device(net)
+        return moved
+
+    def init_training_settings(self) -> None:
+        """Set up losses, averaged weights, optimizer, schedule and the way of computing."""
+        options = self.options
+        if options.tf32 is not None:
+            torch.backends.cuda.matmul.allow_tf32 = options.tf32
+            torch.backends.cudnn.allow_tf32 = options.tf32
+        self.net_g.train()
+        self.ema_decay = options.ema_decay
+        if self.ema_decay > 0:
+            self._start_average()
+        self.losses = Losses(options).to(self.device)
+        self.setup_optimizers()
+        self.setup_schedulers()
+        self.trained = [p for p in self.net_g.parameters() if p.requires_grad]
+        # the compiled network stands beside the plain one: checkpoints and validation know nothing
+        self.network = torch.compile(self.net_g) if options.compile else self.net_g
+        self.autocast_type = _AUTOCAST[options.amp]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
+        self.statistics = RunningStatistics(self.net_g)
+        self.skipped = self.skipped_in_a_row = 0
+
+    def setup_optimizers(self) -> None:
+        """Build the optimizer over the groups of parameters."""
+        arguments = dict(self.opt["train"]["optim_g"])
+        groups = parameter_groups(self.get_bare_model(self.net_g), self.options)
+        self.optimizer_g = self.get_optimizer(arguments.pop("type"), groups, **arguments)
+        self.optimizers.append(self.optimizer_g)
 
     def get_optimizer(
-        self, optim_type: str, params: Iterable[Tensor], lr: float, **kwargs: Any
+        self, optim_type: str, params: Iterable[Any], lr: float, **kwargs: Any
     ) -> torch.optim.Optimizer:
         """Build one of torch's optimizers by its name."""
-        if optim_type not in OPTIMIZERS:
-            raise OptionsError(
-                f"train.optim_g.type: {optim_type!r} is not one of {', '.join(OPTIMIZERS)}"
-            )
-        optimizer: torch.optim.Optimizer = OPTIMIZERS[optim_type](params, lr=lr, **kwargs)
+        optimizer: torch.optim.Optimizer = getattr(torch.optim, optim_type)(params, lr, **kwargs)
         return optimizer
 
-    def test(self) -> None:
-        """Restore ``self.lq`` by the averaged weights where there are any."""
-        network = getattr(self, "net_g_ema", None) or self.get_bare_model(self.net_g)
-        training = network.training
-        network.eval()
-        self.output = restore_image(network, self.lq, **self.inference)
-        network.train(training)
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Take a batch with ``lq`` and, where it is known, ``gt``: (B, C, H, W) in [0, 1]."""
+        self.lq: Tensor
+        super().feed_data(data)
+        if self.is_train and self.options.channels_last:
+            self.lq = self.lq.contiguous(memory_format=torch.channels_last)
 
-    def nondist_validation(
-        self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
-    ) -> None:
-        """Measure one data set, input beside output; log, store and, if asked, save the images."""
-        data_set = dataloader.dataset
-        name = data_set.opt["name"]
-        metrics = (self.opt["val"].get("metrics") or {}) if self.opt.get("val") else {}
-        result = DataSetResult(name, current_iter, self._protocol(data_set))
-        names = _UniqueNames()
-        progress = tqdm(
-            dataloader, desc=name, unit="image", disable=not self.opt["val"].get("pbar", False)
-        )
-        for sample in progress:
-            self.feed_data(sample)
-            self.test()
-            images = {"output": tensor2img([self.output]), "input": tensor2img([self.lq])}
-            truth = tensor2img([self.gt]) if "gt" in sample else None
-            source = sample["lq_path"][0]
-            image_name = names.take(source)
-            if truth is not None:
-                result.records.append(
-                    ImageRecord(source, _made_by(sample), self._scores(metrics, images, truth))
-                )
-            if save_img:
-                imwrite(images["output"], str(self._image_path(name, image_name, current_iter)))
-            for attribute in {"lq", "gt", "output"} & vars(self).keys():
-                delattr(self, attribute)
-        if metrics and result.records:
-            self._report(result, list(metrics), tb_logger)
+    def optimize_parameters(self, current_iter: int) -> None:
+        """Take one step by the mean gradient of the batch, computed in ``accum_iter`` parts.
 
-    def _scores(
-        self, metrics: Mapping[str, Any], images: Mapping[str, Any], truth: Any
-    ) -> dict[str, dict[str, float]]:
-        """``scores[metric][kind]``; the input has no score where the network changes the size."""
-        scores: dict[str, dict[str, float]] = {}
-        for metric, options in metrics.items():
-            row = scores[metric] = {}
-            for kind in ("input", "output"):
-                if images[kind].shape == truth.shape:
-                    try:
-                        data = {"img": images[kind], "img2": truth}
-                        row[kind] = float(calculate_metric(data, options))
-                    except UndefinedMetric as error:
-                        get_root_logger().warning(f"{metric}: {error}; left out of the mean.")
-            if len(row) == 2:
-                sign = -1 if options.get("better", "higher") == "lower" else 1
-                row["gain"] = sign * (row["output"] - row["input"])
-        return scores
+        Raises:
+            UserError: ``max_nonfinite`` steps in a row had a loss or gradient that is not finite.
+        """
+        self.optimizer_g.zero_grad()
+        self.statistics.keep()
+        losses = self.backward()
+        self.scaler.unscale_(self.optimizer_g)
+        norm = clip_grad_norm_(self.trained, self.options.grad_clip or float("inf"))
+        self.log_dict = _as_numbers({**losses, "grad_norm": norm})
+        if all(map(_is_finite, self.log_dict.values())):
+            self.scaler.step(self.optimizer_g)
+            self.skipped_in_a_row = 0
+            if self.ema_decay > 0:
+                self.model_ema(decay=self.ema_decay)
+        else:
+            self.statistics.restore()
+            self._count_skipped(current_iter)
+        self.scaler.update()
+        if self.skipped:
+            self.log_dict["skipped"] = self.skipped
 
-    def _protocol(self, data_set: Any) -> dict[str, Any]:
-        """What a reader needs to know to compare a figure of this data set with another's."""
-        colour = {"rgb": "RGB", "y": "MATLAB's Y, 8 bits", "gray": "grey"}
-        by_metric = [
-            f"{metric} ({'MATLAB Y' if options.get('test_y_channel') else 'all channels'},"
-            f" border {options.get('crop_border', 0)})"
-            for metric, options in (self.opt["val"].get("metrics") or {}).items()
-        ]
-        protocol = {
-            "colour": colour.get(str(data_set.opt.get("color", "rgb"))),
-            "codec": getattr(data_set, "codec", "as stored"),
-            "measured on": "8-bit images, mean over images: " + ", ".join(by_metric),
-            "inference": "whole images",
-            "self-ensemble": self.inference["ensemble"],
-            "precision": self.inference["precision"],
-        }
-        return {key: value for key, value in protocol.items() if value}
+    def backward(self) -> dict[str, Tensor]:
+        """Add up the gradients of all parts of the batch.
 
-    def _report(self, result: DataSetResult, metrics: list[str], tb_logger: Any) -> None:
-        self.results[result.data_set] = result
-        self._initialize_best_metric_results(result.data_set)
-        self.metric_results = {m: result.mean(m, "output") for m in metrics}
-        for metric, value in self.metric_results.items():
-            self._update_best_metric_result(result.data_set, metric, value, result.iteration)
-        logger = get_root_logger()
-        logger.info(f"Validation {result.data_set}\n{markdown_table([result], metrics)}")
-        if tb_logger:
-            for metric, kinds in result.means(metrics).items():
-                for kind, value in kinds.items():
-                    suffix = "" if kind == "output" else f"_{kind}"
-                    tag = f"metrics/{result.data_set}/{metric}{suffix}"
-                    tb_logger.add_scalar(tag, value, result.iteration)
-        paths = self.opt["path"]
-        folder = Path(paths["experiments_root"] if self.is_train else paths["results_root"])
-        write_results(folder, self._run_facts(), self.results.values(), metrics)
+        Returns:
+            Each loss by name, its mean over the batch and the processes.
+        """
+        parts = self.options.accum_iter
+        means: dict[str, Tensor] = {}
+        for i, (lq, gt) in enumerate(zip(self.lq.chunk(parts), self.gt.chunk(parts), strict=True)):
+            with self._gradients_shared(i == parts - 1):
+                losses = self.compute_losses(lq, gt)
+                loss = torch.stack(list(losses.values())).sum()
+                torch.autograd.backward(self.scaler.scale(loss / parts))
+            for name, value in losses.items():
+                means[name] = means.get(name, torch.zeros_like(value)) + value.detach() / parts
+        return _mean_over_processes(means)
 
-    def _run_facts(self) -> dict[str, Any]:
-        device = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
+    def compute_losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        """Restore images and compare them: the formula of the training.
+
+        Args:
+            lq: (B, C, H, W) in [0, 1].
+            gt: (B, C, scale H, scale W) in [0, 1].
+
+        Returns:
+            Scalars by their names in the log; their sum is what the step lowers.
+        """
+        with torch.autocast(lq.device.type, self.autocast_type, self.autocast_type is not None):
+            output = self.network(lq)
+        losses: dict[str, Tensor] = self.losses(output.float(), gt)
+        return losses
+
+    def state_of_training(self) -> dict[str, Any]:
+        """Return what the training state holds beside BasicSR's: the scaler and counters."""
         return {
-            "name": self.opt["name"],
-            "network": dict(self.opt["network_g"]),
-            "checkpoint": self.opt["path"].get("pretrain_network_g"),
-            "basicsr-cir": cir_host.__version__,
-            "torch": torch.__version__,
-            "device": device,
+            "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "best_mean": self.best_mean,
         }
 
-    def _image_path(self, data_set: str, image: str, current_iter: int | str) -> Path:
-        folder = Path(self.opt["path"]["visualization"]) / data_set
-        if self.is_train:
-            return folder / image / f"{image}_{current_iter}.png"
-        return folder / f"{image}_{self.opt['val'].get('suffix') or self.opt['name']}.png"
+    def resume_state_of_training(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_of_training` returned; older states lack some of it."""
+        if self.scaler.is_enabled() and state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
+        self.skipped = state.get("skipped", 0)
+        self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+        self.best_mean = state.get("best_mean")
+
+    def _start_average(self) -> None:
+        """Begin the averaged weights: those of the checkpoint, or the network as it is."""
+        self.net_g_ema = deepcopy(self.get_bare_model(self.net_g)).requires_grad_(False).eval()
+        paths = self.opt["path"]
+        if (path := paths.get("pretrain_network_g")) is not None:
+            strict = paths.get("strict_load_g", True)
+            self.load_network(self.net_g_ema, path, strict, "params_ema")
+
+    def _gradients_shared(self, shared: bool) -> Any:
+        """In all parts of a step but the last, each of several processes keeps its gradient."""
+        if shared or not isinstance(self.net_g, DistributedDataParallel):
+            return nullcontext()
+        return self.net_g.no_sync()
+
+    def _count_skipped(self, current_iter: int) -> None:
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        values = ", ".join(f"{k}: {v:g}" for k, v in self.log_dict.items())
+        get_root_logger().warning(f"Iteration {current_iter} is skipped: not finite ({values}).")
+        if self.skipped_in_a_row >= self.options.max_nonfinite:
+            raise UserError(
+                f"{self.skipped_in_a_row} steps in a row, the last at iteration {current_iter}, had"
+                f" no finite loss or gradient ({values}); lower train.optim_g.lr, or set"
+                " train.grad_clip, or train.amp to bf16 or off, and resume"
+            )
 
 
-def _made_by(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """How a collated sample of one image was made, as plain values."""
-    made_by: dict[str, Any] = {}
-    for key in ("quality", "subsampling", "codec"):
-        if key in sample:
-            value = sample[key][0]
-            made_by[key] = value.item() if isinstance(value, Tensor) else value
-    return made_by
+def _is_finite(value: float) -> bool:
+    return abs(value) < float("inf")  # false for NaN too
 
 
-class _UniqueNames:
-    """Names for saved images: the stem, or a longer name where two images share their stem."""
+def _as_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Move all values from the device at once."""
+    numbers = torch.stack([value.float() for value in values.values()]).tolist()
+    return dict(zip(values, numbers, strict=True))
 
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
 
-    def take(self, path: str) -> str:
-        parts = Path(path).parts
-        candidates = [Path(path).stem, Path(path).name.replace(".", "_")]
-        candidates += [
-            "_".join(parts[-depth:]).replace(".", "_") for depth in range(2, len(parts) + 1)
-        ]
-        name = next(c for c in candidates if c not in self._taken)
-        self._taken.add(name)
-        return name
+def _mean_over_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not connected():
+        return values
+    stacked = torch.stack(list(values.values()))
+    dist.all_reduce(stacked)
+    return dict(zip(values, stacked / dist.get_world_size(), strict=True))

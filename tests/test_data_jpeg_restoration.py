@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from cir_data.color import convert
 from cir_host.errors import OptionsError, UserError
-from cir_host.sampler import PositionedSampler, SampleIndex
+from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 
 TRAINING = {
     "gt_size": 24,
@@ -127,12 +127,13 @@ def test_one_pixel_image(tmp_path):
 
 def epoch_of(data_set, epoch, workers=0, context=None, replicas=1, rank=0, ratio=4):
     """The samples of an epoch by position."""
-    sampler = PositionedSampler(data_set, replicas, rank, ratio)
-    sampler.set_epoch(epoch)
+    size = len(data_set) * ratio
+    plan = DataPlan(len(data_set), size, (Stage(size // 2, 2),), start_sample=epoch * size)
+    sampler = TrainingBatches(plan, size // 2, rank, replicas)
     loader = DataLoader(
-        data_set, 2, sampler=sampler, num_workers=workers, multiprocessing_context=context
+        data_set, batch_sampler=sampler, num_workers=workers, multiprocessing_context=context
     )
-    positions = [index.position for index in sampler]
+    positions = [index.position for batch in sampler for index in batch]
     batches = list(loader)
     lq = torch.cat([batch["lq"] for batch in batches])
     facts = [

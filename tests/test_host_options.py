@@ -37,6 +37,13 @@ class Options(DatasetOptions, kw_only=True):
     color: Literal["rgb", "y"] = "rgb"
 
 
+class ValidationOptions(msgspec.Struct, forbid_unknown_fields=True):
+    val_freq: int
+    save_img: bool
+    metrics: dict
+    self_ensemble: Literal["none", "x8"] = "none"
+
+
 SECTION = {"name": "T", "type": "D", "phase": "train", "dataroot_gt": "x", "quality": 3}
 
 
@@ -409,10 +416,9 @@ def test_options_of_our_models_are_known_and_their_misspellings_errors(
     parse, tmp_path, ours, capsys
 ):
     class OurModel(MODEL_REGISTRY.get("SRModel")):
-        known_options = MappingProxyType({"val": frozenset({"self_ensemble"})})
+        options_types = MappingProxyType({"val": ValidationOptions})
 
     ours(MODEL_REGISTRY, OurModel)
-    OurModel.__module__ = __name__  # the keys that a model reads are sought in its source
     options = {**train_options(tmp_path), "model_type": "OurModel"}
     change(options, "val.self_ensemble", "x8")
     parse(options)

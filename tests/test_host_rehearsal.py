@@ -152,8 +152,11 @@ def test_basicsr_archives_first(folder, monkeypatch):
 
 
 def test_periods_that_are_too_short_end_basicsr_in_the_middle(folder, monkeypatch):
-    target = "basicsr.train:make_exp_dirs"
-    monkeypatch.setattr(basicsr.train, "make_exp_dirs", patches.original(target))
+    for owner, name, target in (
+        (basicsr.train, "make_exp_dirs", "basicsr.train:make_exp_dirs"),
+        (BaseModel, "setup_schedulers", "basicsr.models.base_model:BaseModel.setup_schedulers"),
+    ):
+        monkeypatch.setattr(owner, name, patches.original(target))
     options = train_options(folder, "short")
     options["train"]["scheduler"]["periods"] = [5]
     with pytest.raises(TypeError):

@@ -17,7 +17,7 @@ from host_tools import (
 
 from cir_host import patches
 from cir_host.errors import UserError
-from cir_host.sampler import PositionedSampler
+from cir_host.sampler import DataPlan, Stage, TrainingBatches
 
 
 @pytest.fixture
@@ -161,21 +161,45 @@ def test_averaged_weights_keep_what_is_cached_for_another_size():
     assert model.net_g_ema.body[1].num_batches_tracked == 1
 
 
-@pytest.mark.parametrize(("ranks", "ratio"), [(1, 1), (2, 1), (3, 2.5)])
-def test_the_sampler_keeps_basicsr_s_order_and_adds_positions(ranks, ratio):
-    data = range(7)
-    positions = []
-    for rank in range(ranks):
-        theirs = EnlargedSampler(data, ranks, rank, ratio)
-        ours = PositionedSampler(data, ranks, rank, ratio)
-        for epoch in (0, 5):
-            theirs.set_epoch(epoch)
-            ours.set_epoch(epoch)
-            drawn = list(ours)
-            assert drawn == list(theirs)
-            assert {index.epoch for index in drawn} == {epoch}
-        positions += [index.position for index in drawn]
-    assert sorted(positions) == list(range(len(positions)))
+def batches(plan, total_iter, ranks=1):
+    """The samples of every iteration as (epoch, position), over all processes."""
+    loaders = [list(TrainingBatches(plan, total_iter, rank, ranks)) for rank in range(ranks)]
+    return [
+        [(i.epoch, i.position) for group in zip(*parts, strict=True) for i in group]
+        for parts in zip(*loaders, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("images", "ratio"), [(7, 1), (3, 2.5)])
+def test_the_stream_keeps_basicsr_s_order_and_crosses_epochs(images, ratio):
+    theirs = EnlargedSampler(range(images), 1, 0, ratio)
+    plan = DataPlan(images, len(theirs), (Stage(100, 3),))
+    drawn = [index for batch in TrainingBatches(plan, 10) for index in batch]
+    assert len(drawn) == 30
+    for epoch in range(30 // len(theirs)):
+        theirs.set_epoch(epoch)
+        ours = drawn[epoch * len(theirs) : (epoch + 1) * len(theirs)]
+        assert ours == list(theirs)
+        assert {index.epoch for index in ours} == {epoch}
+        assert sorted(index.position for index in ours) == list(range(len(theirs)))
+
+
+STAGES = (Stage(4, 6, 16), Stage(9, 2, 32), Stage(12, 4, 48))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("start", [0, 3, 4, 7, 11])
+def test_the_stream_goes_on_anywhere_in_any_number_of_processes(start, ranks):
+    whole = DataPlan(5, 10, STAGES)
+    rest = DataPlan(5, 10, STAGES, start, whole.drawn(start))
+    assert batches(rest, 14, ranks) == batches(whole, 14)[start:]
+    assert rest.drawn(14) == whole.drawn(14) == sum(map(len, batches(whole, 14)))
+    assert rest.epoch(14) == batches(whole, 14)[-1][-1][0]
+
+
+def test_stages_change_the_crops():
+    sizes = [batch[0].crop_size for batch in TrainingBatches(DataPlan(5, 10, STAGES), 14)]
+    assert sizes == [16] * 4 + [32] * 5 + [48] * 5
 
 
 def test_basicsr_trains_with_our_sampler(tmp_path, options, monkeypatch):

@@ -1,0 +1,34 @@
+"""Files written whole or not at all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+PART = ".part"
+"""Ending of a file that is being written; one left behind belongs to a killed run."""
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file beside its place, then move it there.
+
+    A process killed here, or a full disk, leaves the earlier file as it was; once this returns, the
+    new one is on the disk.
+
+    Args:
+        path: The file to make or replace; its folder exists.
+        write: Writes the content into an open file.
+
+    Raises:
+        Exception: Whatever ``write`` or the system raises; nothing is left behind then.
+    """
+    part = path.with_name(path.name + PART)
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,204 @@
+"""Networks and training states on disk: written whole, complete, and no more than wanted."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils import get_root_logger
+from torch import distributed as dist
+from torch import nn
+
+from cir_host.distributed import connected
+from cir_host.errors import UserError
+from cir_host.files import PART, write_whole
+from cir_host.random_states import random_states, set_random_states
+
+_FAILURES = (OSError, RuntimeError)
+"""What ``torch.save`` raises on a full disk, depending on where it notices."""
+
+_LATEST = -1
+"""BasicSR's number for the end of the training."""
+
+_OF_THE_OPTIONS = frozenset(
+    {
+        "periods",
+        "cumulative_period",
+        "restart_weights",
+        "eta_min",
+        "milestones",
+        "gamma",
+        "restarts",
+    }
+)
+"""Attributes of BasicSR's schedulers that the options say, which a resumed run may change."""
+
+
+def save_network(
+    self: Any,
+    net: nn.Module | Sequence[nn.Module],
+    net_label: str,
+    current_iter: int | str,
+    param_key: str | Sequence[str] = "params",
+) -> None:
+    """Save networks in BasicSR's format, in place of ``BaseModel.save_network``.
+
+    BasicSR writes over the earlier file and goes on after a failure with half of one.
+
+    Args:
+        self: The model.
+        net: One network, or several for one file.
+        net_label: Start of the file's name.
+        current_iter: The iteration, -1 for the end of the training, or another end of the name.
+        param_key: A container key for each network.
+
+    Raises:
+        UserError: The network of the end of the training cannot be written. At an iteration this is
+            an error in the log; its training state is then not written either.
+    """
+    if self.opt["rank"] != 0:
+        return
+    nets = [net] if isinstance(net, nn.Module) else net
+    keys = [param_key] if isinstance(param_key, str) else param_key
+    content = {
+        key: {name: tensor.cpu() for name, tensor in self.get_bare_model(n).state_dict().items()}
+        for n, key in zip(nets, keys, strict=True)
+    }
+    number = "latest" if current_iter == _LATEST else current_iter
+    file = Path(self.opt["path"]["models"]) / f"{net_label}_{number}.pth"
+    try:
+        write_whole(file, lambda stream: torch.save(content, stream))
+    except _FAILURES as error:
+        if current_iter == _LATEST:
+            raise UserError(
+                f"{file}: cannot be written ({error}); free the disk and resume"
+            ) from error
+        _report(file, error)
+        self._unsaved_at = current_iter
+
+
+def save_training_state(self: Any, epoch: int, current_iter: int) -> None:
+    """Save all that a run needs to go on as if nothing had happened.
+
+    In place of ``BaseModel.save_training_state``. Beside BasicSR's keys, the state holds the number
+    of samples drawn (``samples``), the random states of every process (``random``), the best
+    metrics so far (``best_metric_results``) and what the model's ``state_of_training`` returns
+    (``model``). Then what ``logger.keep_checkpoints`` does not want any more is deleted.
+    """
+    if current_iter == _LATEST:
+        return
+    states = _gathered(random_states())
+    plan = self.opt.get("data_plan")
+    state = {
+        "epoch": plan.epoch(current_iter) if plan else epoch,
+        "iter": current_iter,
+        "samples": plan.drawn(current_iter) if plan else None,
+        "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+        "random": states,
+        "best_metric_results": _plain(getattr(self, "best_metric_results", {})),
+        "model": self.state_of_training() if hasattr(self, "state_of_training") else {},
+    }
+    self._saved_at = current_iter
+    if self.opt["rank"] != 0 or getattr(self, "_unsaved_at", None) == current_iter:
+        return
+    file = Path(self.opt["path"]["training_states"]) / f"{current_iter}.state"
+    try:
+        write_whole(file, lambda stream: torch.save(state, stream))
+    except _FAILURES as error:
+        _report(file, error)
+        return
+    _delete_old(self.opt)
+
+
+def resume_training(self: Any, resume_state: Mapping[str, Any]) -> None:
+    """Take up a training state, in place of ``BaseModel.resume_training``.
+
+    Periods and milestones of the learning rate are those of the options, which may have been
+    lengthened.
+
+    Raises:
+        UserError: The state belongs to another kind of model.
+    """
+    for kind in ("optimizers", "schedulers"):
+        ours, saved = getattr(self, kind), resume_state[kind]
+        if len(ours) != len(saved):
+            raise UserError(
+                f"path.resume_state: holds {len(saved)} {kind}, {self.opt['model_type']} has"
+                f" {len(ours)}; it is of another model"
+            )
+    for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=True):
+        try:
+            optimizer.load_state_dict(saved)
+        except ValueError as error:
+            raise UserError(
+                f"path.resume_state: its optimizer does not fit this run's parameters ({error})"
+            ) from error
+    for scheduler, saved in zip(self.schedulers, resume_state["schedulers"], strict=True):
+        scheduler.load_state_dict({k: v for k, v in saved.items() if k not in _OF_THE_OPTIONS})
+    if best := resume_state.get("best_metric_results"):
+        self.best_metric_results = best
+    if hasattr(self, "resume_state_of_training"):
+        self.resume_state_of_training(resume_state.get("model", {}))
+    states = resume_state.get("random", [])
+    if self.opt["rank"] < len(states):
+        set_random_states(states[self.opt["rank"]])
+    self._saved_at = resume_state["iter"]
+
+
+def best_metrics_into_state(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``BaseModel.validation`` save the state of its iteration again, with what it found.
+
+    BasicSR saves first and validates then, and a run resumed there would not know.
+    """
+
+    @wraps(original)
+    def validation(
+        self: Any, dataloader: Any, current_iter: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        original(self, dataloader, current_iter, *args, **kwargs)
+        if self.is_train and getattr(self, "_saved_at", None) == current_iter:
+            self.save_training_state(-1, current_iter)
+
+    return validation
+
+
+def _plain(best: Mapping[str, Any]) -> dict[str, Any]:
+    """Return BasicSR's best metrics without NumPy's numbers, which ``weights_only`` refuses."""
+    return {
+        data_set: {
+            metric: {**record, "val": float(record["val"])} for metric, record in metrics.items()
+        }
+        for data_set, metrics in best.items()
+    }
+
+
+def _gathered(states: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the states of all processes by rank."""
+    if not connected():
+        return [states]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, states)
+    return gathered
+
+
+def _delete_old(opt: Mapping[str, Any]) -> None:
+    models, states = (Path(opt["path"][key]) for key in ("models", "training_states"))
+    for folder in (models, states):
+        for part in folder.glob(f"*{PART}"):
+            part.unlink()
+    keep = opt["logger"].get("keep_checkpoints")
+    if keep is None:
+        return
+    saved = sorted(int(f.stem) for f in states.glob("*.state") if f.stem.isdecimal())
+    for iteration in saved[:-keep]:
+        (states / f"{iteration}.state").unlink()
+        for file in models.glob(f"net_*_{iteration}.pth"):
+            file.unlink()
+
+
+def _report(file: Path, error: Exception) -> None:
+    get_root_logger().error(
+        f"{file} cannot be written ({error}). Training goes on; the earlier checkpoints are whole."
+    )

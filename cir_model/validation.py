@@ -1,0 +1,282 @@
+"""Validation and test: every image measured input beside output, shared among the processes."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from basicsr.metrics import calculate_metric
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger, imwrite, tensor2img
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+import cir_host
+from cir_arch.basicsr_networks import facts_of
+from cir_host.distributed import connected
+from cir_host.errors import OptionsError, UndefinedMetric
+from cir_host.options import convert
+from cir_host.stopping import stopping
+from cir_model.inference import restore_image
+from cir_model.options import ValOptions
+from cir_model.results import DataSetResult, ImageRecord, markdown_table, write_results
+
+
+class MeasuringModel(SRModel):
+    """A model of which every validation and test shows what the network gains over its input.
+
+    Writes ``metrics.csv``, ``metrics.json`` and ``metrics.md`` into ``results/NAME`` (a test) or
+    ``experiments/NAME`` (training, where the CSV file keeps all validations).
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        self.results: dict[str, DataSetResult] = {}
+        self.best_mean: float | None = None
+        """Of ``val.save_best``, over all data sets."""
+        self.validation_options = convert(opt.get("val") or {"save_img": False}, ValOptions, "val")
+        self.inference: dict[str, Any] = {
+            "ensemble": self.validation_options.self_ensemble,
+            "precision": self.validation_options.precision,
+        }
+        super().__init__(opt)
+        check_precision(
+            self.get_bare_model(self.net_g), self.inference["precision"], "val.precision"
+        )
+
+    def test(self) -> None:
+        """Restore ``self.lq`` by the averaged weights where there are any."""
+        network = getattr(self, "net_g_ema", None) or self.get_bare_model(self.net_g)
+        training = network.training
+        network.eval()
+        self.output = restore_image(network, self.lq, **self.inference)
+        network.train(training)
+
+    def dist_validation(
+        self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> None:
+        """Measure one data set in all processes together."""
+        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    def nondist_validation(
+        self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> None:
+        """Measure one data set, input beside output; log, store and, if asked, save the images.
+
+        Several processes take turns at the images; the first of them reports. A training that was
+        told to stop leaves the validation without a result.
+        """
+        data_set = dataloader.dataset
+        name = data_set.opt["name"]
+        metrics = self.validation_options.metrics or {}
+        result = DataSetResult(name, current_iter, self._protocol(data_set))
+        names = _UniqueNames()
+        progress = tqdm(
+            _shares(dataloader),
+            desc=name,
+            unit="image",
+            disable=self.opt["rank"] != 0 or not self.validation_options.pbar,
+        )
+        for number, sample in enumerate(progress):
+            record, images = None, {}
+            if sample is not None:
+                images = self._restore(sample)
+                if "gt" in images:
+                    source, scores = sample["lq_path"][0], self._scores(metrics, images)
+                    record = ImageRecord(source, _made_by(sample), scores)
+            turn = _from_all((sample and sample["lq_path"][0], record, stopping()))
+            if self.is_train and any(stop for *_, stop in turn):
+                get_root_logger().warning(f"Validation {name} is left undone: SIGTERM.")
+                return
+            taken = [path and names.take(path) for path, *_ in turn]
+            result.records += [record for _, record, _ in turn if record is not None]
+            if sample is not None and save_img:
+                image_name = taken[self.opt["rank"]]
+                imwrite(images["output"], str(self._image_path(name, image_name, current_iter)))
+            if tb_logger and images and number < self.opt["logger"].get("tb_images", 4):
+                tag = f"{name}/{taken[0]}"
+                tb_logger.add_image(tag, _beside(images), _step(current_iter), dataformats="HWC")
+        if metrics and result.records and self.opt["rank"] == 0:
+            self._report(result, list(metrics), tb_logger)
+            self._keep_best(current_iter)
+
+    def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Pass a sample of one image through the network; returns 8-bit images, (H, W, BGR)."""
+        self.feed_data(sample)
+        self.test()
+        images = {"output": tensor2img([self.output]), "input": tensor2img([self.lq])}
+        if "gt" in sample:
+            images["gt"] = tensor2img([self.gt])
+        for attribute in {"lq", "gt", "output"} & vars(self).keys():
+            delattr(self, attribute)
+        return images
+
+    def _keep_best(self, current_iter: int | str) -> None:
+        """Keep the weights if all data sets, measured at this iteration, were never better."""
+        metric = self.validation_options.save_best
+        sets = [s["name"] for key, s in self.opt["datasets"].items() if key.startswith("val")]
+        now = [r for r in self.results.values() if r.iteration == current_iter]
+        if not self.is_train or metric is None or {r.data_set for r in now} != set(sets):
+            return
+        mean = sum(result.mean(metric, "output") for result in now) / len(now)
+        sign = -1 if (self.validation_options.metrics or {})[metric].get("better") == "lower" else 1
+        if not (self.best_mean is None or sign * mean > sign * self.best_mean):
+            return
+        self.best_mean = mean
+        get_root_logger().info(f"Best {metric} so far: {mean:.4f}, kept as net_g_best.pth.")
+        self.save_networks("best")
+
+    def save_networks(self, number: int | str) -> None:
+        """Save the network, and the averaged one where there is one, as ``net_g_NUMBER.pth``."""
+        nets = {"params": self.net_g}
+        if hasattr(self, "net_g_ema"):
+            nets["params_ema"] = self.net_g_ema
+        self.save_network(list(nets.values()), "net_g", number, list(nets))
+
+    def _scores(
+        self, metrics: Mapping[str, Any], images: Mapping[str, Any]
+    ) -> dict[str, dict[str, float]]:
+        """``scores[metric][kind]``; the input has no score where the network changes the size."""
+        scores: dict[str, dict[str, float]] = {}
+        for metric, options in metrics.items():
+            row = scores[metric] = {}
+            for kind in ("input", "output"):
+                if images[kind].shape == images["gt"].shape:
+                    try:
+                        data = {"img": images[kind], "img2": images["gt"]}
+                        row[kind] = float(calculate_metric(data, options))
+                    except UndefinedMetric as error:
+                        get_root_logger().warning(f"{metric}: {error}; left out of the mean.")
+            if len(row) == 2:
+                sign = -1 if options.get("better", "higher") == "lower" else 1
+                row["gain"] = sign * (row["output"] - row["input"])
+        return scores
+
+    def _protocol(self, data_set: Any) -> dict[str, Any]:
+        """What a reader needs to know to compare a figure of this data set with another's."""
+        colour = {"rgb": "RGB", "y": "MATLAB's Y, 8 bits", "gray": "grey"}
+        by_metric = [
+            f"{metric} ({'MATLAB Y' if options.get('test_y_channel') else 'all channels'},"
+            f" border {options.get('crop_border', 0)})"
+            for metric, options in (self.opt["val"].get("metrics") or {}).items()
+        ]
+        protocol = {
+            "colour": colour.get(str(data_set.opt.get("color", "rgb"))),
+            "codec": getattr(data_set, "codec", "as stored"),
+            "measured on": "8-bit images, mean over images: " + ", ".join(by_metric),
+            "inference": "whole images",
+            "self-ensemble": self.inference["ensemble"],
+            "precision": self.inference["precision"],
+        }
+        return {key: value for key, value in protocol.items() if value}
+
+    def _report(self, result: DataSetResult, metrics: list[str], tb_logger: Any) -> None:
+        self.results[result.data_set] = result
+        self._initialize_best_metric_results(result.data_set)
+        self.metric_results = {m: result.mean(m, "output") for m in metrics}
+        for metric, value in self.metric_results.items():
+            self._update_best_metric_result(result.data_set, metric, value, result.iteration)
+        logger = get_root_logger()
+        logger.info(f"Validation {result.data_set}\n{markdown_table([result], metrics)}")
+        if tb_logger:
+            for metric, kinds in result.means(metrics).items():
+                for kind, value in kinds.items():
+                    suffix = "" if kind == "output" else f"_{kind}"
+                    tag = f"metrics/{result.data_set}/{metric}{suffix}"
+                    tb_logger.add_scalar(tag, value, result.iteration)
+        paths = self.opt["path"]
+        folder = Path(paths["experiments_root"] if self.is_train else paths["results_root"])
+        write_results(folder, self._run_facts(), self.results.values(), metrics)
+
+    def _run_facts(self) -> dict[str, Any]:
+        device = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
+        return {
+            "name": self.opt["name"],
+            "network": dict(self.opt["network_g"]),
+            "checkpoint": self.opt["path"].get("pretrain_network_g"),
+            "basicsr-cir": cir_host.__version__,
+            "torch": torch.__version__,
+            "device": device,
+        }
+
+    def _image_path(self, data_set: str, image: str, current_iter: int | str) -> Path:
+        folder = Path(self.opt["path"]["visualization"]) / data_set
+        if self.is_train:
+            return folder / image / f"{image}_{current_iter}.png"
+        return folder / f"{image}_{self.opt['val'].get('suffix') or self.opt['name']}.png"
+
+
+def check_precision(network: nn.Module, precision: str, key: str) -> None:
+    """Refuse a precision in which a network is known to give unsound values.
+
+    Raises:
+        OptionsError: It names the ``key`` that asked for it.
+    """
+    facts = facts_of(network)
+    if facts is not None and precision not in facts.precisions:
+        raise OptionsError(
+            f"{key}: {type(network).__name__} gives sound values in"
+            f" {', '.join(sorted(facts.precisions))}, not in {precision!r}"
+        )
+
+
+def _shares(dataloader: Any) -> Iterator[Any]:
+    """Yield every sample that this process measures, and None where the others have one more."""
+    if not connected():
+        yield from dataloader
+        return
+    data_set, rank, processes = dataloader.dataset, dist.get_rank(), dist.get_world_size()
+    mine = Subset(data_set, range(rank, len(data_set), processes))
+    yield from DataLoader(mine, batch_size=1, collate_fn=dataloader.collate_fn)
+    if rank >= len(data_set) % processes > 0:
+        yield None
+
+
+def _from_all(mine: Any) -> list[Any]:
+    """Return what every process has, by rank."""
+    if not connected():
+        return [mine]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found
+
+
+def _beside(images: Mapping[str, Any]) -> Any:
+    """Put input, output and, where it is known, the original of one size side by side, in RGB."""
+    shown = [images[k] for k in ("input", "output", "gt") if k in images]
+    same = [image for image in shown if image.shape == images["output"].shape]
+    strip = np.concatenate([np.atleast_3d(image) for image in same], axis=1)
+    return strip[..., ::-1] if strip.shape[2] == 3 else np.repeat(strip, 3, axis=2)
+
+
+def _step(current_iter: int | str) -> int | None:
+    return current_iter if isinstance(current_iter, int) else None
+
+
+def _made_by(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """How a collated sample of one image was made, as plain values."""
+    made_by: dict[str, Any] = {}
+    for key in ("quality", "subsampling", "codec"):
+        if key in sample:
+            value = sample[key][0]
+            made_by[key] = value.item() if isinstance(value, Tensor) else value
+    return made_by
+
+
+class _UniqueNames:
+    """Names for saved images: the stem, or a longer name where two images share their stem."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, path: str) -> str:
+        parts = Path(path).parts
+        candidates = [Path(path).stem, Path(path).name.replace(".", "_")]
+        candidates += [
+            "_".join(parts[-depth:]).replace(".", "_") for depth in range(2, len(parts) + 1)
+        ]
+        name = next(c for c in candidates if c not in self._taken)
+        self._taken.add(name)
+        return name

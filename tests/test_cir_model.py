@@ -1,0 +1,324 @@
+"""The training step of ``CIRModel``: what each option does to it."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from basicsr.data import build_dataset
+from command_tools import photographs, train_options
+from host_tools import TinyBatchNorm, basicsr_log
+from small_networks import SMALL
+from torch import nn
+from torch.utils.data import DataLoader
+
+import cir_data  # noqa: F401 (registers its data sets)
+from cir_host.errors import OptionsError, UserError
+from cir_host.options import convert
+from cir_host.sampler import Stage
+from cir_model import CIRModel
+from cir_model.options import TrainOptions, ValOptions
+
+NETWORK = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
+
+
+def model(network=None, **train):
+    """A model in training without a folder, its weights always the same."""
+    opt = train_options(network_g=dict(network or NETWORK))
+    opt["train"]["optim_g"] = {"type": "SGD", "lr": 0.1}
+    opt["train"].update(copy.deepcopy(train))
+    opt.update(is_train=True, dist=False, rank=0, world_size=1)
+    torch.manual_seed(0)
+    return CIRModel(opt)
+
+
+def batch(number=4, size=16, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    lq, gt = torch.rand(2, number, 3, size, size, generator=generator)
+    return {"lq": lq, "gt": gt}
+
+
+def step(made, data=None, iteration=1):
+    made.feed_data(data or batch())
+    made.optimize_parameters(iteration)
+    return made.log_dict
+
+
+def weights(made, net="net_g"):
+    return {k: v.clone() for k, v in getattr(made, net).state_dict().items()}
+
+
+def assert_close(first, second, **tolerance):
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], msg=name, **tolerance)
+
+
+def test_the_step_is_the_plain_formula():
+    made, plain = model(), model()
+    log = step(made)
+    data = batch()
+    loss = (plain.net_g(data["lq"]) - data["gt"]).abs().mean()
+    loss.backward()
+    gradients = [p.grad for p in plain.net_g.parameters()]
+    with torch.no_grad():
+        for parameter in plain.net_g.parameters():
+            parameter -= 0.1 * parameter.grad
+    assert_close(weights(made), weights(plain))
+    assert log["l_pix"] == pytest.approx(float(loss))
+    norm = torch.cat([g.flatten() for g in gradients]).norm()
+    assert log["grad_norm"] == pytest.approx(float(norm))
+
+
+def test_parts_of_a_step_are_the_whole_batch():
+    whole, parts = model(), model(accum_iter=4)
+    assert_close(weights(whole), weights(parts))
+    for iteration in range(3):
+        logs = [step(made, batch(seed=iteration), iteration) for made in (whole, parts)]
+        assert logs[0] == pytest.approx(logs[1])
+    assert_close(weights(whole), weights(parts), rtol=1e-5, atol=1e-7)
+
+
+def test_clipping_limits_the_norm_of_the_whole_gradient():
+    free, clipped = model(), model(grad_clip=1e-3)
+    norm = step(free)["grad_norm"]
+    assert step(clipped)["grad_norm"] == pytest.approx(norm)  # logged as it was
+    start = weights(model())
+    moved = [
+        torch.cat([(after[k] - start[k]).flatten() for k in start]).norm()
+        for after in (weights(free), weights(clipped))
+    ]
+    assert float(moved[0]) == pytest.approx(0.1 * norm, rel=1e-3)
+    assert float(moved[1]) == pytest.approx(0.1 * 1e-3, rel=1e-2)
+
+
+def test_losses_are_added_and_named():
+    one = {"type": "L1Loss", "loss_weight": 2.0}
+    log = step(model(pixel_opt=None, losses={"first": one, "square": {"type": "MSELoss"}}))
+    plain = step(model())
+    assert log["l_first"] == pytest.approx(2 * plain["l_pix"])
+    assert 0 < log["l_square"] < log["l_first"]
+    assert "l_pix" not in log
+
+
+def group_facts(made):
+    """By parameter: learning rate and weight decay."""
+    names = {id(p): name for name, p in made.net_g.named_parameters()}
+    return {
+        names[id(p)]: (group["lr"], group["weight_decay"])
+        for group in made.optimizer_g.param_groups
+        for p in group["params"]
+    }
+
+
+def test_groups_freeze_slow_down_and_do_not_decay():
+    made = model(
+        {"type": "HFT", **SMALL["HFT"]},
+        optim_g={"type": "AdamW", "lr": 1e-3, "weight_decay": 0.5},
+        no_decay=True,
+        groups=[
+            {"pattern": "^conv_first", "freeze": True},
+            {"pattern": r"^layers\.0", "lr_factor": 0.5},
+        ],
+    )
+    facts = group_facts(made)
+    names = dict(made.net_g.named_parameters())
+    assert {n for n in names if n not in facts} == {"conv_first.weight", "conv_first.bias"}
+    for name, (rate, decay) in facts.items():
+        assert rate == (5e-4 if name.startswith("layers.0") else 1e-3), name
+        plain = names[name].ndim == 1 or "bias_table" in name
+        assert decay == (0 if plain else 0.5), name
+    before = weights(made)
+    step(made)
+    for name, value in weights(made).items():
+        if names.get(name) is not None:
+            assert torch.equal(value, before[name]) == name.startswith("conv_first"), name
+
+
+def test_normalisations_of_any_shape_do_not_decay():
+    made = model(
+        {"type": "UnifyFormer", **SMALL["UnifyFormer"]},
+        optim_g={"type": "AdamW", "lr": 1e-3, "weight_decay": 0.5},
+        no_decay=True,
+    )
+    scales = {n: f for n, f in group_facts(made).items() if n.endswith("body.g")}
+    assert scales
+    assert all(decay == 0 for _, decay in scales.values())
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([{"pattern": "no_such"}], r"groups\[0\]\.pattern: no parameter .* 'no_such'"),
+        ([{"pattern": "("}], r"groups\[0\]\.pattern: '\(' is no regular expression"),
+        ([{"pattern": "", "freeze": True}], "nothing to train"),
+    ],
+)
+def test_groups_that_cannot_be_meant_are_named(groups, message):
+    with pytest.raises(OptionsError, match=message):
+        model(groups=groups)
+
+
+class Statistics(TinyBatchNorm):
+    pass
+
+
+def test_a_step_that_is_not_finite_leaves_everything_as_it_was(monkeypatch):
+    monkeypatch.setattr("cir_model.validation.SRModel.print_network", lambda *_: None)
+    monkeypatch.setattr("basicsr.models.sr_model.build_network", lambda _: Statistics())
+    made = model(ema_decay=0.9, max_nonfinite=3)
+    step(made)
+    before = weights(made), weights(made, "net_g_ema")
+    poisoned = batch()
+    poisoned["lq"][0, 0, 0, 0] = float("nan")
+    with basicsr_log() as log:
+        for iteration in (2, 3):
+            assert step(made, poisoned, iteration)["skipped"] == iteration - 1
+    assert_close(weights(made), before[0], rtol=0, atol=0)
+    assert_close(weights(made, "net_g_ema"), before[1], rtol=0, atol=0)
+    assert "Iteration 3 is skipped: not finite (l_pix: nan" in log[-1]
+    step(made, iteration=4)  # a sound step: the row ends, the count stays
+    for iteration in (5, 6):
+        step(made, poisoned, iteration)
+    with pytest.raises(UserError, match=r"3 steps in a row, the last at iteration 7.*lower train"):
+        step(made, poisoned, 7)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp16"])
+def test_mixed_precision_computes_coarsely_and_keeps_whole_weights(kind):
+    exact, coarse = model(), model(amp=kind)
+    seen = []
+    coarse.net_g.register_forward_hook(lambda *a: seen.append(a[2].dtype))
+    first, second = step(exact), step(coarse)
+    assert seen == [torch.bfloat16 if kind == "bf16" else torch.float16]
+    assert first["l_pix"] != second["l_pix"]
+    assert first["l_pix"] == pytest.approx(second["l_pix"], rel=0.02)
+    assert {v.dtype for v in weights(coarse).values()} == {torch.float32}
+    assert_close(weights(exact), weights(coarse), rtol=0, atol=5e-3)
+
+
+def test_the_scaler_is_part_of_the_state():
+    made = model(amp="fp16")
+    start = made.state_of_training()
+    start["scaler"]["scale"] = 2.0**40  # too large: the gradients overflow
+    made.resume_state_of_training(start)
+    assert step(made)["skipped"] == 1
+    state = made.state_of_training()
+    other = model(amp="fp16")
+    other.resume_state_of_training(state)
+    assert other.scaler.get_scale() == 2.0**39
+    assert other.skipped == 1
+
+
+@pytest.mark.parametrize("option", ["channels_last", "compile"])
+def test_other_ways_of_computing_give_the_same(option, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    plain, other = model(), model(**{option: True})
+    assert step(plain) == pytest.approx(step(other), rel=1e-5)
+    assert_close(weights(plain), weights(other))  # under the same names too
+    if option == "channels_last":
+        convolution = next(m for m in other.net_g.modules() if isinstance(m, nn.Conv2d))
+        assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+        assert other.lq.is_contiguous(memory_format=torch.channels_last)
+    else:
+        assert other.network is not other.net_g
+
+
+def test_recomputed_blocks_give_the_same_step():
+    network = {"type": "PromptCIR", **SMALL["PromptCIR"]}
+    plain, recomputing = model(network), model({**network, "use_checkpoint": True})
+    data = batch(1, 32)
+    assert step(plain, data) == pytest.approx(step(recomputing, data))
+    assert_close(weights(plain), weights(recomputing))
+
+
+def test_a_network_is_not_trained_in_a_precision_in_which_it_is_unsound():
+    made = model({"type": "UnifyFormer", **SMALL["UnifyFormer"]})
+    made.opt["train"] = {**train_options()["train"], "amp": "fp16"}
+    with pytest.raises(
+        OptionsError, match=r"^train\.amp: UnifyFormer .* bf16, fp32, not in 'fp16'"
+    ):
+        made.rehearse(made.net_g)
+
+
+class Board:
+    def __init__(self):
+        self.images = {}
+
+    def add_image(self, tag, image, step, dataformats):
+        self.images[tag, step] = image
+
+    def add_scalar(self, *_):
+        pass
+
+
+def test_validation_shows_images_and_keeps_the_best_of_all_data_sets(tmp_path):
+    """The second data set alone would keep the weights of the first validation."""
+    photographs(tmp_path / "photos", size=24)
+    made = model()
+    made.opt["val"] = {**made.opt["val"], "save_best": "psnr"}
+    made.validation_options = convert(made.opt["val"], ValOptions, "val")
+    made.opt["path"].update(experiments_root=str(tmp_path), models=str(tmp_path))
+    section = {**made.opt["datasets"]["val"], "dataroot_gt": str(tmp_path / "photos")}
+    section.update(phase="val", scale=1, manual_seed=0)
+    loaders = []
+    for key, quality in (("val", 10), ("val_2", 40)):
+        made.opt["datasets"][key] = {**section, "name": key, "quality": quality}
+        loaders.append(DataLoader(build_dataset(made.opt["datasets"][key]), 1))
+    board, best = Board(), tmp_path / "net_g_best.pth"
+    made.nondist_validation(loaders[0], 1, board, False)
+    assert not best.exists()  # one data set is not all
+    made.nondist_validation(loaders[1], 1, board, False)
+    first = best.read_bytes()
+    means = [made.results[name].mean("psnr", "output") for name in ("val", "val_2")]
+    assert made.best_mean == pytest.approx(sum(means) / 2)
+    assert len(board.images) == 6
+    assert {image.shape for image in board.images.values()} == {(24, 72, 3)}
+    with torch.no_grad():
+        for parameter in made.net_g.parameters():
+            parameter.mul_(0)  # black images are worse
+    for loader in loaders:
+        made.nondist_validation(loader, 2, None, False)
+    assert best.read_bytes() == first
+
+
+def stages(devices=1, **train):
+    opt = train_options()
+    opt["train"].update(train)
+    return CIRModel.training_stages(opt, devices * opt["datasets"]["train"]["batch_size_per_gpu"])
+
+
+def test_stages_of_the_training():
+    assert stages(devices=3) == (Stage(8, 6),)
+    assert stages(accum_iter=4) == (Stage(8, 8),)
+    progressive = [
+        {"iters": 5, "gt_size": 16, "batch_size_per_gpu": 8},
+        {"iters": 3, "gt_size": 32, "batch_size_per_gpu": 1},
+    ]
+    made = stages(devices=2, accum_iter=3, progressive=progressive)
+    assert made == (Stage(5, 48, 16), Stage(8, 6, 32))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"amp": "half"}, r"^train\.amp: expected bf16 or fp16 or off; it is 'half'"),
+        ({"grad_clip": 0}, r"^train\.grad_clip: .* > 0"),
+        ({"acum_iter": 2}, r'^train\.acum_iter: unknown key; did you mean "accum_iter"'),
+        ({"pixel_opt": None}, "one loss is needed"),
+        ({"losses": {"a": {}}}, r"losses\.a\.type missing"),
+        (
+            {"accum_iter": 2, "pixel_opt": {"type": "L1Loss", "reduction": "sum"}},
+            r"pixel_opt\.reduction must be mean with accum_iter",
+        ),
+        (
+            {"progressive": [{"iters": 7, "gt_size": 8, "batch_size_per_gpu": 1}]},
+            "progressive has stages of 7 iterations, total_iter is 8",
+        ),
+        ({"optim_g": {"type": "AdamW", "lr": 1, "betas": [0.9]}}, r"^train\.optim_g\.betas: "),
+        ({"scheduler": {"type": "MultiStepLR"}}, r"scheduler\.milestones missing"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_named(change, message):
+    with pytest.raises(OptionsError, match=message):
+        convert({**train_options()["train"], **change}, TrainOptions, "train")
