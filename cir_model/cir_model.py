@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from basicsr.archs import build_network
 from basicsr.metrics import calculate_metric
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import cir_host
-from cir_host.errors import OptionsError, UndefinedMetric
+from cir_host.errors import OptionsError, UndefinedMetric, UserError
+from cir_host.options import convert
 from cir_host.registration import register
-from cir_model.inference import SYMMETRIES, restore_image
+from cir_model.inference import InferenceOptions, Restorer
 from cir_model.results import DataSetResult, ImageRecord, markdown_table, write_results
 
 OPTIMIZERS = {
@@ -27,35 +29,41 @@ OPTIMIZERS = {
 class CIRModel(SRModel):
     """Trains and tests one network ``net_g`` on compressed images.
 
-    Beside BasicSR's options it reads ``val.precision`` (``fp32``, ``bf16``, ``fp16``) and
-    ``val.self_ensemble`` (``none``, ``transpose``, ``flips``, ``x8``). Every validation measures
-    the input beside the output and writes ``metrics.csv``, ``metrics.json`` and ``metrics.md``
+    Beside BasicSR's options it reads those of :class:`InferenceOptions` from ``val``, and
+    ``val.averaged_with``, further checkpoints of the network whose outputs are averaged with those
+    of ``path.pretrain_network_g`` in a test. Every validation measures the input beside the output and writes ``metrics.csv``, ``metrics.json`` and ``metrics.md``
     into ``results/NAME`` (a test) or ``experiments/NAME`` (training, where the CSV file keeps all
     validations).
     """
 
-    known_options: ClassVar = {"val": frozenset({"precision", "self_ensemble"})}
+    known_options: ClassVar = {
+        "val": frozenset({*InferenceOptions.__struct_fields__, "averaged_with"})
+    }
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.results: dict[str, DataSetResult] = {}
         val = opt.get("val") or {}
-        self.inference: dict[str, Any] = {
-            "ensemble": val.get("self_ensemble", "none"),
-            "precision": val.get("precision", "fp32"),
-        }
-        if self.inference["ensemble"] not in SYMMETRIES:
-            raise OptionsError(
-                f"val.self_ensemble: {self.inference['ensemble']!r} is not one of"
-                f" {', '.join(SYMMETRIES)}"
-            )
+        given = {key: val[key] for key in InferenceOptions.__struct_fields__ if key in val}
+        self.inference = convert(given, InferenceOptions, "val")
         super().__init__(opt)
-        facts = getattr(self.get_bare_model(self.net_g), "facts", None)
-        precision = self.inference["precision"]
-        if facts is not None and precision not in facts.precisions:
-            raise OptionsError(
-                f"val.precision: {opt['network_g']['type']} gives sound values in"
-                f" {', '.join(sorted(facts.precisions))}, not in {precision!r}"
-            )
+        self.further_networks = [self._further_network(path) for path in _listed(val)]
+        self.restorer = self._restorer()
+
+    def _further_network(self, path: str) -> nn.Module:
+        if self.is_train:
+            raise OptionsError("val.averaged_with: in training one network alone is validated")
+        network = self.model_to_device(build_network(self.opt["network_g"]))
+        strict = self.opt["path"].get("strict_load_g", True)
+        self.load_network(network, path, strict, None)
+        return self.get_bare_model(network).eval()
+
+    def _restorer(self) -> Restorer:
+        """Make what validates; anew for each validation, as it says which tiles it used."""
+        network = getattr(self, "net_g_ema", None) or self.get_bare_model(self.net_g)
+        try:
+            return Restorer([network, *self.further_networks], self.inference)
+        except UserError as error:
+            raise OptionsError(f"val.{error}") from error
 
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
@@ -82,10 +90,10 @@ class CIRModel(SRModel):
 
     def test(self) -> None:
         """Restore ``self.lq`` by the averaged weights where there are any."""
-        network = getattr(self, "net_g_ema", None) or self.get_bare_model(self.net_g)
+        network = self.restorer.networks[0]
         training = network.training
         network.eval()
-        self.output = restore_image(network, self.lq, **self.inference)
+        self.output = self.restorer(self.lq)
         network.train(training)
 
     def nondist_validation(
@@ -95,7 +103,8 @@ class CIRModel(SRModel):
         data_set = dataloader.dataset
         name = data_set.opt["name"]
         metrics = (self.opt["val"].get("metrics") or {}) if self.opt.get("val") else {}
-        result = DataSetResult(name, current_iter, self._protocol(data_set))
+        self.restorer = self._restorer()
+        result = DataSetResult(name, current_iter, {})
         names = _UniqueNames()
         progress = tqdm(
             dataloader, desc=name, unit="image", disable=not self.opt["val"].get("pbar", False)
@@ -116,6 +125,7 @@ class CIRModel(SRModel):
             for attribute in {"lq", "gt", "output"} & vars(self).keys():
                 delattr(self, attribute)
         if metrics and result.records:
+            result.protocol.update(self._protocol(data_set))
             self._report(result, list(metrics), tb_logger)
 
     def _scores(
@@ -149,9 +159,7 @@ class CIRModel(SRModel):
             "colour": colour.get(str(data_set.opt.get("color", "rgb"))),
             "codec": getattr(data_set, "codec", "as stored"),
             "measured on": "8-bit images, mean over images: " + ", ".join(by_metric),
-            "inference": "whole images",
-            "self-ensemble": self.inference["ensemble"],
-            "precision": self.inference["precision"],
+            **self.restorer.describe(),
         }
         return {key: value for key, value in protocol.items() if value}
 
@@ -189,6 +197,13 @@ class CIRModel(SRModel):
         if self.is_train:
             return folder / image / f"{image}_{current_iter}.png"
         return folder / f"{image}_{self.opt['val'].get('suffix') or self.opt['name']}.png"
+
+
+def _listed(val: Mapping[str, Any]) -> list[str]:
+    paths = val.get("averaged_with") or []
+    if not isinstance(paths, list):
+        raise OptionsError(f"val.averaged_with: expected a list of checkpoints; it is {paths!r}")
+    return paths
 
 
 def _made_by(sample: Mapping[str, Any]) -> dict[str, Any]:

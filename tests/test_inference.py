@@ -39,7 +39,7 @@ def test_average_equals_the_sum_written_out(name):
         "x8": [image.roll(1, -1), image.roll(-1, -1), image.roll(1, -2), image.roll(-1, -2)] * 2,
     }[name]
     expected = torch.stack(moved).mean(0)
-    assert torch.allclose(restore_image(Shift(), image, ensemble=name), expected, atol=1e-7)
+    assert torch.allclose(restore_image(Shift(), image, self_ensemble=name), expected, atol=1e-7)
 
 
 def test_x8_of_an_equivariant_network_is_the_plain_result():
@@ -48,7 +48,7 @@ def test_x8_of_an_equivariant_network_is_the_plain_result():
     network.weight.data[:] = kernel
     image = torch.rand(1, 1, 16, 20)
     plain = restore_image(network, image)
-    assert torch.allclose(restore_image(network, image, ensemble="x8"), plain, atol=1e-6)
+    assert torch.allclose(restore_image(network, image, self_ensemble="x8"), plain, atol=1e-6)
 
 
 def test_precision_is_autocast_and_the_result_float32():
