@@ -2,6 +2,7 @@
 
 import cir_host  # noqa: F401, I001 (makes BasicSR importable, so it comes first)
 
+from cir_arch.basicsr_networks import facts_of
 from cir_arch.cave_arch import CaVE
 from cir_arch.facts import NetworkFacts
 from cir_arch.fbcnn_arch import FBCNN
@@ -10,6 +11,7 @@ from cir_arch.hft_arch import HFT
 from cir_arch.identity_arch import Identity
 from cir_arch.promptcir_arch import PromptCIR
 from cir_arch.promptir_arch import PromptIR
+from cir_arch.recognition import load_network, recognise
 from cir_arch.safmn_bcie_arch import SAFMN_BCIE
 from cir_arch.scunet_arch import SCUNet
 from cir_arch.ucip_arch import UCIP
@@ -28,4 +30,7 @@ __all__ = [
     "PromptIR",
     "SCUNet",
     "UnifyFormer",
+    "facts_of",
+    "load_network",
+    "recognise",
 ]

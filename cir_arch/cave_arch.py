@@ -24,7 +24,13 @@ from cir_arch.facts import NetworkFacts
 from cir_arch.layers.padding import crop_to
 from cir_arch.layers.quality_head import QualityHead
 from cir_arch.layers.residual_conv import ResBlock
-from cir_arch.layers.residual_unet import ResidualEncoder, ResidualSizes, ResidualUNet
+from cir_arch.layers.residual_unet import (
+    ResidualEncoder,
+    ResidualSizes,
+    ResidualUNet,
+    residual_arguments,
+)
+from cir_arch.state_dict import State
 from cir_host.registration import register
 
 NOT_IN_ENCODER = ("m_body_decoder.", "m_up3.", "m_up2.", "m_up1.", "m_tail.", "qf_pred.")
@@ -77,6 +83,14 @@ class CaVE(ResidualUNet):
         sizes = ResidualSizes(in_nc, nc, nb, strides, act_mode, use_checkpoint)
         super().__init__(sizes, out_nc or in_nc, ShiftedResBlock)
         self.qf_pred = QualityHead(nc[3], quality_nc, nb, act_mode, use_checkpoint)
+
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None if it is of another network."""
+        # FBCNN has the same keys and, in addition, an embedding of the quality.
+        if not {"m_body_encoder.0.res.0.weight", "qf_pred.0.res.0.weight"} <= state.keys():
+            return None
+        return None if "qf_embed.0.weight" in state else residual_arguments(state)
 
     @property
     def facts(self) -> NetworkFacts:

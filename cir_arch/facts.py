@@ -24,5 +24,10 @@ class NetworkFacts:
     """Precisions in which the network gives sound values under autocast."""
     extra_outputs: tuple[str, ...] = ()
     """Names of what ``forward`` can return beside the image."""
+    pads_itself: bool = True
+    """False where ``forward`` takes multiples of ``size_multiple`` only, so that the caller pads;
+    :func:`cir_arch.basicsr_networks.run` does."""
     has_weights: bool = True
     """False where there is nothing to load, so that a test without a checkpoint is meant."""
+    extra_inputs: tuple[str, ...] = ()
+    """Names of what ``forward`` can take beside the image."""

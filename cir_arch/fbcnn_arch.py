@@ -16,6 +16,7 @@ Same function as the release, otherwise done here:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -25,7 +26,8 @@ from cir_arch.facts import NetworkFacts
 from cir_arch.layers.padding import crop_to
 from cir_arch.layers.quality_head import QualityHead
 from cir_arch.layers.residual_conv import ResidualBranch
-from cir_arch.layers.residual_unet import ResidualSizes, ResidualUNet
+from cir_arch.layers.residual_unet import ResidualSizes, ResidualUNet, residual_arguments
+from cir_arch.state_dict import State
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -91,6 +93,13 @@ class FBCNN(ResidualUNet):
         self.to_gamma_2, self.to_beta_2 = scale(1), shift(1)
         self.to_gamma_1, self.to_beta_1 = scale(0), shift(0)
 
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None if it is of another network."""
+        if not {"m_body_encoder.0.res.0.weight", "qf_embed.0.weight"} <= state.keys():
+            return None
+        return residual_arguments(state)
+
     @property
     def facts(self) -> NetworkFacts:
         """What tools need to know of this network.
@@ -105,6 +114,7 @@ class FBCNN(ResidualUNet):
             in_channels=self.sizes.in_nc,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
             extra_outputs=("quality",),
+            extra_inputs=("quality",),
         )
 
     def forward(

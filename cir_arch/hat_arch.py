@@ -18,8 +18,10 @@ Same function as the release, otherwise done here:
 - Masks, biases and the mean follow the precision, so that bfloat16 weights work.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -27,10 +29,17 @@ from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
-from cir_arch.layers.hybrid_attention import RHAG, HybridSizes
+from cir_arch.layers.hybrid_attention import (
+    RHAG,
+    HybridSizes,
+    group_depth,
+    group_heads,
+    hybrid_arguments,
+)
 from cir_arch.layers.hybrid_network import HybridAttentionNetwork, check_hybrid_sizes
 from cir_arch.layers.initialization import init_linear_layers
 from cir_arch.layers.padding import crop_to, pad_to_multiple
+from cir_arch.state_dict import State, entry_count, ratio
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -134,6 +143,29 @@ class HAT(HybridAttentionNetwork):
         self.conv_last = nn.Conv2d(num_feat, in_chans, 3, padding=1)
         self.apply(init_linear_layers)
 
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None if it is of another network."""
+        if not {"conv_first.weight", "layers.0.residual_group.overlap_attn.qkv.weight"} <= (
+            state.keys()
+        ):
+            return None
+        embed_dim, in_chans = state["conv_first.weight"].shape[:2]
+        groups = [f"layers.{i}" for i in range(entry_count(state, "layers."))]
+        steps = [len(value) // value.shape[1] for value in _upsampling_weights(state)]
+        mlp = state[f"{groups[0]}.residual_group.overlap_attn.mlp.fc1.weight"]
+        return {
+            # img_size, drop_path_rate: only for training. conv_scale, img_range: nothing tells.
+            "in_chans": in_chans,
+            "embed_dim": embed_dim,
+            "depths": [group_depth(state, group) for group in groups],
+            "num_heads": [group_heads(state, group) for group in groups],
+            **hybrid_arguments(state, groups, squeeze_factor=30),
+            "mlp_ratio": ratio([(embed_dim, len(mlp))], 2.0),
+            "upscale": math.prod(math.isqrt(step) for step in steps),
+            "num_feat": len(state["conv_before_upsample.0.weight"]),
+        }
+
     @property
     def facts(self) -> NetworkFacts:
         """What tools need to know of this network."""
@@ -195,6 +227,15 @@ def _upsampling(channels: int, scale: int) -> nn.Sequential:
             )
         )
     )
+
+
+def _upsampling_weights(state: State) -> list[Tensor]:
+    """Return the weights of :func:`_upsampling` in a state dict."""
+    return [
+        value
+        for name, value in state.items()
+        if name.startswith("upsample.") and name.endswith(".weight")
+    ]
 
 
 def _check_groups(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:

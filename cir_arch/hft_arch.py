@@ -7,10 +7,12 @@ HAT's release with these arguments has the number of parameters that the report 
 """
 
 from functools import partialmethod
+from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from cir_arch.hat_arch import HAT
+from cir_arch.state_dict import State
 from cir_host.registration import register
 
 
@@ -19,3 +21,11 @@ class HFT(HAT):
     """HAT with other defaults: ten groups, scale 1. Takes HAT's arguments, by name."""
 
     __init__ = partialmethod(HAT.__init__, upscale=1, depths=(6,) * 10, num_heads=(6,) * 10)
+
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None unless it is scale 1 with ten groups."""
+        arguments = HAT.arguments_from(state)
+        if arguments is None or arguments["upscale"] != 1 or len(arguments["depths"]) != 10:
+            return None
+        return arguments

@@ -29,11 +29,18 @@ from cir_arch.facts import NetworkFacts
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.dynamic_prompt import DynamicPrompt
-from cir_arch.layers.hybrid_attention import RHAG, HybridSizes
+from cir_arch.layers.hybrid_attention import (
+    RHAG,
+    HybridSizes,
+    group_depth,
+    group_heads,
+    hybrid_arguments,
+)
 from cir_arch.layers.initialization import init_linear_layers
 from cir_arch.layers.padding import crop_to, pad_to_multiple
 from cir_arch.layers.resample import Downsample, Upsample
 from cir_arch.layers.transformer_block import TransformerBlock
+from cir_arch.layers.unet import LEVELS, gdfn_widths
 from cir_arch.layers.window_attention import (
     PositionIndices,
     check_index_shape,
@@ -41,6 +48,7 @@ from cir_arch.layers.window_attention import (
     overlap_index,
     self_attention_index,
 )
+from cir_arch.state_dict import State, entry_count, ratio
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -177,6 +185,34 @@ class PromptCIR(nn.Module):
         self.apply(init_linear_layers)
         if zero_last:
             nn.init.zeros_(self.output.weight)
+
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None if it is of another network."""
+        if not {"patch_embed_input.proj.weight", "prompt1.task_mlp.fc1.weight"} <= state.keys():
+            return None
+        dim, in_channels = state["patch_embed_input.proj.weight"].shape[:2]
+        groups, chains = LEVELS[:2], LEVELS[2:]
+        prompts = [state[f"prompt{level}.prompt"].shape for level in (1, 2, 3)]
+        return {
+            # conv_scale: nothing tells. zero_last: only for training.
+            "in_channels": in_channels,
+            "dim": dim,
+            "num_blocks": [
+                *(group_depth(state, group) for group in groups),
+                *(entry_count(state, f"{chain}.") for chain in chains),
+            ],
+            "num_refinement_blocks": entry_count(state, "refinement."),
+            "heads": [
+                *(group_heads(state, group) for group in groups),
+                *(len(state[f"{chain}.0.attn.temperature"]) for chain in chains),
+            ],
+            "ffn_expansion": ratio(gdfn_widths(state), 2.66),
+            **hybrid_arguments(state, (*groups, "decoder_level1"), squeeze_factor=16),
+            "prompt_tasks": prompts[0][1],
+            "prompt_bases": [shape[2] for shape in prompts],
+            "prompt_dims": [shape[3] for shape in prompts],
+        }
 
     @property
     def facts(self) -> NetworkFacts:

@@ -13,6 +13,7 @@ Same function as the release, otherwise done here:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,15 @@ from torch import Tensor, nn
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.convolution import MapConv2d, to_map
 from cir_arch.layers.transformer_block import TransformerBlock
-from cir_arch.layers.unet import SIZE_MULTIPLE, UNet, UNetSizes
+from cir_arch.layers.unet import (
+    SIZE_MULTIPLE,
+    UNet,
+    UNetSizes,
+    gdfn_widths,
+    unet_arguments,
+)
 from cir_arch.promptcir_arch import PatchEmbedding
+from cir_arch.state_dict import State, ratio
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -137,6 +145,20 @@ class PromptIR(UNet):
         self.reduce_noise_channel_1 = conv1x1(c1 + 64, c1)
         self.reduce_noise_channel_2 = conv1x1(c2 + 128, c2)
         self.reduce_noise_channel_3 = conv1x1(c3 + 256, c3)
+
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None if it is of another network."""
+        if not {"patch_embed.proj.weight", "prompt1.linear_layer.weight"} <= state.keys():
+            return None
+        prompts = [state[f"prompt{level}.prompt_param"].shape for level in (1, 2, 3)]
+        return {
+            **unet_arguments(state, attention="attn"),
+            "ffn_expansion": ratio(gdfn_widths(state), 2.66),
+            "prompt_len": prompts[0][1],
+            "prompt_dims": [shape[2] for shape in prompts],
+            "prompt_sizes": [shape[3] for shape in prompts],
+        }
 
     @property
     def facts(self) -> NetworkFacts:

@@ -13,6 +13,9 @@ Same function as the release, otherwise done here:
 - Feature maps are channels last, so that the norm needs no reshaping.
 """
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -22,6 +25,7 @@ from cir_arch.facts import NetworkFacts
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_map
 from cir_arch.layers.padding import crop_to, pad_by
+from cir_arch.state_dict import State, entry_count, ratio
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -159,6 +163,23 @@ class SAFMN_BCIE(nn.Module):  # noqa: N801 (the registered name)
             nn.PixelShuffle(upscaling_factor),
             nn.Conv2d(dim, in_channels, 3, padding=1),
         )
+
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None if it is of another network."""
+        # Names of SAFMN itself lack the layers within the groups.
+        if not {"to_feat.1.weight", "feats.0.layers.0.safm.aggr.weight"} <= state.keys():
+            return None
+        dim = len(state["to_feat.1.weight"])
+        mixer = state["feats.0.layers.0.ccm.ccm.0.weight"]
+        return {
+            "dim": dim,
+            "n_blocks": entry_count(state, "feats."),
+            "num_layers": entry_count(state, "feats.0.layers."),
+            "ffn_scale": ratio([(dim, len(mixer))], 2.0),
+            "upscaling_factor": math.isqrt(len(state["to_img.0.weight"]) // dim),
+            "in_channels": len(state["to_img.2.weight"]),
+        }
 
     @property
     def facts(self) -> NetworkFacts:

@@ -17,6 +17,7 @@ Same function as the releases, otherwise done here:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -28,11 +29,15 @@ from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.drop_path import DropPath
 from cir_arch.layers.padding import crop_to, pad_to_multiple
+from cir_arch.state_dict import State, entry_count
 from cir_host.errors import UserError
 from cir_host.registration import register
 
+STAGES = ("m_down1", "m_down2", "m_down3", "m_body", "m_up3", "m_up2", "m_up1")
 LEVEL_OF_STAGE = (0, 1, 2, 3, 2, 1, 0)
-"""How often the map is halved in m_down1, m_down2, m_down3, m_body, m_up3, m_up2, m_up1."""
+"""How often the map is halved in each stage."""
+BIAS_TABLE = ".trans_block.msa.relative_position_params"
+"""How the names of the attention's biases end."""
 
 
 class MapConvTranspose2d(nn.ConvTranspose2d):
@@ -224,6 +229,24 @@ class SCUNet(nn.Module):
         self.m_body = chain(*blocks(3))
         self.m_up3, self.m_up2, self.m_up1 = up(4), up(5), up(6)
         self.m_tail = nn.Sequential(MapConv2d(dim, in_nc, 3, padding=1, bias=False))
+
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None if it is of another network."""
+        tables = [name for name in state if name.endswith(BIAS_TABLE)]
+        if "m_head.0.weight" not in state or not tables:
+            return None
+        dim, in_nc = state["m_head.0.weight"].shape[:2]
+        heads, distances, _ = state[tables[0]].shape
+        level = LEVEL_OF_STAGE[STAGES.index(tables[0].partition(".")[0])]
+        return {
+            # input_resolution: nothing tells. drop_path_rate: only for training.
+            "in_nc": in_nc,
+            "config": [entry_count(state, f"{stage}.", ".trans_block.") for stage in STAGES],
+            "dim": dim,
+            "head_dim": dim * 2**level // (2 * heads),
+            "window_size": (distances + 1) // 2,
+        }
 
     @property
     def facts(self) -> NetworkFacts:

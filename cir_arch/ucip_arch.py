@@ -37,6 +37,7 @@ from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_
 from cir_arch.layers.feed_forward import MLP
 from cir_arch.layers.initialization import init_linear_layers
 from cir_arch.layers.line_sampling import LineTaps, line_taps, sample_line
+from cir_arch.state_dict import State, divisor, entry_count, ratio
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -331,6 +332,35 @@ class UCIP(nn.Module):
         self.conv_last = nn.Conv2d(num_feat, in_channels, 3, padding=1)
         self.apply(_init_layer)
 
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None if it is of another network."""
+        if not {"pos_blocks.0.proj.weight", "prompts.0.prompt"} <= state.keys():
+            return None
+        embed_dim, in_channels = state["patch_embed.proj.weight"].shape[:2]
+        depths = [entry_count(state, f"blocks.{i}.") for i in range(entry_count(state, "blocks."))]
+        num_codecs, prompt_bases, _, _, p_dim = state["prompts.0.prompt"].shape
+        first = "blocks.0.0"
+        offsets = len(state[f"{first}.offset_layer.1.weight"]) // 2
+        return {
+            "in_channels": in_channels,
+            "embed_dim": embed_dim,
+            "depths": depths,
+            "mlp_ratio": ratio([(embed_dim, len(state[f"{first}.mlp.fc1.weight"]))], 4.0),
+            "share_dim": embed_dim // offsets,
+            "intv": _interval(state, depths),
+            "p_dim": p_dim,
+            "prompt_bases": prompt_bases,
+            "num_codecs": num_codecs,
+            "fusion_squeeze": divisor(
+                [(embed_dim, len(state[f"{first}.atm.fusion.fc1.weight"]))], 4
+            ),
+            "modulation_hidden": len(state[f"{first}.spade.mlp_shared.0.weight"]),
+            "num_feat": len(state["conv_before_up.0.weight"]),
+            "upscale": 2 ** sum(f"conv_up{i}.weight" in state for i in range(1, 9)),
+            "task_weights": "prompts.0.task_mlp.fc1.weight" in state,
+        }
+
     @property
     def _doublings(self) -> int:
         return self.upscale.bit_length() - 1
@@ -345,6 +375,7 @@ class UCIP(nn.Module):
             halo=None,
             in_channels=self.in_channels,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
+            extra_inputs=("codec",),
         )
 
     def forward(self, x: Tensor, codec: int | Tensor | None = None) -> Tensor:
@@ -419,6 +450,17 @@ class UCIP(nn.Module):
             return
         if codec.lt(0).any() or codec.ge(self.num_codecs).any():
             raise UserError(f"{wanted}, not {codec.tolist()}")
+
+
+def _interval(state: State, depths: Sequence[int]) -> int:
+    """Return every how many blocks of a group there are offsets."""
+    interval = 2  # where a group has one or two blocks, and nothing tells
+    for i, depth in enumerate(depths):
+        others = [j for j in range(1, depth) if f"blocks.{i}.{j}.offset_layer.1.weight" in state]
+        if others:
+            return others[0]
+        interval = max(interval, depth)
+    return interval
 
 
 def _init_layer(module: nn.Module) -> None:

@@ -15,6 +15,7 @@ Same function as the release, otherwise done here:
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,14 @@ from cir_arch.facts import NetworkFacts
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.feed_forward import GDFN
 from cir_arch.layers.transposed_attention import MDTA
-from cir_arch.layers.unet import SIZE_MULTIPLE, UNet, UNetSizes
+from cir_arch.layers.unet import (
+    SIZE_MULTIPLE,
+    UNet,
+    UNetSizes,
+    gdfn_widths,
+    unet_arguments,
+)
+from cir_arch.state_dict import State, ratio
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -176,7 +184,7 @@ class UnifyBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, ffn_expansion: float) -> None:
         super().__init__()
-        hidden = 16 * round(channels * ffn_expansion / 16)
+        hidden = _hidden_channels(channels, ffn_expansion)
         self.norm1 = ChannelNorm(channels)
         self.attn1 = UnifyAttention(channels, heads)
         self.norm2 = ChannelNorm(channels)
@@ -238,6 +246,16 @@ class UnifyFormer(UNet):
         )
         self.in_channels = in_channels
 
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None if it is of another network."""
+        if "encoder_level1.0.attn1.aggregator.agg0.conv.conv1.weight" not in state:
+            return None
+        return {
+            **unet_arguments(state, attention="attn2"),
+            "ffn_expansion": ratio(gdfn_widths(state), 2.66, _hidden_channels),
+        }
+
     @property
     def facts(self) -> NetworkFacts:
         """What tools need to know of this network.
@@ -253,6 +271,10 @@ class UnifyFormer(UNet):
             in_channels=self.in_channels,
             precisions=frozenset({"fp32", "bf16"}),
         )
+
+
+def _hidden_channels(channels: int, ffn_expansion: float) -> int:
+    return 16 * round(channels * ffn_expansion / 16)
 
 
 def _check_segments(sizes: UNetSizes) -> None:

@@ -11,9 +11,7 @@ _EXIF_HEADER = b"Exif\0\0"
 
 _ORIENTATION = int(ExifTags.Base.Orientation)
 
-_XMP_ORIENTATION = re.compile(
-    rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[1-8]", re.IGNORECASE
-)
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[1-8]", re.IGNORECASE)
 
 _OF_THE_PIXELS = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 274, 277, 278, 279, 280, 281, 284, 290, 291}

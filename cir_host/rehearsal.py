@@ -184,7 +184,7 @@ def _load(model: Any, key: str, network: nn.Module) -> None:
 
 def _loads_as_basicsr(cls: type) -> bool:
     """Whether a model's loading needs nothing that a constructor of others might set up."""
-    methods = ("load_network", "get_bare_model", "_print_different_keys_loading")
+    methods = ("load_network", "get_bare_model")
     return issubclass(cls, BaseModel) and all(known_to_us(getattr(cls, m)) for m in methods)
 
 

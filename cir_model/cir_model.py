@@ -65,18 +65,6 @@ class CIRModel(SRModel):
         except UserError as error:
             raise OptionsError(f"val.{error}") from error
 
-    def load_network(
-        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
-    ) -> None:
-        """Load a checkpoint.
-
-        Training chooses by ``param_key`` between ``params`` and ``params_ema`` where the file has
-        both, as BasicSR does; a test without ``path.param_key_g`` takes the averaged weights.
-        """
-        if not self.is_train:
-            param_key = self.opt["path"].get("param_key_g")
-        super().load_network(net, load_path, strict, param_key)
-
     def get_optimizer(
         self, optim_type: str, params: Iterable[Tensor], lr: float, **kwargs: Any
     ) -> torch.optim.Optimizer:

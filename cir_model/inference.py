@@ -11,6 +11,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
+from cir_arch.basicsr_networks import facts_of, run
 from cir_arch.facts import NetworkFacts, Precision
 from cir_host.errors import UserError
 from cir_model import memory, ntire2024
@@ -78,6 +79,7 @@ class Restorer:
         networks: In eval mode, on one device, of one scale and number of channels.
         options: How.
         names: Of the networks, for messages; default: their classes.
+        compiled: Compile the networks by ``torch.compile``.
 
     Raises:
         UserError: The networks do not go together, or lack the precision.
@@ -88,11 +90,13 @@ class Restorer:
         networks: Sequence[nn.Module],
         options: InferenceOptions,
         names: Sequence[str] | None = None,
+        compiled: bool = False,
     ) -> None:
         self.networks = networks
+        self._callable = [torch.compile(n) if compiled else n for n in networks]
         self.options = options
         self.names = names or [type(network).__name__ for network in networks]
-        self.facts = [_facts_of(network) or _UNKNOWN for network in networks]
+        self.facts = [facts_of(network) or _UNKNOWN for network in networks]
         for name, facts in zip(self.names, self.facts, strict=True):
             if facts is _UNKNOWN and options.tile:
                 raise UserError(f"tile: {name} does not state its facts, so it takes whole images")
@@ -155,44 +159,47 @@ class Restorer:
     def _average(self, image: Tensor, tiling: Tiling | None, inputs: Mapping[str, Any]) -> Tensor:
         total: Tensor | None = None
         symmetries = SYMMETRIES[self.options.self_ensemble]
-        for network in self.networks:
-            run = self._runner(network, inputs)
+        for index in range(len(self.networks)):
+            runner = self._runner(index, inputs)
             for apply, undo in symmetries:
-                output = undo(self._pass(run, apply(image), tiling))
+                output = undo(self._pass(runner, apply(image), tiling))
                 # the first output may share the memory of the image
                 total = output if total is None else total.add(output)
         assert total is not None  # every ensemble holds the identity
         count = len(self.networks) * len(symmetries)
         return total if count == 1 else total / count
 
-    def _pass(self, run: Run, image: Tensor, tiling: Tiling | None) -> Tensor:
+    def _pass(self, runner: Run, image: Tensor, tiling: Tiling | None) -> Tensor:
         if self.options.tiling == "ntire2024":
             multiple = math.lcm(*(facts.size_multiple for facts in self.facts))
-            return ntire2024.restore(run, image, tiling, multiple, self.scale)
+            return ntire2024.restore(runner, image, tiling, multiple, self.scale)
         if tiling is None:
-            return run(image).to(image.device)
-        return tiling.restore(run, image, self.scale, self._batch(tiling))
+            return runner(image).to(image.device)
+        return tiling.restore(runner, image, self.scale, self._batch(tiling))
 
-    def _runner(self, network: nn.Module, inputs: Mapping[str, Any]) -> Run:
-        def run(image: Tensor) -> Tensor:
+    def _runner(self, index: int, inputs: Mapping[str, Any]) -> Run:
+        network, takes = self._callable[index], self.facts[index].extra_inputs
+        own = {name: value for name, value in inputs.items() if name in takes}
+
+        def checked(image: Tensor) -> Tensor:
             image = image.to(self.device)
             with _autocast(self.device, self.precision):
-                output: Tensor = network(image, **inputs).float()
+                output: Tensor = run(network, image, **own).float()
             if output.isfinite().all():
                 return output
             if self.precision != "fp32":
                 self.redone += 1
                 if self.redone == 1:
                     _logger.warning("%s: not finite; redone in fp32.", self.precision)
-                output = network(image, **inputs).float()
+                output = run(network, image, **own).float()
                 if output.isfinite().all():
                     return output
             raise UserError(
-                f"{type(network).__name__} gives values that are not finite, in fp32 too;"
-                " its weights are damaged, or do not belong to it"
+                f"{self.names[index]} gives values that are not finite, in fp32 too; its weights"
+                " are damaged, or do not belong to it"
             )
 
-        return run
+        return checked
 
     def _plan(self, height: int, width: int) -> Tiling | None:
         wish = self.options.tile
@@ -285,11 +292,6 @@ def restore_image(network: nn.Module, image: Tensor, **options: Any) -> Tensor:
         options: Those of :class:`InferenceOptions`.
     """
     return Restorer([network], InferenceOptions(**options))(image)
-
-
-def _facts_of(network: nn.Module) -> NetworkFacts | None:
-    facts: NetworkFacts | None = getattr(network, "facts", None)
-    return facts
 
 
 def _device_of(network: nn.Module) -> torch.device:

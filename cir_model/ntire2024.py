@@ -7,9 +7,9 @@ equal weights, and the result is clamped to [0, 1]. Where the shorter side is no
 overlap, that script gives no result; here the image then passes whole.
 """
 
-import torch
 from torch import Tensor
 
+from cir_arch.layers.padding import mirror_beyond
 from cir_model.tiling import Run, Tiling
 
 
@@ -27,20 +27,12 @@ def restore(run: Run, image: Tensor, tiling: Tiling | None, multiple: int, scale
         (B, C, scale H, scale W), float32 in [0, 1].
     """
     height, width = image.shape[-2:]
-    padded = _pad_beyond(_pad_beyond(image, -2, multiple), -1, multiple)
+    padded = mirror_beyond(mirror_beyond(image, -2, multiple), -1, multiple)
     if tiling is None:
         restored = run(padded).to(image.device)
     else:
         restored = _average(run, padded, tiling, scale)
     return restored[..., : height * scale, : width * scale].clamp(0, 1)
-
-
-def _pad_beyond(image: Tensor, axis: int, multiple: int) -> Tensor:
-    size = image.shape[axis]
-    target = (size // multiple + 1) * multiple
-    while image.shape[axis] < target:  # an image narrower than the padding is mirrored again
-        image = torch.cat([image, image.flip(axis)], axis)
-    return image.narrow(axis, 0, target)
 
 
 def _average(run: Run, image: Tensor, tiling: Tiling, scale: int) -> Tensor:

@@ -11,11 +11,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cir_host import patches
-from cir_host.checkpoint import load_into, read_state_dict
+from cir_host.checkpoint import load_into, read_checkpoint, read_state_dict
 from cir_host.errors import UserError
 
 STATE = {"a.weight": torch.arange(4.0), "a.bias": torch.ones(1)}
 AVERAGED = {name: value + 10 for name, value in STATE.items()}
+LIGHTNING = {"pytorch-lightning_version": "2.0", "epoch": 3, "optimizer_states": [{"state": {}}]}
+
+
+def prefixed(prefix):
+    return {prefix + name: value for name, value in STATE.items()}
 
 
 def same(first, second):
@@ -36,7 +41,25 @@ def same(first, second):
         ({"state_dict": STATE, "epoch": 3}, None, STATE),
         ({"model": STATE, "args": {"lr": 1}}, "params", STATE),
         ({"params": STATE, "ours": AVERAGED}, "ours", AVERAGED),
-        ({f"module.{name}": value for name, value in STATE.items()}, None, STATE),
+        ({"params": STATE, "params_ema": AVERAGED}, "params_ema", AVERAGED),
+        ({"params_ema": STATE}, "params", STATE),
+        ({"model_state_dict": STATE, "loss": 0.1}, None, STATE),
+        ({"net": STATE, "optimizer": {}}, None, STATE),
+        ({"generator": STATE}, None, STATE),
+        ({"state_dict": {"params": STATE}, "epoch": 3}, None, STATE),
+        (prefixed("module."), None, STATE),
+        (prefixed("_orig_mod."), None, STATE),
+        (prefixed("module._orig_mod."), None, STATE),
+        ({"a._orig_mod.weight": STATE["a.weight"], "a.bias": STATE["a.bias"]}, None, STATE),
+        ({"state_dict": prefixed("net.")}, None, STATE),
+        ({"state_dict": prefixed("model.")}, None, STATE),
+        ({"state_dict": prefixed("model_g."), **LIGHTNING}, None, STATE),
+        ({"state_dict": prefixed("netG."), **LIGHTNING}, None, STATE),
+        (
+            {"state_dict": {**prefixed("net."), **prefixed("loss.vgg.")}, **LIGHTNING},
+            None,
+            STATE,
+        ),
     ],
 )
 def test_state_dicts_are_found_in_their_containers(tmp_path, content, key, expected):
@@ -113,6 +136,27 @@ def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path, name, write, key, 
     assert "\n" not in message
 
 
+def test_a_prefix_that_the_network_has_too_is_kept(tmp_path):
+    torch.save(prefixed("model."), tmp_path / "net.pth")
+    same(read_checkpoint(tmp_path / "net.pth").state, STATE)
+    kept = read_checkpoint(tmp_path / "net.pth", names=prefixed("model."))
+    same(kept.state, prefixed("model."))
+
+
+def test_how_a_file_holds_its_weights_is_told(tmp_path):
+    both = {"params": prefixed("module.net."), "params_ema": STATE, "iter": 3}
+    torch.save(both, tmp_path / "new.pth")
+    file = read_checkpoint(tmp_path / "new.pth", "params")
+    assert (file.container, file.keys, file.key) == ("zip", ("params", "params_ema"), "params")
+    assert file.prefix == "module.net."
+    torch.save(STATE, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    file = read_checkpoint(tmp_path / "old.pth")
+    assert (file.container, file.keys, file.key, file.prefix) == ("legacy", (), None, "")
+    save_file(STATE, tmp_path / "net.safetensors", {"network_g": "{}"})
+    file = read_checkpoint(tmp_path / "net.safetensors")
+    assert (file.container, file.metadata) == ("safetensors", {"network_g": "{}"})
+
+
 def test_reading_runs_no_code(tmp_path):
     class Trap:
         def __reduce__(self):
@@ -133,7 +177,10 @@ def changed(state, drop=(), add=(), reshape=()):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"drop": ["body.0.weight"]}, ["1 missing (body.0.weight)"]),
+        (
+            {"drop": ["body.0.weight"]},
+            ["7 of 8 tensors (123 of 231", "1 missing (body.0.weight)", "strict_load_g"],
+        ),
         ({"add": ["extra"]}, ["1 unexpected (extra)"]),
         (
             {"reshape": ["body.0.weight"]},
@@ -160,7 +207,8 @@ def test_a_whole_load_reports_and_loads():
     report = load_into(net, source.state_dict(), True, "net.pth")
     same(net.state_dict(), source.state_dict())
     assert report.complete
-    assert str(report) == f"{len(source.state_dict())} tensors loaded"
+    assert str(report) == "8 of 8 tensors (231 parameters) fit"
+    assert (len(report.loaded), report.parameters) == (8, 231)  # not the count of batches
 
 
 def test_a_partial_load_is_a_warning_in_training_and_an_error_in_a_test():
@@ -261,8 +309,56 @@ def test_basicsr_s_models_do_not_test_half_a_network(tmp_path):
         stock_model(False).load_network(net, str(file), strict=False)
     with basicsr_log() as log:
         stock_model(True).load_network(net, str(file), strict=False)
-    assert "  body.0.weight" in log  # BasicSR's own list
-    assert sum("fills TinyBatchNorm only in part" in line for line in log) == 1
+    fills, loaded = log  # not BasicSR's list of every name
+    assert "fills TinyBatchNorm only in part: 7 of 8 tensors (123 of 231 parameters)" in fills
+    assert loaded.endswith(f"loaded from {file}, its params")
+
+
+def test_a_file_of_which_nothing_fits_is_an_error():
+    """Counters and indices do not count."""
+    foreign = {"stem": torch.ones(1), "body.1.num_batches_tracked": torch.tensor(5)}
+    with pytest.raises(UserError, match=r"net\.pth: nothing in it fits TinyBatchNorm: 0 of 8"):
+        load_into(TinyBatchNorm(), foreign, False, "net.pth")
+
+
+def test_indices_that_the_network_does_not_keep_are_no_error():
+    state = {**TinyBatchNorm().state_dict(), "index": torch.arange(3), "n": torch.tensor(1)}
+    assert load_into(TinyBatchNorm(), state, True, "net.pth").complete
+
+
+@pytest.mark.parametrize(
+    ("paths", "asked", "expected"),
+    [
+        ({}, "params", "params_ema"),  # no key in the options
+        ({}, "params_ema", "params_ema"),  # the averaged network
+        ({"param_key_g": "params"}, "params", "params"),
+        ({"param_key_g": "params"}, "params_ema", "params_ema"),
+        ({"param_key_g": "ours"}, "ours", "ours"),
+        ({"param_key_g": "ours"}, "params_ema", "ours"),
+        ({"resume_state": "4.state"}, "params", "params"),
+        ({"resume_state": "4.state"}, "params_ema", "params_ema"),
+        ({"resume_state": "4.state", "param_key_g": "ours"}, "ours", "params"),
+        ({"resume_state": "4.state", "param_key_g": None}, None, "params"),
+        (
+            {"resume_state": "4.state", "ignore_resume_networks": ["network_g"]},
+            "params",
+            "params_ema",
+        ),
+    ],
+    ids=str,
+)
+def test_the_options_key_wins_then_averaged_weights_but_a_resumed_run_goes_on(
+    tmp_path, paths, asked, expected
+):
+    """BasicSR asks for ``params`` also where the options name no key."""
+    file, nets = tmp_path / "net.pth", {}
+    for key in ("params", "params_ema", "ours"):
+        nets[key] = TinyBatchNorm()
+    torch.save({key: net.state_dict() for key, net in nets.items()}, file)
+    model, loaded = stock_model(True), TinyBatchNorm()
+    model.opt["path"] = {"pretrain_network_g": str(file), **paths}
+    model.load_network(loaded, str(file), True, asked)
+    same(loaded.state_dict(), nets[expected].state_dict())
 
 
 def test_basicsr_s_models_name_a_file_that_is_no_checkpoint(tmp_path):

@@ -1,5 +1,7 @@
 """HAT's residual hybrid attention group (Chen et al., HAT, CVPR 2023, section 3.2)."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +24,7 @@ from cir_arch.layers.window_attention import (
     partition_overlapping,
     position_bias,
 )
+from cir_arch.state_dict import State, divisor, entry_count, ratio
 
 
 @dataclass(frozen=True)
@@ -150,3 +153,42 @@ class RHAG(nn.Module):
         """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
         out: Tensor = x + self.conv(self.residual_group(x, positions))
         return out
+
+
+def hybrid_arguments(
+    state: State, groups: Sequence[str], squeeze_factor: int
+) -> dict[str, int | float]:
+    """Read off a state dict what the blocks of its groups have in common.
+
+    ``conv_scale`` cannot be read.
+
+    Args:
+        state: The state dict.
+        groups: Where its groups are, such as ``layers.0``.
+        squeeze_factor: The network's default. Of several arguments that give the same network the
+            default is taken.
+    """
+    first = f"{groups[0]}.residual_group"
+    side = math.isqrt(len(state[f"{first}.blocks.0.attn.relative_position_bias_table"]))
+    window = (side + 1) // 2
+    overlapping = math.isqrt(len(state[f"{first}.overlap_attn.relative_position_bias_table"]))
+    overlap = overlapping + 1 - 2 * window
+    convs = [f"{group}.residual_group.blocks.0.conv_block.cab" for group in groups]
+    widths = [state[f"{conv}.0.weight"].shape[:2] for conv in convs]
+    squeezed = [state[f"{conv}.3.attention.1.weight"].shape[:2] for conv in convs]
+    return {
+        "window_size": window,
+        "overlap_ratio": ratio([(window, overlap)], 0.5),
+        "compress_ratio": divisor([(wide, inner) for inner, wide in widths], 3),
+        "squeeze_factor": divisor([(wide, inner) for inner, wide in squeezed], squeeze_factor),
+    }
+
+
+def group_depth(state: State, group: str) -> int:
+    """Count the hybrid attention blocks of a group."""
+    return entry_count(state, f"{group}.residual_group.blocks.")
+
+
+def group_heads(state: State, group: str) -> int:
+    """Count the attention heads of a group."""
+    return len(state[f"{group}.residual_group.overlap_attn.relative_position_bias_table"].mT)

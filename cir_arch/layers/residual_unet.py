@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from cir_arch.layers.padding import pad_to_multiple
 from cir_arch.layers.residual_conv import ResBlock, ResidualBranch
+from cir_arch.state_dict import State, entry_count
 from cir_host.errors import UserError
 
 
@@ -134,3 +136,19 @@ class ResidualUNet(ResidualEncoder):
         y = self.m_up1(y + x2, *shared[2])
         out: Tensor = self.m_tail(y + x1)
         return out
+
+
+def residual_arguments(state: State) -> dict[str, Any]:
+    """Read the arguments of FBCNN and CaVE off a state dict."""
+    blocks = entry_count(state, "m_body_encoder.")
+    downs = [state[f"m_down{level}.{blocks}.weight"] for level in (1, 2, 3)]
+    in_nc, out_nc = state["m_head.weight"].shape[1], len(state["m_tail.weight"])
+    return {
+        "in_nc": in_nc,
+        "out_nc": None if out_nc == in_nc else out_nc,
+        "nc": [downs[0].shape[1], *(len(down) for down in downs)],
+        "nb": blocks,
+        "act_mode": "BR" if "m_body_encoder.0.res.1.running_mean" in state else "R",
+        "strides": [down.shape[-1] for down in downs],
+        "quality_nc": len(state[f"qf_pred.{blocks + 2}.weight"]),
+    }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.padding import crop_to, pad_to_multiple
 from cir_arch.layers.resample import Downsample, Upsample
+from cir_arch.state_dict import State, entry_count
 from cir_host.errors import UserError
 
 SIZE_MULTIPLE = 8
@@ -138,3 +140,34 @@ class UNet(nn.Module):
         y = torch.cat((self.up2_1(self.before_upsampling(y, 1)), e1), dim=-1)
         out: Tensor = self.output(self.refinement(self.decoder_level1(y)))
         return out
+
+
+LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
+"""The four levels on the way down, in the keys of Restormer's kind of U-Net."""
+
+
+def unet_arguments(state: State, attention: str) -> dict[str, Any]:
+    """Read :class:`UNetSizes` off a state dict.
+
+    Args:
+        state: The state dict.
+        attention: Where a block holds its attention between channels, which tells the heads.
+    """
+    levels = [f"{level}." for level in LEVELS]
+    out_channels, width = state["output.weight"].shape[:2]
+    return {
+        "in_channels": out_channels,
+        "dim": width // 2,
+        "num_blocks": [entry_count(state, level) for level in levels],
+        "num_refinement_blocks": entry_count(state, "refinement."),
+        "heads": [len(state[f"{level}0.{attention}.temperature"]) for level in levels],
+    }
+
+
+def gdfn_widths(state: State) -> list[tuple[int, int]]:
+    """Return outer and hidden channels of every gated feed-forward network in a state dict."""
+    return [
+        (value.shape[0], value.shape[1])
+        for name, value in state.items()
+        if name.endswith("project_out.weight") and ".ffn" in name
+    ]
