@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -125,7 +125,7 @@ def _expanded(entry: str) -> Iterator[tuple[Path, PurePosixPath]]:
         while has_magic(str(Path(*fixed))):
             fixed.pop()
         root = Path(*fixed)
-        matches = [Path(match) for match in sorted(glob(str(path), recursive=True))]
+        matches = sorted(root.glob(path.relative_to(root).as_posix()))
         if not matches:
             raise UserError(f"{entry}: no file matches")
         for file in (match for match in matches if match.is_file()):

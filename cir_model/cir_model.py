@@ -30,10 +30,10 @@ class CIRModel(SRModel):
     """Trains and tests one network ``net_g`` on compressed images.
 
     Beside BasicSR's options it reads those of :class:`InferenceOptions` from ``val``, and
-    ``val.averaged_with``, further checkpoints of the network whose outputs are averaged with those
-    of ``path.pretrain_network_g`` in a test. Every validation measures the input beside the output and writes ``metrics.csv``, ``metrics.json`` and ``metrics.md``
-    into ``results/NAME`` (a test) or ``experiments/NAME`` (training, where the CSV file keeps all
-    validations).
+    ``val.averaged_with``: further checkpoints of the network, whose outputs a test averages with
+    those of ``path.pretrain_network_g``. Every validation measures the input beside the output and
+    writes ``metrics.csv``, ``metrics.json`` and ``metrics.md`` into ``results/NAME`` (a test) or
+    ``experiments/NAME`` (training, where the CSV file keeps all validations).
     """
 
     known_options: ClassVar = {

@@ -51,8 +51,10 @@ class InferenceOptions(msgspec.Struct, kw_only=True, frozen=True):
         | Literal["auto"]
         | None
     ) = None
-    """``auto``: whole images where they fit into memory, else the largest tile that does. 0 or None:
-    whole images."""
+    """``auto``: whole images where they fit into memory, else the largest tile that does.
+
+    0 or None: whole images.
+    """
     overlap: (
         Annotated[
             int, Meta(ge=0, description="Pixels that neighbouring tiles share; ~ by the network.")
@@ -103,6 +105,7 @@ class Restorer:
         self.device = _device_of(networks[0])
         self.scale = self._shared("scale")
         self.channels = self._shared("in_channels")
+        self.extra_inputs = {name for facts in self.facts for name in facts.extra_inputs}
         self.precision = self._precision(options.precision)
         self.redone = 0
         """Passes that were redone in float32."""
@@ -265,7 +268,8 @@ class Restorer:
         if len(set(values)) > 1:
             each = ", ".join(f"{n}: {v}" for n, v in zip(self.names, values, strict=True))
             raise UserError(
-                f"these networks cannot be averaged, their {fact.replace('_', ' ')} differs ({each})"
+                f"these networks cannot be averaged: their {fact.replace('_', ' ')} differs"
+                f" ({each})"
             )
         value: int = values[0]
         return value

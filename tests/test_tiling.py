@@ -1,5 +1,7 @@
 """Tiles: where they lie, and that the image they make is the whole image's."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -56,7 +58,7 @@ def test_spans_cover_the_axis_on_the_grid(length, tile, overlap, multiple, halo)
     spans = tiling.spans(length)
     assert spans[0].start == 0
     assert spans[-1].stop == length
-    for left, right in zip(spans, spans[1:], strict=False):
+    for left, right in pairwise(spans):
         assert right.start % tiling.grid == 0
         assert left.stop - right.start >= tiling.overlap
         assert left.stop - left.start == tiling.tile
