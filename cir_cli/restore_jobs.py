@@ -106,32 +106,32 @@ def _found(inputs: Sequence[str], output: Path) -> list[tuple[Path, PurePosixPat
     """Return each file once, with the name that it has below its input."""
     found: dict[Path, tuple[Path, PurePosixPath]] = {}
     for entry in inputs:
-        for path, name in _expanded(entry):
+        root, paths = _expanded(entry)
+        inside = root.resolve() in output.parents  # then what an earlier run wrote is no input
+        for path in paths:
             resolved = path.resolve()
-            if output not in resolved.parents:  # what an earlier run wrote is no input
+            if not (inside and output in resolved.parents):
+                name = PurePosixPath(path.relative_to(root).as_posix())
                 found.setdefault(resolved, (path, name))
     return sorted(found.values(), key=lambda item: (item[1].as_posix(), str(item[0])))
 
 
-def _expanded(entry: str) -> Iterator[tuple[Path, PurePosixPath]]:
+def _expanded(entry: str) -> tuple[Path, list[Path]]:
+    """Return what an input stands for, and the folder from which names are counted."""
     path = Path(entry).expanduser()
     if path.is_dir():
-        for file in _below(path):
-            yield file, PurePosixPath(file.relative_to(path).as_posix())
-    elif path.is_file():
-        yield path, PurePosixPath(path.name)
-    elif has_magic(entry):
-        fixed = [*path.parts]
-        while has_magic(str(Path(*fixed))):
-            fixed.pop()
-        root = Path(*fixed)
-        matches = sorted(root.glob(path.relative_to(root).as_posix()))
-        if not matches:
-            raise UserError(f"{entry}: no file matches")
-        for file in (match for match in matches if match.is_file()):
-            yield file, PurePosixPath(file.relative_to(root).as_posix())
-    else:
+        return path, list(_below(path))
+    if path.is_file():
+        return path.parent, [path]
+    if not has_magic(entry):
         raise UserError(f"{entry}: no such file or folder")
+    root = path
+    while has_magic(str(root)):
+        root = root.parent
+    matches = [match for match in root.glob(path.relative_to(root).as_posix()) if match.is_file()]
+    if not matches:
+        raise UserError(f"{entry}: no file matches")
+    return root, matches
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -70,12 +70,21 @@ def _exif_of(image: Image.Image) -> bytes | None:
     if isinstance(stored, bytes) and stored:
         return stored.removeprefix(_EXIF_HEADER) or None
     exif = image.getexif()
-    if isinstance(image, TiffImageFile):
-        for tag in _OF_THE_PIXELS & set(exif):
-            del exif[tag]
-    elif set(exif) <= {_ORIENTATION}:
+    if set(exif) <= {_ORIENTATION}:
         return None  # Pillow takes it from XMP, where it is reset too
+    if isinstance(image, TiffImageFile):
+        exif = _without_storage(exif)
     return exif.tobytes().removeprefix(_EXIF_HEADER) if exif else None
+
+
+def _without_storage(tags: Image.Exif) -> Image.Exif:
+    """Return what of a TIFF file's tags is EXIF."""
+    exif = Image.Exif()
+    for tag, value in tags.items():
+        if tag not in _OF_THE_PIXELS:
+            is_pointer = tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+            exif[tag] = dict(tags.get_ifd(tag)) if is_pointer else value
+    return exif
 
 
 def _as_bytes(value: object) -> bytes | None:

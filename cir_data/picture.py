@@ -164,9 +164,10 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
         raise UnreadableImage(f"{where}: the file is empty")
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the caller knows the size
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield image
+            with Image.open(io.BytesIO(data)) as image:
+                yield image
     except DECODING_ERRORS as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "no format that Pillow knows" if unknown else str(error) or type(error).__name__

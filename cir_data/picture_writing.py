@@ -77,13 +77,17 @@ class Encoding:
         elif self.format == "webp":
             arguments |= {"quality": self.quality, "lossless": self.quality == 100, "exact": True}
         elif self.format == "tiff":
-            arguments |= {"compression": "tiff_adobe_deflate"}
+            # Pillow's compressing writer cannot write EXIF's own directories
+            arguments |= {"compression": None if metadata.exif else "tiff_adobe_deflate"}
         if metadata.xmp and self.format == "png":
             text = PngImagePlugin.PngInfo()
             text.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
             arguments["pnginfo"] = text
         elif metadata.xmp and self.format == "tiff":
-            arguments["tiffinfo"] = {_XMP_IN_TIFF: metadata.xmp}
+            tags = Image.Exif()  # Pillow's TIFF writer takes one source of tags
+            tags.load(arguments.get("exif", b""))
+            tags[_XMP_IN_TIFF] = metadata.xmp
+            arguments["exif"] = tags
         elif metadata.xmp:
             arguments["xmp"] = metadata.xmp
         return arguments
