@@ -209,7 +209,7 @@ def test_a_network_of_basicsr_that_does_not_pad():
     ).eval()
     image = torch.rand(1, 3, 30, 41)
     assert restore_image(network, image).shape == image.shape
-    assert Restorer([network], InferenceOptions(tile=100)).plan(300, 300).tile == 112
+    assert Restorer([network], InferenceOptions(tile=100)).plan(300, 300).tile == 224
 
 
 def test_compiled_gives_the_same():
