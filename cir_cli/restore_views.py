@@ -17,7 +17,7 @@ _PANEL = 480
 _CROP = 96
 _ZOOM = 4
 _CROPS = 2
-_GAIN = 8
+_GAIN = 4
 """By which the difference is magnified, around grey."""
 
 _LARGEST_IN_PAGE = 1600
