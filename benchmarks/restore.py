@@ -94,8 +94,9 @@ def ways(options: argparse.Namespace) -> dict[str, tuple[Clock, Restorer]]:
     made = {}
     for index, (name, (net, how)) in enumerate(steps.items()):
         clock = Clock(net)
-        compiled = options.compile and index == len(steps) - 1
-        made[name] = clock, Restorer([clock], InferenceOptions(**how), compiled=compiled)
+        made[name] = clock, Restorer([clock], InferenceOptions(**how))
+        if options.compile and index == len(steps) - 1:
+            made[name][1].compile()
     return made
 
 

@@ -88,11 +88,11 @@ class _Batch:
         if self.report is not None:
             self.report.write()
         seconds = time.perf_counter() - start
-        speed = f", {self.pixels / 1e6 / seconds:.2f} MP/s" if self.pixels else ""
+        rate = f", {self.pixels / 1e6 / seconds:.2f} MP/s" if self.pixels else ""
         used = self.restorer.describe()
         _say(
             f"{self.restored} restored, {self.copied} copied, {self.skipped} skipped,"
-            f" {self.failed} failed; {self.pixels / 1e6:.1f} MP in {seconds:.1f} s{speed}"
+            f" {self.failed} failed; {self.pixels / 1e6:.1f} MP in {seconds:.1f} s{rate}"
             + (f" ({used['inference']}, {used['precision']})" if self.restored else "")
         )
         return 1 if self.failed else 0
@@ -228,7 +228,9 @@ def _restorer(options: argparse.Namespace) -> Restorer:
         self_ensemble=options.self_ensemble,
         precision=options.precision,
     )
-    restorer = Restorer(networks, how, [str(path) for path in paths], options.compile)
+    restorer = Restorer(networks, how, [str(path) for path in paths])
+    if options.compile:
+        restorer.compile()
     if options.strength is not None and "quality" not in restorer.extra_inputs:
         raise UserError("--strength: none of the networks takes one; FBCNN does")
     return restorer

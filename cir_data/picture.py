@@ -33,8 +33,8 @@ from cir_data.image_io import DECODING_ERRORS, UnreadableImage
 from cir_data.jpeg import UNKNOWN_QUALITY, compression_of
 from cir_data.metadata import Metadata, metadata_of, orientation_of
 
-Samples: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-"""(H, W) grey, or (H, W, 3) RGB."""
+Samples: TypeAlias = npt.NDArray[Any]
+"""(H, W) grey, or (H, W, 3) RGB, of ``uint8`` or ``uint16``."""
 
 _LOSSLESS = {"PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI"}
 """Formats without loss. TIFF and WebP have both kinds."""
@@ -217,8 +217,7 @@ def _bits(image: Image.Image, data: bytes) -> int:
         return data[24]
     if image.format == "TIFF" and image.mode in ("RGB", "RGBA", "RGBX"):
         tags: Any = image
-        bits = tags.tag_v2.get(_TIFF_BITS, (8,))
-        return max(bits) if isinstance(bits, tuple) else bits
+        return int(np.max(tags.tag_v2.get(_TIFF_BITS, 8)))
     return 8
 
 

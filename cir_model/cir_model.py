@@ -52,10 +52,11 @@ class CIRModel(SRModel):
     def _further_network(self, path: str) -> nn.Module:
         if self.is_train:
             raise OptionsError("val.averaged_with: in training one network alone is validated")
-        network = self.model_to_device(build_network(self.opt["network_g"]))
+        network: nn.Module = self.model_to_device(build_network(self.opt["network_g"]))
         strict = self.opt["path"].get("strict_load_g", True)
         self.load_network(network, path, strict, None)
-        return self.get_bare_model(network).eval()
+        bare: nn.Module = self.get_bare_model(network)
+        return bare.eval()
 
     def _restorer(self) -> Restorer:
         """Make what validates; anew for each validation, as it says which tiles it used."""

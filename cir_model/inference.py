@@ -81,7 +81,6 @@ class Restorer:
         networks: In eval mode, on one device, of one scale and number of channels.
         options: How.
         names: Of the networks, for messages; default: their classes.
-        compiled: Compile the networks by ``torch.compile``.
 
     Raises:
         UserError: The networks do not go together, or lack the precision.
@@ -92,10 +91,8 @@ class Restorer:
         networks: Sequence[nn.Module],
         options: InferenceOptions,
         names: Sequence[str] | None = None,
-        compiled: bool = False,
     ) -> None:
         self.networks = networks
-        self._callable = [torch.compile(n) if compiled else n for n in networks]
         self.options = options
         self.names = names or [type(network).__name__ for network in networks]
         self.facts = [facts_of(network) or _UNKNOWN for network in networks]
@@ -139,6 +136,13 @@ class Restorer:
                     raise
             self._halve(tiling, *image.shape[-2:])  # here, where no frame holds tensors any more
 
+    def compile(self, **arguments: Any) -> None:
+        """Compile the networks in place, with arguments of ``torch.compile``."""
+        if self.options.tile == "auto":
+            self._cost_of(1)  # counted on tensors without data, which is not to be compiled
+        for network in self.networks:
+            network.compile(**arguments)
+
     def plan(self, height: int, width: int) -> Tiling | None:
         """Return the tiles of an image; None where it passes whole."""
         if (height, width) not in self._plans:
@@ -181,7 +185,7 @@ class Restorer:
         return tiling.restore(runner, image, self.scale, self._batch(tiling))
 
     def _runner(self, index: int, inputs: Mapping[str, Any]) -> Run:
-        network, takes = self._callable[index], self.facts[index].extra_inputs
+        network, takes = self.networks[index], self.facts[index].extra_inputs
         own = {name: value for name, value in inputs.items() if name in takes}
 
         def checked(image: Tensor) -> Tensor:
@@ -324,14 +328,14 @@ def _autocast(device: torch.device, precision: Precision) -> Iterator[None]:
 def _has_bf16(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16, without which it is slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     checks: list[Callable[[], bool] | None] = [
         getattr(torch.cpu, name, None)
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     ]
-    return any(check() for check in checks if check is not None)
+    return any(bool(check()) for check in checks if check is not None)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -19,11 +19,11 @@ _SHARE_OF_FREE = 0.7
 """Of a GPU's memory; the rest is for libraries' scratch memory and fragmentation."""
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages that operations make, until the last tensor on them is gone."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._seen: set[int] = set()
@@ -66,7 +66,7 @@ def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
     image = torch.empty(1, facts.in_channels, size, size, device="meta")
     with torch.no_grad(), _LiveBytes() as count:
         functional_call(network, bare, (image,))
-    return count.peak / size**2
+    return float(count.peak / size**2)
 
 
 def budget(device: torch.device) -> float:

@@ -218,6 +218,6 @@ def test_compiled_gives_the_same():
     network.facts = Plain(None).facts
     image = torch.rand(1, 3, 20, 30)
     expected = restore_image(network, image)
-    restorer = Restorer([network], InferenceOptions(), compiled=True)
-    restorer._callable = [torch.compile(network, backend="eager")]  # the compiler itself takes 10 s
+    restorer = Restorer([network], InferenceOptions())
+    restorer.compile(backend="eager")  # the compiler proper takes 10 s
     assert torch.allclose(restorer(image), expected, atol=1e-6)
