@@ -18,19 +18,18 @@ import io
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from basicsr.archs import build_network
-from basicsr.metrics import calculate_psnr
 from naive_promptcir import NaivePromptCIR
 from PIL import Image
 from torch import Tensor, nn
 
-from cir_arch import load_network
+from cir_arch import PromptCIR, load_network
 from cir_cli.options_files import find
-from cir_data.picture import read
+from cir_data.picture import Samples, read
 from cir_data.picture_writing import Encoding
 from cir_model.inference import InferenceOptions, Restorer
 from cir_model.picture import restore_picture
@@ -38,26 +37,29 @@ from cir_model.picture import restore_picture
 PUBLISHED = {"tile": 384, "overlap": 96, "tiling": "ntire2024"}
 
 
-def demo_arguments() -> dict[str, object]:
+def demo_arguments() -> dict[str, Any]:
     options = yaml.safe_load(find("demo_test.yml").read_text(encoding="utf-8"))
-    arguments: dict[str, object] = options["network_g"]
-    return arguments
+    return {key: value for key, value in options["network_g"].items() if key != "type"}
 
 
 def load(options: argparse.Namespace) -> nn.Module:
     if options.weights:
         return load_network(options.weights)
     torch.manual_seed(0)
-    return build_network(demo_arguments()).eval()
+    return PromptCIR(**demo_arguments()).eval()
 
 
 def plain_form(network: nn.Module) -> nn.Module:
     """The formulas written out, with the same weights; of the demo's sizes."""
-    arguments = {k: v for k, v in demo_arguments().items() if k != "type"}
-    naive = NaivePromptCIR(**arguments).eval()
+    naive = NaivePromptCIR(**demo_arguments()).eval()
     naive.load_state_dict(network.state_dict(), strict=False)
     naive.facts = network.facts  # type: ignore[assignment]
     return naive
+
+
+def psnr(image: Samples, original: Samples) -> float:
+    error = np.mean((image.astype(float) - original) ** 2)
+    return float(10 * np.log10(255**2 / error))
 
 
 class Clock(nn.Module):
@@ -83,7 +85,7 @@ def ways(options: argparse.Namespace) -> dict[str, tuple[Clock, Restorer]]:
     network = load(options).to(options.device)
     naive = plain_form(network.cpu()).to(options.device)
     network = network.to(options.device)
-    steps: dict[str, tuple[nn.Module, dict[str, object]]] = {
+    steps: dict[str, tuple[nn.Module, dict[str, Any]]] = {
         "published way, plain form": (naive, PUBLISHED),
         "+ our network": (network, PUBLISHED),
         "+ our tiles (none where the image fits)": (network, {"tile": "auto"}),
@@ -119,10 +121,10 @@ def measure(options: argparse.Namespace) -> None:
             Encoding("png").encode(restored, path.name)
             seconds[name] += time.perf_counter() - start
             if index:
-                scores[name].append(calculate_psnr(restored.samples, original, 0))
+                scores[name].append(psnr(restored.samples, original))
         if index:
             pixels += original.shape[0] * original.shape[1]
-            inputs.append(calculate_psnr(picture.samples, original, 0))
+            inputs.append(psnr(picture.samples, original))
     print(f"{len(files)} images, {pixels / 1e6:.2f} MP, input {np.mean(inputs):.3f} dB; torch")
     print(f"{torch.__version__}, {torch.get_num_threads()} threads, {options.device}\n")
     print("| | MP/s | times as fast | PSNR, dB | outside the network |\n|---|---|---|---|---|")

@@ -67,6 +67,7 @@ def _explain(message: str, section: Any, struct_type: type[msgspec.Struct], wher
     if field is None:
         allowed = [str(v) for t in types if isinstance(t, inspect.LiteralType) for v in t.values]
         if allowed:
+            allowed += [_integer(t) for t in types if isinstance(t, inspect.IntType)]
             what = f"expected {' or '.join(allowed)}"
         what = what[:1].lower() + what[1:].replace("`", "")
         return f"{where}{path}: {what}{_value_at(section, path)}"
@@ -75,6 +76,10 @@ def _explain(message: str, section: Any, struct_type: type[msgspec.Struct], wher
         return f"{place}: missing"
     known = [f.encode_name for t in types if isinstance(t, inspect.StructType) for f in t.fields]
     return f"{place}: unknown key{near(field['key'], known)}"
+
+
+def _integer(kind: inspect.IntType) -> str:
+    return "an integer" if kind.ge is None else f"an integer from {kind.ge}"
 
 
 def _steps(path: str) -> list[str]:

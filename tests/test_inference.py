@@ -8,7 +8,8 @@ from torch import nn
 
 import cir_arch  # noqa: F401
 from cir_arch.facts import NetworkFacts
-from cir_host.errors import UserError
+from cir_host.errors import OptionsError, UserError
+from cir_host.options import convert
 from cir_model import memory
 from cir_model.inference import SYMMETRIES, InferenceOptions, Restorer, restore_image
 
@@ -221,3 +222,16 @@ def test_compiled_gives_the_same():
     restorer = Restorer([network], InferenceOptions())
     restorer.compile(backend="eager")  # the compiler proper takes 10 s
     assert torch.allclose(restorer(image), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"tile": "all"}, "val.tile: expected auto or an integer from 0; it is 'all'"),
+        ({"tile": -1}, "val.tile: expected auto or an integer from 0; it is -1"),
+        ({"precision": "half"}, "val.precision: expected auto or bf16 or fp16 or fp32"),
+    ],
+)
+def test_options_that_cannot_be_used(option, message):
+    with pytest.raises(OptionsError, match=message):
+        convert(option, InferenceOptions, "val")
