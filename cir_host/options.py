@@ -105,7 +105,14 @@ def _types_at(struct_type: type[msgspec.Struct], path: str) -> list[Any]:
                 inner += [field.type for field in kind.fields if field.encode_name == step]
             elif hasattr(kind, "item_type"):
                 inner.append(kind.item_type)
-        # a description wraps the type that it describes
-        bare = [kind.type if isinstance(kind, inspect.Metadata) else kind for kind in inner]
-        types = [member for kind in bare for member in getattr(kind, "types", (kind,))]
+        types = [
+            _bare(member)
+            for kind in map(_bare, inner)
+            for member in getattr(kind, "types", (kind,))
+        ]
     return types
+
+
+def _bare(kind: Any) -> Any:
+    """Unwrap a type from its description."""
+    return kind.type if isinstance(kind, inspect.Metadata) else kind
