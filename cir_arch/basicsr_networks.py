@@ -7,13 +7,12 @@ ESRGAN, ECCV Workshops 2018, https://arxiv.org/abs/1809.00219.
 import math
 from typing import Any
 
-import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.swinir_arch import SwinIR
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
-from cir_arch.layers.padding import PaddingRule, crop_to
+from cir_arch.layers.padding import PaddingRule, crop_to, mirror_beyond
 from cir_arch.state_dict import State, entry_count, ratio
 from cir_host.errors import UserError
 
@@ -139,19 +138,24 @@ def _rrdbnet_facts(network: RRDBNet) -> NetworkFacts:
     )
 
 
-def run(network: nn.Module, image: Tensor) -> Any:
+def run(network: nn.Module, image: Tensor, **inputs: Any) -> Any:
     """Call a network on images (B, C, H, W) of any size, also one that does not pad by itself.
 
     SwinIR's sides are padded as in the test that its authors publish: by the image mirrored with
     its edge, to the next multiple of the window that is larger, also where a side is a multiple
     already. RRDBNet's are padded to multiples by reflection.
 
+    Args:
+        network: Ours, SwinIR or RRDBNet.
+        image: What it takes.
+        inputs: What else it takes, see ``NetworkFacts.extra_inputs``.
+
     Raises:
         UserError: If the image has other channels than the network takes.
     """
     facts = facts_of(network)
     if facts is None or facts.pads_itself:
-        return network(image)
+        return network(image, **inputs)
     if image.shape[1] != facts.in_channels:
         raise UserError(
             f"{type(network).__name__} is made for images of {facts.in_channels} channels, this"
@@ -159,15 +163,9 @@ def run(network: nn.Module, image: Tensor) -> Any:
         )
     height, width = image.shape[-2:]
     if isinstance(network, SwinIR):
-        padded = _mirrored(_mirrored(image, -2, facts.size_multiple), -1, facts.size_multiple)
+        padded = mirror_beyond(
+            mirror_beyond(image, -2, facts.size_multiple), -1, facts.size_multiple
+        )
     else:
         padded = facts.padding.pad(image) if facts.padding else image
     return crop_to(network(padded), height * facts.scale, width * facts.scale)
-
-
-def _mirrored(image: Tensor, axis: int, multiple: int) -> Tensor:
-    side = image.shape[axis]
-    wanted = (side // multiple + 1) * multiple
-    while image.shape[axis] < wanted:  # once, unless the side is shorter than the padding
-        image = torch.cat((image, image.flip(axis)), dim=axis)
-    return image.narrow(axis, 0, wanted)

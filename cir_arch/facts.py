@@ -36,3 +36,5 @@ class NetworkFacts:
     :func:`cir_arch.basicsr_networks.run` does."""
     has_weights: bool = True
     """False where there is nothing to load, so that a test without a checkpoint is meant."""
+    extra_inputs: tuple[str, ...] = ()
+    """Names of what ``forward`` can take beside the image."""

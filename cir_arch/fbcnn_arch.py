@@ -115,6 +115,7 @@ class FBCNN(ResidualUNet):
             precisions=frozenset({"fp32", "bf16", "fp16"}),
             padding=self.sizes.padding,
             extra_outputs=("quality",),
+            extra_inputs=("quality",),
         )
 
     def forward(

@@ -375,6 +375,7 @@ class UCIP(nn.Module):
             halo=None,
             in_channels=self.in_channels,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
+            extra_inputs=("codec",),
         )
 
     def forward(self, x: Tensor, codec: int | Tensor | None = None) -> Tensor:

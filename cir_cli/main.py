@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 import cir_arch  # noqa: F401
 import cir_data  # noqa: F401
 import cir_model  # noqa: F401
-from cir_cli import convert, demo, models, options_reference, pipelines, plot
+from cir_cli import convert, demo, models, options_reference, pipelines, plot, restore
 from cir_host import __version__
 from cir_host.distributed import normalise_argv
 from cir_host.errors import UserError
 
-COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+COMMANDS: dict[str, tuple[Callable[[list[str]], int | None], str]] = {
     "train": (pipelines.train, "train a network: basicsr train -opt FILE.yml"),
     "test": (pipelines.test, "measure a network on test sets: basicsr test -opt FILE.yml"),
+    "restore": (restore.run, "restore pictures: basicsr restore photos -o restored -m FILE"),
     "models": (models.run, "list the networks; basicsr models FILE: what a checkpoint holds"),
     "convert": (convert.run, "write a checkpoint as safetensors, .pth or ONNX"),
     "options": (options_reference.run, "print what may stand in an options file"),
@@ -28,19 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand.
 
     Returns:
-        0, or 2 after a user's mistake, or 130 after Ctrl-C.
+        0, or what the subcommand returns, or 2 after a user's mistake, or 130 after Ctrl-C.
     """
     # torch.distributed.launch puts its own flag before the subcommand
     command, rest = _parse(normalise_argv(list(sys.argv[1:] if argv is None else argv)))
     try:
-        COMMANDS[command][0](rest)
+        status = COMMANDS[command][0](rest)
     except UserError as error:
         print(f"basicsr {command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"basicsr {command}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 def _parse(arguments: list[str]) -> tuple[str, list[str]]:

@@ -26,7 +26,7 @@ from cir_data.geometry import Boundary, Orientation, Pixels
 from cir_data.jpeg import Compression, compression_of
 from cir_host.errors import UserError
 
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -88,7 +88,7 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data)) as image:
             image.load()  # here, because the TIFF reader turns the image and drops the tag
             yield image
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "no format that Pillow knows" if unknown else str(error) or type(error).__name__
         raise UnreadableImage(f"{where}: cannot be read as an image: {reason}") from error

@@ -67,6 +67,7 @@ def _explain(message: str, section: Any, struct_type: type[msgspec.Struct], wher
     if field is None:
         allowed = [str(v) for t in types if isinstance(t, inspect.LiteralType) for v in t.values]
         if allowed:
+            allowed += [_integer(t) for t in types if isinstance(t, inspect.IntType)]
             what = f"expected {' or '.join(allowed)}"
         what = what[:1].lower() + what[1:].replace("`", "")
         return f"{where}{path}: {what}{_value_at(section, path)}"
@@ -75,6 +76,10 @@ def _explain(message: str, section: Any, struct_type: type[msgspec.Struct], wher
         return f"{place}: missing"
     known = [f.encode_name for t in types if isinstance(t, inspect.StructType) for f in t.fields]
     return f"{place}: unknown key{near(field['key'], known)}"
+
+
+def _integer(kind: inspect.IntType) -> str:
+    return "an integer" if kind.ge is None else f"an integer from {kind.ge}"
 
 
 def _steps(path: str) -> list[str]:
@@ -100,7 +105,14 @@ def _types_at(struct_type: type[msgspec.Struct], path: str) -> list[Any]:
                 inner += [field.type for field in kind.fields if field.encode_name == step]
             elif hasattr(kind, "item_type"):
                 inner.append(kind.item_type)
-        # a description wraps the type that it describes
-        bare = [kind.type if isinstance(kind, inspect.Metadata) else kind for kind in inner]
-        types = [member for kind in bare for member in getattr(kind, "types", (kind,))]
+        types = [
+            _bare(member)
+            for kind in map(_bare, inner)
+            for member in getattr(kind, "types", (kind,))
+        ]
     return types
+
+
+def _bare(kind: Any) -> Any:
+    """Unwrap a type from its description."""
+    return kind.type if isinstance(kind, inspect.Metadata) else kind

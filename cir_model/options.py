@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from cir_arch.facts import Precision
-from cir_model.inference import Ensemble
+from cir_model.inference import InferenceOptions
 
 Count = Annotated[float, Meta(ge=1)]
 """A number of iterations; files write ``5e3`` too."""
@@ -199,8 +198,8 @@ class TrainOptions(Section, kw_only=True):
                 )
 
 
-class ValOptions(Section, kw_only=True):
-    """Keys of ``val``."""
+class ValOptions(InferenceOptions, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Keys of ``val``: how images pass through the network, and what is measured and kept."""
 
     val_freq: Annotated[Count | None, Meta(description="Training: iterations between two.")] = None
     save_img: Annotated[bool, Meta(description="Write the restored images.")]
@@ -212,12 +211,13 @@ class ValOptions(Section, kw_only=True):
         dict[str, Arguments] | None,
         Meta(description="By name: {psnr: {type: calculate_psnr, crop_border: 0}}."),
     ] = None
-    precision: Annotated[
-        Precision, Meta(description="The network in float32 or under autocast.")
-    ] = "fp32"
-    self_ensemble: Annotated[
-        Ensemble, Meta(description="Symmetries of the square over which outputs are averaged.")
-    ] = "none"
+    averaged_with: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Test: further checkpoints of the network, whose outputs are averaged with"
+            " those of path.pretrain_network_g."
+        ),
+    ] = ()
     save_best: Annotated[
         str | None,
         Meta(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from basicsr.archs import build_network
 from basicsr.metrics import calculate_metric
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
@@ -17,10 +18,10 @@ from tqdm import tqdm
 import cir_host
 from cir_arch.basicsr_networks import facts_of
 from cir_host.distributed import connected
-from cir_host.errors import OptionsError, UndefinedMetric
+from cir_host.errors import OptionsError, UndefinedMetric, UserError
 from cir_host.options import convert
 from cir_host.stopping import stopping
-from cir_model.inference import restore_image
+from cir_model.inference import Restorer
 from cir_model.options import ValOptions
 from cir_model.results import DataSetResult, ImageRecord, markdown_table, write_results
 
@@ -37,21 +38,34 @@ class MeasuringModel(SRModel):
         self.best_mean: float | None = None
         """Of ``val.save_best``, over all data sets."""
         self.validation_options = convert(opt.get("val") or {"save_img": False}, ValOptions, "val")
-        self.inference: dict[str, Any] = {
-            "ensemble": self.validation_options.self_ensemble,
-            "precision": self.validation_options.precision,
-        }
         super().__init__(opt)
-        check_precision(
-            self.get_bare_model(self.net_g), self.inference["precision"], "val.precision"
-        )
+        further = self.validation_options.averaged_with
+        self.further_networks = [self._further_network(path) for path in further]
+        self.restorer = self._restorer()
+
+    def _further_network(self, path: str) -> nn.Module:
+        if self.is_train:
+            raise OptionsError("val.averaged_with: in training one network alone is validated")
+        network: nn.Module = self.model_to_device(build_network(self.opt["network_g"]))
+        strict = self.opt["path"].get("strict_load_g", True)
+        self.load_network(network, path, strict, None)
+        bare: nn.Module = self.get_bare_model(network)
+        return bare.eval()
+
+    def _restorer(self) -> Restorer:
+        """Make what validates; anew for each validation, as it says which tiles it used."""
+        network = getattr(self, "net_g_ema", None) or self.get_bare_model(self.net_g)
+        try:
+            return Restorer([network, *self.further_networks], self.validation_options)
+        except UserError as error:
+            raise OptionsError(f"val.{error}") from error
 
     def test(self) -> None:
         """Restore ``self.lq`` by the averaged weights where there are any."""
-        network = getattr(self, "net_g_ema", None) or self.get_bare_model(self.net_g)
+        network = self.restorer.networks[0]
         training = network.training
         network.eval()
-        self.output = restore_image(network, self.lq, **self.inference)
+        self.output = self.restorer(self.lq)
         network.train(training)
 
     def dist_validation(
@@ -71,7 +85,8 @@ class MeasuringModel(SRModel):
         data_set = dataloader.dataset
         name = data_set.opt["name"]
         metrics = self.validation_options.metrics or {}
-        result = DataSetResult(name, current_iter, self._protocol(data_set))
+        self.restorer = self._restorer()
+        result = DataSetResult(name, current_iter, {})
         names = _UniqueNames()
         progress = tqdm(
             _shares(dataloader),
@@ -99,6 +114,7 @@ class MeasuringModel(SRModel):
                 tag = f"{name}/{taken[0]}"
                 tb_logger.add_image(tag, _beside(images), _step(current_iter), dataformats="HWC")
         if metrics and result.records and self.opt["rank"] == 0:
+            result.protocol.update(self._protocol(data_set))
             self._report(result, list(metrics), tb_logger)
             self._keep_best(current_iter)
 
@@ -166,9 +182,7 @@ class MeasuringModel(SRModel):
             "colour": colour.get(str(data_set.opt.get("color", "rgb"))),
             "codec": getattr(data_set, "codec", "as stored"),
             "measured on": "8-bit images, mean over images: " + ", ".join(by_metric),
-            "inference": "whole images",
-            "self-ensemble": self.inference["ensemble"],
-            "precision": self.inference["precision"],
+            **self.restorer.describe(),
         }
         return {key: value for key, value in protocol.items() if value}
 

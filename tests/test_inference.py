@@ -1,10 +1,17 @@
-"""Self-ensembles and precision of the inference function."""
+"""Ensembles, precision and memory of inference."""
 
 import pytest
 import torch
+from basicsr.archs import build_network
+from small_networks import SMALL
 from torch import nn
 
-from cir_model.inference import SYMMETRIES, restore_image
+import cir_arch  # noqa: F401
+from cir_arch.facts import NetworkFacts
+from cir_host.errors import OptionsError, UserError
+from cir_host.options import convert
+from cir_model import memory
+from cir_model.inference import SYMMETRIES, InferenceOptions, Restorer, restore_image
 
 
 class Shift(nn.Module):
@@ -39,7 +46,7 @@ def test_average_equals_the_sum_written_out(name):
         "x8": [image.roll(1, -1), image.roll(-1, -1), image.roll(1, -2), image.roll(-1, -2)] * 2,
     }[name]
     expected = torch.stack(moved).mean(0)
-    assert torch.allclose(restore_image(Shift(), image, ensemble=name), expected, atol=1e-7)
+    assert torch.allclose(restore_image(Shift(), image, self_ensemble=name), expected, atol=1e-7)
 
 
 def test_x8_of_an_equivariant_network_is_the_plain_result():
@@ -48,7 +55,7 @@ def test_x8_of_an_equivariant_network_is_the_plain_result():
     network.weight.data[:] = kernel
     image = torch.rand(1, 1, 16, 20)
     plain = restore_image(network, image)
-    assert torch.allclose(restore_image(network, image, ensemble="x8"), plain, atol=1e-6)
+    assert torch.allclose(restore_image(network, image, self_ensemble="x8"), plain, atol=1e-6)
 
 
 def test_precision_is_autocast_and_the_result_float32():
@@ -66,3 +73,165 @@ def test_precision_is_autocast_and_the_result_float32():
     assert seen == [torch.bfloat16]
     assert out.dtype == torch.float32
     assert not out.requires_grad
+
+
+class Plain(nn.Module):
+    """A network with facts, whose forward a test gives."""
+
+    def __init__(self, forward, multiple=1, scale=1, precisions=("fp32", "bf16", "fp16")):
+        super().__init__()
+        self.act = forward
+        self.facts = NetworkFacts(
+            size_multiple=multiple,
+            min_size=1,
+            scale=scale,
+            halo=0,
+            in_channels=3,
+            precisions=frozenset(precisions),
+        )
+
+    def forward(self, x):
+        return self.act(x)
+
+
+def test_several_networks_are_averaged():
+    image = torch.rand(1, 3, 20, 30)
+    networks = [Plain(lambda x: x + 1), Plain(lambda x: x * 3)]
+    out = Restorer(networks, InferenceOptions())(image)
+    assert torch.allclose(out, 2 * image + 0.5)
+
+
+def test_non_finite_tiles_are_redone_in_fp32(caplog):
+    dtypes = []
+
+    def overflows(x):
+        half = torch.is_autocast_enabled("cpu")
+        dtypes.append(half)
+        dark = x.mean() < 0.25
+        return x / 0 if half and dark else x
+
+    image = torch.rand(1, 3, 16, 64) * 0.5 + 0.5
+    image[..., 16:32] = 0
+    restorer = Restorer([Plain(overflows)], InferenceOptions(tile=16, overlap=0, precision="bf16"))
+    assert torch.equal(restorer(image), image)
+    assert dtypes == [True, True, False, True, True]
+    assert restorer.describe()["passes redone in fp32"] == "1"
+    assert "redone in fp32" in caplog.text
+
+
+def test_values_that_stay_non_finite_are_an_error():
+    with pytest.raises(UserError, match="not finite, in fp32 too"):
+        restore_image(Plain(lambda x: x / 0), torch.rand(1, 3, 8, 8))
+
+
+def runs_out_above(side):
+    def forward(x):
+        if max(x.shape[-2:]) > side:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+        return x
+
+    return forward
+
+
+def test_out_of_memory_halves_the_tile_and_says_so(caplog):
+    image = torch.rand(1, 3, 90, 300)
+    network = Plain(runs_out_above(80))
+    restorer = Restorer([network], InferenceOptions(overlap=16))
+    assert torch.equal(restorer(image), image)
+    assert "Out of memory at 90 x 160 pixels; the image is begun anew in tiles of 80" in caplog.text
+    caplog.clear()
+    assert torch.equal(restorer(image), image), "the next image starts with what fitted"
+    assert not caplog.records
+    assert restorer.plan(90, 300).tile == 80
+
+
+def test_out_of_memory_at_the_smallest_tile_is_an_error():
+    with pytest.raises(UserError, match="out of memory at 32 x 32 pixels"):
+        restore_image(Plain(runs_out_above(8)), torch.rand(1, 3, 90, 300))
+
+
+def test_other_errors_are_not_swallowed():
+    def fails(x):
+        raise RuntimeError("another")
+
+    with pytest.raises(RuntimeError, match="another"):
+        restore_image(Plain(fails), torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_memory_is_known_before_the_pass(name):
+    torch.manual_seed(0)
+    network = build_network({"type": name, **SMALL[name]}).eval()
+    known = memory.bytes_per_pixel(network, network.facts)
+    assert (known > 100) == network.facts.has_weights
+    if name not in ("CaVE", "SAFMN_BCIE"):
+        return  # the others take longer to run; those two show that the count is the real one
+    size = 128
+    with torch.no_grad(), memory._LiveBytes() as count:
+        network(torch.rand(1, network.facts.in_channels, size, size))
+    image = 12 * size**2
+    assert known * size**2 + image == pytest.approx(count.peak, rel=0.02)
+
+
+def test_auto_takes_the_largest_tile_that_fits(monkeypatch):
+    monkeypatch.setattr(memory, "bytes_per_pixel", lambda network, facts: 100.0)
+    monkeypatch.setattr(memory, "CPU_BUDGET", 100 * 200 * 300)
+    restorer = Restorer([Plain(lambda x: x, multiple=32)], InferenceOptions(tile="auto"))
+    assert restorer.plan(200, 300) is None
+    tiling = restorer.plan(200, 301)
+    assert tiling.tile == 224
+    assert tiling.tile**2 <= 200 * 300 < (tiling.tile + 32) ** 2
+    assert "tiles of 224 px" in restorer.describe()["inference"]
+
+
+def test_precisions():
+    auto = Restorer([Plain(lambda x: x)], InferenceOptions(precision="auto"))
+    assert auto.precision in ("fp32", "bf16")
+    only = Restorer([Plain(lambda x: x, precisions=["fp32"])], InferenceOptions(precision="auto"))
+    assert only.precision == "fp32"
+    with pytest.raises(UserError, match="fp16 is for GPUs; on a CPU use bf16"):
+        restore_image(Plain(lambda x: x), torch.rand(1, 3, 8, 8), precision="fp16")
+    with pytest.raises(UserError, match="sound values in fp32, not in bf16"):
+        Restorer([Plain(lambda x: x, precisions=["fp32"])], InferenceOptions(precision="bf16"))
+
+
+def test_a_network_without_facts_takes_whole_images():
+    image = torch.rand(1, 1, 9, 9)
+    assert torch.equal(restore_image(nn.Identity(), image), image)
+    with pytest.raises(UserError, match="Identity does not state its facts"):
+        restore_image(nn.Identity(), image, tile=64)
+
+
+def test_a_network_of_basicsr_that_does_not_pad():
+    torch.manual_seed(0)
+    network = build_network(
+        {"type": "SwinIR", "embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 7}
+        | {"upsampler": "", "img_size": 28, "upscale": 1}
+    ).eval()
+    image = torch.rand(1, 3, 30, 41)
+    assert restore_image(network, image).shape == image.shape
+    assert Restorer([network], InferenceOptions(tile=100)).plan(300, 300).tile == 224
+
+
+def test_compiled_gives_the_same():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
+    network.facts = Plain(None).facts
+    image = torch.rand(1, 3, 20, 30)
+    expected = restore_image(network, image)
+    restorer = Restorer([network], InferenceOptions())
+    restorer.compile(backend="eager")  # the compiler proper takes 10 s
+    assert torch.allclose(restorer(image), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"tile": "all"}, "val.tile: expected auto or an integer from 0; it is 'all'"),
+        ({"tile": -1}, "val.tile: expected auto or an integer from 0; it is -1"),
+        ({"precision": "half"}, "val.precision: expected auto or bf16 or fp16 or fp32"),
+    ],
+)
+def test_options_that_cannot_be_used(option, message):
+    with pytest.raises(OptionsError, match=message):
+        convert(option, InferenceOptions, "val")

@@ -12,6 +12,7 @@ import cir_model  # noqa: F401
 from cir_cli.options_files import find, shipped
 from cir_host.errors import OptionsError
 from cir_host.options import convert
+from cir_model.options import ValOptions
 
 
 def load(name):
@@ -29,8 +30,10 @@ def test_file_is_sound(name):
             continue  # BasicSR's own state no options
         whole = {**section, "phase": phase.split("_")[0], "scale": 1, "manual_seed": 0}
         convert(whole, data_set.options_type, f"datasets.{phase}")
-    for metric in (options.get("val") or {}).get("metrics", {}).values():
-        assert METRIC_REGISTRY.get(metric["type"])
+    if "val" in options:
+        val = convert(options["val"], ValOptions, "val")
+        for metric in (val.metrics or {}).values():
+            assert METRIC_REGISTRY.get(metric["type"])
     with torch.device("meta"):
         network = build_network(options["network_g"])
     assert network.facts.scale == options["scale"]
@@ -81,3 +84,15 @@ def test_a_path_wins_over_a_shipped_name(tmp_path, monkeypatch):
     assert find("test_live1.yml").read_text() == "name: mine\n"
     with pytest.raises(OptionsError, match=r"elsewhere/test_live1\.yml"):
         find("elsewhere/test_live1.yml")
+
+
+def test_entry_of_the_challenge():
+    """Two checkpoints on image and transpose, tiles of 384 with 96 overlap, their script's rule."""
+    entry, blended = load("test_ntire2024.yml"), load("test_ntire2024_blended.yml")
+    for options in (entry, blended):
+        val = options["val"]
+        assert (val["tile"], val["overlap"], val["self_ensemble"]) == (384, 96, "transpose")
+        assert len(val["averaged_with"]) == 1
+        assert val["averaged_with"][0] != options["path"]["pretrain_network_g"]
+    assert entry["val"].pop("tiling") == "ntire2024"
+    assert entry["val"] == blended["val"]

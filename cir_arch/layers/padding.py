@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,3 +47,15 @@ class PaddingRule:
 def crop_to(x: Tensor, height: int, width: int) -> Tensor:
     """Cut (B, C, H, W) to its upper left ``height`` x ``width`` part."""
     return x[..., :height, :width]
+
+
+def mirror_beyond(x: Tensor, axis: int, multiple: int) -> Tensor:
+    """Pad (B, C, H, W) at the end of an axis to the next multiple that is *larger* than it.
+
+    By the image mirrored with its edge, as several published test scripts do.
+    """
+    size = x.shape[axis]
+    wanted = (size // multiple + 1) * multiple
+    while x.shape[axis] < wanted:  # once, unless the side is shorter than the padding
+        x = torch.cat((x, x.flip(axis)), dim=axis)
+    return x.narrow(axis, 0, wanted)

@@ -1,0 +1,177 @@
+"""Speed and quality of restoring JPEGs, from the published way to ours step by step, in one run.
+
+    python benchmarks/restore.py                                   # LIVE1, quality 10, CPU
+    python benchmarks/restore.py --weights FILE.pth --images 5     # another PromptCIR, fewer images
+    python benchmarks/restore.py --device cuda --precision bf16 --compile
+
+The published way is that of the NTIRE 2024 winner's script: always padded, tiles of 384 pixels with
+96 overlap, float32, one pass, by the plain form of the network. Images are taken in turn by all
+ways, so that a busy machine disturbs all alike. Without ``--weights`` the demo's small network is
+random: its times mean something, its gain does not.
+
+``--memory HEIGHTxWIDTH`` prints instead what one picture of that size takes beyond the loaded
+network, which is the peak of the whole process, reading and writing included.
+"""
+
+import argparse
+import io
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from naive_promptcir import NaivePromptCIR
+from PIL import Image
+from torch import Tensor, nn
+
+from cir_arch import PromptCIR, load_network
+from cir_cli.options_files import find
+from cir_data.picture import Samples, read
+from cir_data.picture_writing import Encoding
+from cir_model.inference import InferenceOptions, Restorer
+from cir_model.picture import restore_picture
+
+PUBLISHED = {"tile": 384, "overlap": 96, "tiling": "ntire2024"}
+
+
+def demo_arguments() -> dict[str, Any]:
+    options = yaml.safe_load(find("demo_test.yml").read_text(encoding="utf-8"))
+    return {key: value for key, value in options["network_g"].items() if key != "type"}
+
+
+def load(options: argparse.Namespace) -> nn.Module:
+    if options.weights:
+        return load_network(options.weights)
+    torch.manual_seed(0)
+    return PromptCIR(**demo_arguments()).eval()
+
+
+def plain_form(network: nn.Module) -> nn.Module:
+    """The formulas written out, with the same weights; of the demo's sizes."""
+    naive = NaivePromptCIR(**demo_arguments()).eval()
+    naive.load_state_dict(network.state_dict(), strict=False)
+    naive.facts = network.facts  # type: ignore[assignment]
+    return naive
+
+
+def psnr(image: Samples, original: Samples) -> float:
+    error = np.mean((image.astype(float) - original) ** 2)
+    return float(10 * np.log10(255**2 / error))
+
+
+class Clock(nn.Module):
+    """Counts the time within a network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.facts = network.facts
+        self.seconds = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = time.perf_counter()
+        out: Tensor = self.network(x)
+        if out.is_cuda:
+            torch.cuda.synchronize()
+        if not x.is_meta:
+            self.seconds += time.perf_counter() - start
+        return out
+
+
+def ways(options: argparse.Namespace) -> dict[str, tuple[Clock, Restorer]]:
+    network = load(options).to(options.device)
+    naive = plain_form(network.cpu()).to(options.device)
+    network = network.to(options.device)
+    steps: dict[str, tuple[nn.Module, dict[str, Any]]] = {
+        "published way, plain form": (naive, PUBLISHED),
+        "+ our network": (network, PUBLISHED),
+        "+ our tiles (none where the image fits)": (network, {"tile": "auto"}),
+    }
+    if options.precision != "fp32":
+        how = {"tile": "auto", "precision": options.precision}
+        steps[f"+ {options.precision}"] = (network, how)
+    made = {}
+    for index, (name, (net, how)) in enumerate(steps.items()):
+        clock = Clock(net)
+        made[name] = clock, Restorer([clock], InferenceOptions(**how))
+        if options.compile and index == len(steps) - 1:
+            made[name][1].compile()
+    return made
+
+
+def measure(options: argparse.Namespace) -> None:
+    restorers = ways(options)
+    files = sorted(options.folder.iterdir())[: options.images]
+    seconds = dict.fromkeys(restorers, 0.0)
+    scores: dict[str, list[float]] = {name: [] for name in restorers}
+    inputs, pixels = [], 0
+    for index, path in enumerate([files[0], *files]):  # the first once to warm up
+        original = np.asarray(Image.open(path).convert("RGB"))
+        buffer = io.BytesIO()
+        Image.fromarray(original).save(buffer, "JPEG", quality=options.quality)
+        for name, (clock, restorer) in restorers.items():
+            if index == 1:
+                clock.seconds = seconds[name] = 0.0
+            start = time.perf_counter()
+            picture = read(buffer.getvalue(), path.name)
+            restored = restore_picture(restorer, picture)
+            Encoding("png").encode(restored, path.name)
+            seconds[name] += time.perf_counter() - start
+            if index:
+                scores[name].append(psnr(restored.samples, original))
+        if index:
+            pixels += original.shape[0] * original.shape[1]
+            inputs.append(psnr(picture.samples, original))
+    print(f"{len(files)} images, {pixels / 1e6:.2f} MP, input {np.mean(inputs):.3f} dB; torch")
+    print(f"{torch.__version__}, {torch.get_num_threads()} threads, {options.device}\n")
+    print("| | MP/s | times as fast | PSNR, dB | outside the network |\n|---|---|---|---|---|")
+    first = next(iter(seconds.values()))
+    for name, (clock, _) in restorers.items():
+        outside = 1 - clock.seconds / seconds[name]
+        print(
+            f"| {name} | {pixels / 1e6 / seconds[name]:.3f} | {first / seconds[name]:.2f} |"
+            f" {np.mean(scores[name]):.4f} | {outside:.1%} |"
+        )
+
+
+def measure_memory(options: argparse.Namespace) -> None:
+    height, width = map(int, options.memory.split("x"))
+    noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize((width, height)).save(buffer, "JPEG", quality=50)
+    restorer = Restorer([load(options).to(options.device)], InferenceOptions(tile="auto"))
+    restorer(torch.rand(1, restorer.channels, 64, 64))  # what libraries allocate once
+    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    picture = read(buffer.getvalue(), "picture")
+    Encoding("png").encode(restore_picture(restorer, picture), "picture")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        f"{width} x {height}: {(peak - loaded) / 2**20:.2f} GiB over the loaded network,"
+        f" {time.perf_counter() - start:.1f} s, {restorer.describe()['inference']}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--folder", type=Path, default=Path("datasets/LIVE1"))
+    parser.add_argument("--images", type=int, help="the first so many")
+    parser.add_argument("--quality", type=int, default=10)
+    parser.add_argument("--weights", type=Path, help="of a PromptCIR of the demo's size")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--memory", metavar="HEIGHTxWIDTH")
+    options = parser.parse_args()
+    if options.memory:
+        measure_memory(options)
+    else:
+        measure(options)
+
+
+if __name__ == "__main__":
+    main()

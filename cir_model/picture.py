@@ -1,0 +1,76 @@
+"""A picture of a file passed through networks: grey, colour, alpha and 16 bits."""
+
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from cir_data.picture import Picture, Samples
+from cir_host.errors import UserError
+from cir_model.inference import Restorer
+
+_LUMA = (0.299, 0.587, 0.114)
+"""Of ITU-R BT.601, which JPEG uses."""
+
+
+def restore_picture(
+    restorer: Restorer, picture: Picture, bits: int | None = None, **inputs: Any
+) -> Picture:
+    """Restore a picture.
+
+    Grey passes through a network for colour as three equal channels, and the luma of what comes
+    back is taken. Of colour, a network for grey restores the luma, and the chroma stays. Alpha is
+    carried, and enlarged with the picture.
+
+    Args:
+        restorer: The networks.
+        picture: What a file held.
+        bits: 8 or 16 for each sample of the result; None: those of the picture.
+        inputs: What the networks take beside the image.
+
+    Raises:
+        UserError: The networks have other numbers of channels than 1 and 3, or fail.
+    """
+    image = _to_tensor(picture.samples)
+    channels = image.shape[1]
+    if channels == restorer.channels:
+        restored = restorer(image, **inputs)
+    elif restorer.channels == 3:
+        restored = _luma(restorer(image.expand(-1, 3, -1, -1), **inputs))
+    elif restorer.channels == 1 and restorer.scale == 1:
+        luma = _luma(image)
+        restored = image + (restorer(luma, **inputs) - luma)
+    else:
+        raise UserError(
+            f"a picture of {channels} channels does not fit a network of {restorer.channels}"
+            f" channels and scale {restorer.scale}"
+        )
+    dtype = picture.samples.dtype if bits is None else np.dtype(f"uint{bits}")
+    alpha = picture.alpha
+    if alpha is not None:
+        size = (restored.shape[-1], restored.shape[-2])
+        if alpha.shape[::-1] != size:
+            alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC)
+        alpha = _to_samples(_to_tensor(alpha), dtype)
+    return replace(picture, samples=_to_samples(restored, dtype), alpha=alpha)
+
+
+def _to_tensor(samples: Samples) -> Tensor:
+    planes = samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1)
+    image = torch.from_numpy(np.array(planes, dtype=np.float32, order="C"))
+    return image.div_(np.iinfo(samples.dtype).max)[None]
+
+
+def _to_samples(image: Tensor, dtype: np.dtype[Any]) -> Samples:
+    # in place, as a picture of many megapixels exists often enough already
+    scaled = image[0].mul(np.iinfo(dtype).max).clamp_(0, np.iinfo(dtype).max).round_()
+    planes: Samples = scaled.numpy().astype(dtype)
+    return planes[0] if len(planes) == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0))
+
+
+def _luma(image: Tensor) -> Tensor:
+    weights = torch.tensor(_LUMA, device=image.device)[:, None, None]
+    return (image * weights).sum(1, keepdim=True)
