@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import cir_arch  # noqa: F401
 import cir_data  # noqa: F401
 import cir_model  # noqa: F401
-from cir_cli import demo, pipelines
+from cir_cli import demo, pipelines, prepare
 from cir_host import __version__
 from cir_host.distributed import normalise_argv
 from cir_host.errors import UserError
@@ -16,6 +16,10 @@ from cir_host.errors import UserError
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (pipelines.train, "train a network: basicsr train -opt FILE.yml"),
     "test": (pipelines.test, "measure a network on test sets: basicsr test -opt FILE.yml"),
+    "prepare": (
+        prepare.run,
+        "make an LMDB or sub-images: basicsr prepare FOLDER -o OUT",
+    ),
     "demo": (demo.run, "train and test a small PromptCIR on photographs of scikit-image"),
 }
 
