@@ -1,20 +1,21 @@
 """Training samples per second and core, by store, against the usual loaders and the bare codec.
 
-    python benchmarks/data.py datasets/train                 # stores are made in a temporary folder
-    python benchmarks/data.py datasets/train --memory 20000  # also: memory of a process over samples
+    python benchmarks/data.py datasets/train                  # stores go to a temporary folder
+    python benchmarks/data.py datasets/train --memory 100000  # also memory over so many samples
 
 Crops of 128x128 in colour, quality 10 to 70. Every loader runs in this process, on one thread, in
 turns with the others, so that a busy machine disturbs all alike; the figure is the median of the
 turns. Files are in the page cache.
 
 - Ours: ``JPEGRestorationDataset`` from a folder of PNGs, an LMDB of PNGs, an LMDB of raw pixels.
-- (a) BasicSR's ``PairedImageDataset`` on the same LMDB of PNGs, as both ``gt`` and ``lq``.
+- (a) BasicSR's ``PairedImageDataset`` on two copies of the same LMDB of PNGs, ``gt`` and ``lq``.
 - (b) The habit of published loaders: read the image, compress it whole by OpenCV, crop.
 - (c) The bare codec: Pillow compresses and decodes the region that an exact crop needs.
 """
 
 import argparse
 import io
+import shutil
 import statistics
 import tempfile
 import time
@@ -48,6 +49,8 @@ def make_stores(images: Path, folder: Path) -> dict[str, Path]:
     settings = {"folder": Settings(), "png.lmdb": Settings(), "raw.lmdb": Settings(store="raw")}
     for name, chosen in settings.items():
         Preparation(stored, keys_of(stored), folder / name, chosen).run(workers=2)
+    for name in ("gt.lmdb", "lq.lmdb"):  # py-lmdb opens each only once in a process
+        shutil.copytree(folder / "png.lmdb", folder / name)
     return {name: folder / name for name in settings}
 
 
@@ -68,15 +71,15 @@ def ours(root: Path) -> Dataset:
     )
 
 
-def paired(root: Path) -> Dataset:
+def paired(folder: Path) -> Dataset:
     return build_dataset(
         {
-            "name": root.name,
+            "name": "paired",
             "type": "PairedImageDataset",
             "phase": "train",
             "scale": 1,
-            "dataroot_gt": str(root),
-            "dataroot_lq": str(root),
+            "dataroot_gt": str(folder / "gt.lmdb"),
+            "dataroot_lq": str(folder / "lq.lmdb"),
             "io_backend": {"type": "lmdb"},
             "gt_size": CROP,
             "use_hflip": True,
@@ -126,7 +129,9 @@ def bare_codec(folder: Path) -> Callable[[int], object]:
     return encode_and_decode
 
 
-def samples_per_second(loaders: dict[str, Callable[[int], object]], images: int, turns: int):
+def samples_per_second(
+    loaders: dict[str, Callable[[int], object]], images: int, turns: int
+) -> dict[str, float]:
     """Median over turns; each turn draws a sample of every image."""
     rates: dict[str, list[float]] = {name: [] for name in loaders}
     for turn in range(turns + 1):
@@ -182,7 +187,7 @@ def main() -> None:
             "folder of PNG": ours(stores["folder"]),
             "LMDB of PNG": ours(stores["png.lmdb"]),
             "LMDB of raw pixels": ours(stores["raw.lmdb"]),
-            "(a) PairedImageDataset, LMDB of PNG": paired(stores["png.lmdb"]),
+            "(a) PairedImageDataset, LMDB of PNG": paired(Path(folder)),
             "(b) whole image, OpenCV, crop": Habit(stores["folder"]),
         }
         loaders = {name: data_set.__getitem__ for name, data_set in data_sets.items()}

@@ -1,4 +1,4 @@
-"""``basicsr prepare``: folders of images into an LMDB, a folder of sub-images or a list of names."""
+"""``basicsr prepare``: folders of images into an LMDB, a folder of sub-images or a list."""
 
 import argparse
 import os
@@ -73,10 +73,10 @@ def _prepare(
     bars.close()
     free = _free(output)
     most = "" if options.store == "raw" else "at most "
-    print(f"{output}: will take {most}{_gigabytes(needed)}; {_gigabytes(free)} are free.")
+    print(f"{output}: will take {most}{_amount(needed)}; {_amount(free)} are free.")
     if options.store == "raw" and needed > free:
         raise UserError(
-            f"{output}: raw pixels take {_gigabytes(needed)}, but {_gigabytes(free)} are free;"
+            f"{output}: raw pixels take {_amount(needed)}, but {_amount(free)} are free;"
             " --store png takes about half, or choose another disk"
         )
     return preparation.run(options.workers, bars.start("Preparing"))
@@ -124,8 +124,8 @@ def _free(output: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"
+def _amount(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
