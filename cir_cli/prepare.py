@@ -2,14 +2,21 @@
 
 import argparse
 import os
-import shutil
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from cir_data.preparation import Preparation, Report, Settings, keys_of, write_meta_info
+from cir_data.preparation import (
+    Preparation,
+    Report,
+    Settings,
+    free_bytes,
+    keys_of,
+    write_meta_info,
+)
 from cir_data.recipes import RECIPES, Recipe
 from cir_data.sources import StoredImage, open_images, some
 from cir_host.errors import UserError
@@ -42,18 +49,17 @@ def run(arguments: list[str]) -> None:
     else:
         images = [image for root in open_images("input", options.input) for image in root]
         output = options.output
-    bars = _Bars(len(images))
-    if output.suffix == ".txt":
-        report = write_meta_info(
-            images,
-            output,
-            options.workers,
-            overwrite=options.overwrite,
-            progress=bars.start("Reading headers"),
-        )
-    else:
-        report = _prepare(images, output, options, bars)
-    bars.close()
+    with _Bars(len(images)) as bars:
+        if output.suffix == ".txt":
+            report = write_meta_info(
+                images,
+                output,
+                options.workers,
+                overwrite=options.overwrite,
+                progress=bars.start("Reading headers"),
+            )
+        else:
+            report = _prepare(images, output, options, bars)
     _tell(report, output)
 
 
@@ -70,8 +76,8 @@ def _prepare(
     keys = keys_of(images, options.remove_suffix)
     preparation = Preparation(images, keys, output, settings, overwrite=options.overwrite)
     needed = preparation.bytes_needed(options.workers, bars.start("Reading headers"))
-    bars.close()
-    free = _free(output)
+    bars.end()
+    free = free_bytes(output)
     most = "" if options.store == "raw" else "at most "
     print(f"{output}: will take {most}{_amount(needed)}; {_amount(free)} are free.")
     if options.store == "raw" and needed > free:
@@ -104,24 +110,23 @@ class _Bars:
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
+
+    def __enter__(self) -> "_Bars":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def start(self, title: str) -> Callable[[], object]:
         """Return what to call for each image."""
         bar = self._bar = tqdm(total=self._total, desc=title, unit="image")
         return bar.update
 
-    def close(self) -> None:
-        """End the bar that runs."""
+    def end(self) -> None:
+        """End the bar that runs, so that what is printed next has its own line."""
         if self._bar is not None:
             self._bar.close()
-
-
-def _free(output: Path) -> int:
-    folder = output.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _amount(size: int) -> str:

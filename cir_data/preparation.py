@@ -42,7 +42,7 @@ from cir_host.errors import UserError
 
 Store = Literal["png", "raw"]
 
-BATCH_BYTES = 1 << 26
+BATCH_BYTES = 1 << 24
 """So much is stored at a time; an interrupted run repeats less than that."""
 
 _LONGEST_KEY = 511  # LMDB's limit
@@ -275,10 +275,10 @@ class Preparation:
                 self._content.mkdir(exist_ok=True)
                 return self._run(workers, progress)
         except OSError as error:
-            reason = error.strerror or error
             raise UserError(
-                f"{self._partial}: cannot be written ({reason}); mend that and give the same"
-                " command again: it goes on where it stopped"
+                f"{self._partial}: cannot be written ({error.strerror or error};"
+                f" {free_bytes(self._partial) / 1e6:.1f} MB are free there); mend that and give the same command again:"
+                " it goes on where it stopped"
             ) from error
 
     def _run(self, workers: int, progress: Callable[[], object]) -> Report:
@@ -417,6 +417,14 @@ def write_meta_info(
     except OSError as error:
         raise UserError(f"{output}: {error.strerror}") from error
     return report
+
+
+def free_bytes(path: Path) -> int:
+    """Return the room on the disk where a path is or will be."""
+    folder = path.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def _beside(output: Path, name: str) -> Path:

@@ -356,7 +356,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(folder, tmp_path, monkeypatch
 
 
 def test_raw_pixels_that_do_not_fit_are_refused_before_they_start(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "_free", lambda _: 40_000)
+    monkeypatch.setattr(prepare, "free_bytes", lambda _: 40_000)
     command = [str(folder), "-o", str(tmp_path / "x.lmdb"), "--store", "raw", "--workers", "1"]
     with pytest.raises(UserError, match=r"raw pixels take 0\.1 MB, but 0\.0 MB are free"):
         prepare.run(command)
