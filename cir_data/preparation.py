@@ -277,8 +277,8 @@ class Preparation:
         except OSError as error:
             raise UserError(
                 f"{self._partial}: cannot be written ({error.strerror or error};"
-                f" {free_bytes(self._partial) / 1e6:.1f} MB are free there); mend that and give the same command again:"
-                " it goes on where it stopped"
+                f" {free_bytes(self._partial) / 1e6:.1f} MB are free there); mend that and give the"
+                " same command again: it goes on where it stopped"
             ) from error
 
     def _run(self, workers: int, progress: Callable[[], object]) -> Report:
