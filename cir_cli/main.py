@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 import cir_arch  # noqa: F401
 import cir_data  # noqa: F401
 import cir_model  # noqa: F401
-from cir_cli import convert, demo, models, options_reference, pipelines, plot, restore
+from cir_cli import (
+    convert,
+    demo,
+    models,
+    options_reference,
+    pipelines,
+    plot,
+    prepare,
+    restore,
+)
 from cir_host import __version__
 from cir_host.distributed import normalise_argv
 from cir_host.errors import UserError
@@ -17,6 +26,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int | None], str]] = {
     "train": (pipelines.train, "train a network: basicsr train -opt FILE.yml"),
     "test": (pipelines.test, "measure a network on test sets: basicsr test -opt FILE.yml"),
     "restore": (restore.run, "restore pictures: basicsr restore photos -o restored -m FILE"),
+    "prepare": (prepare.run, "make an LMDB or sub-images: basicsr prepare FOLDER -o OUT"),
     "models": (models.run, "list the networks; basicsr models FILE: what a checkpoint holds"),
     "convert": (convert.run, "write a checkpoint as safetensors, .pth or ONNX"),
     "options": (options_reference.run, "print what may stand in an options file"),

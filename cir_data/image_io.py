@@ -10,6 +10,8 @@ The rules, for every format:
 - The image is turned upright by its EXIF orientation.
 - The first frame of several is taken.
 - 32-bit and floating-point samples are refused: their range is not stated anywhere.
+
+Entries of :mod:`cir_data.raw_pixels` are taken too, as views of the buffer that holds them.
 """
 
 import io
@@ -22,8 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from cir_data import raw_pixels
 from cir_data.geometry import Boundary, Orientation, Pixels
-from cir_data.jpeg import Compression, compression_of
+from cir_data.jpeg import UNKNOWN_QUALITY, Compression, compression_of
 from cir_host.errors import UserError
 
 DECODING_ERRORS = (
@@ -55,25 +58,30 @@ class CompressedImage:
     """The first block boundary in ``pixels``; (0, 0) unless the EXIF orientation moved it."""
 
 
-def decode(data: bytes, where: str) -> Pixels:
+def decode(data: bytes | memoryview, where: str) -> Pixels:
     """Decode an image file.
 
     Args:
-        data: The file's content.
+        data: The file's content, or an entry of raw pixels.
         where: Its path, for messages.
 
     Returns:
-        (H, W) grey, or (H, W, 3) RGB.
+        (H, W) grey, or (H, W, 3) RGB; read-only.
 
     Raises:
         UnreadableImage: The content is damaged or of no known format.
     """
+    if raw_pixels.is_raw(data):
+        return _unpack(data, where)
     with _opened(data, where) as image:
         return _orientation(image).apply(_to_8_bits(image))
 
 
-def decode_compressed(data: bytes, where: str) -> CompressedImage:
+def decode_compressed(data: bytes | memoryview, where: str) -> CompressedImage:
     """Decode an image file and read how it was compressed; see :func:`decode`."""
+    if raw_pixels.is_raw(data):
+        pixels = _unpack(data, where)
+        return CompressedImage(pixels, Compression("raw", UNKNOWN_QUALITY, "unknown"), (0, 0))
     with _opened(data, where) as image:
         compression = compression_of(image)
         stored = _to_8_bits(image)
@@ -82,8 +90,15 @@ def decode_compressed(data: bytes, where: str) -> CompressedImage:
         return CompressedImage(upright.apply(stored), compression, boundary)
 
 
+def _unpack(data: bytes | memoryview, where: str) -> Pixels:
+    try:
+        return raw_pixels.unpack(data)
+    except ValueError as error:
+        raise UnreadableImage(f"{where}: cannot be read as an image: {error}") from error
+
+
 @contextmanager
-def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
+def _opened(data: bytes | memoryview, where: str) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()  # here, because the TIFF reader turns the image and drops the tag

@@ -1,5 +1,6 @@
 """Where images are stored: folders and LMDB data bases behind one interface."""
 
+import json
 import os
 import re
 from abc import ABC, abstractmethod
@@ -11,9 +12,12 @@ import lmdb
 
 from cir_host.errors import UserError
 
-EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg"})
+EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", ".pgm"})
 
 LMDB_SUFFIX = ".lmdb"
+
+MANIFEST = "prepare.json"
+"""The file by which ``basicsr prepare`` says what it made."""
 
 
 class ImageSource(ABC):
@@ -23,10 +27,17 @@ class ImageSource(ABC):
         self.root = root
         self.names = names
         """With forward slashes and extension, no two alike."""
+        self._prefix = str(root / "x")[:-1]
+
+    def path(self, name: str) -> str:
+        """Return where an image is, for messages and samples."""
+        return self._prefix + name  # once for each sample: pathlib takes a twentieth of its time
 
     @abstractmethod
-    def read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes | memoryview:
         """Return the encoded image.
+
+        A view is valid as long as this process keeps its data base open, which is until it ends.
 
         Raises:
             UserError: It is not there or cannot be read. Its content is not looked at.
@@ -42,14 +53,14 @@ class StoredImage(NamedTuple):
     @property
     def path(self) -> str:
         """Where it is, for messages and samples."""
-        return str(self.source.root / self.name)
+        return self.source.path(self.name)
 
     @property
     def stem(self) -> str:
         """Its name without the extension."""
         return _stem(self.name)
 
-    def read(self) -> bytes:
+    def read(self) -> bytes | memoryview:
         """Return the encoded image; see :meth:`ImageSource.read`."""
         return self.source.read(self.name)
 
@@ -90,7 +101,8 @@ class LmdbSource(ImageSource):
     """An LMDB in BasicSR's layout.
 
     Encoded images lie under their names without extension. ``meta_info.txt`` in the data base's
-    folder has a line ``name.png (height,width,channels) compression_level`` for each.
+    folder has a line ``name.png (height,width,channels) compression_level`` for each. A data base
+    that ``basicsr prepare`` made must be as it was then, and may hold raw pixels instead.
     """
 
     def __init__(self, root: Path, listed: Sequence[str] | None = None) -> None:
@@ -105,11 +117,11 @@ class LmdbSource(ImageSource):
         super().__init__(root, listed or held)
         self._location = root.resolve()
 
-    def read(self, name: str) -> bytes:
-        """Return the image under the name's key; see :meth:`ImageSource.read`."""
+    def read(self, name: str) -> memoryview:
+        """Return the image under the name's key, in place; see :meth:`ImageSource.read`."""
         try:
-            with _environment(self._location).begin() as transaction:
-                data: bytes | None = transaction.get(_stem(name).encode())
+            with _environment(self._location).begin(buffers=True) as transaction:
+                data: memoryview | None = transaction.get(_stem(name).encode())
         except lmdb.Error as error:
             raise UserError(f"{self.root}: cannot be read: {error}") from error
         if data is None:
@@ -225,12 +237,43 @@ def _environment(path: Path) -> Any:
 
 
 def _open(path: Path) -> Any:
-    environment = lmdb.open(
-        str(path), readonly=True, lock=False, readahead=False, meminit=False, max_spare_txns=1
-    )
-    pages = environment.info()["last_pgno"] + 1
-    if (path / "data.mdb").stat().st_size < pages * environment.stat()["psize"]:
+    try:
+        environment = lmdb.open(
+            str(path), readonly=True, lock=False, readahead=False, meminit=False, max_spare_txns=1
+        )
+    except lmdb.Error as error:
+        raise UserError(f"{path}: no sound LMDB ({error}); copy or make it again") from error
+    facts = lmdb_facts(environment)
+    if (path / "data.mdb").stat().st_size < facts["bytes"]:
         environment.close()
         # reading behind the end of a mapped file would kill the process
         raise UserError(f"{path}: the LMDB is truncated; copy or make it again")
+    made = _manifest_facts(path / MANIFEST)
+    changed = [key for key in facts if made and made.get(key) != facts[key]]
+    if changed:
+        environment.close()
+        raise UserError(
+            f"{path}: the LMDB was changed after `basicsr prepare` made it ({changed[0]}:"
+            f" {facts[changed[0]]}, not {made.get(changed[0])}); copy or make it again"
+        )
     return environment
+
+
+def lmdb_facts(environment: Any) -> dict[str, int]:
+    """Return what tells a data base from the one it was: any write changes it."""
+    info, stat = environment.info(), environment.stat()
+    return {
+        "entries": stat["entries"],
+        "bytes": (info["last_pgno"] + 1) * stat["psize"],
+        "transactions": info["last_txnid"],
+    }
+
+
+def _manifest_facts(path: Path) -> dict[str, int]:
+    try:
+        facts: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["lmdb"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); copy or make the LMDB again") from error
+    return facts

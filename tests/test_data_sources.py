@@ -69,7 +69,7 @@ def save_text(path, text):
 
 
 def read_all(images):
-    return [image.read() for image in images]
+    return [bytes(image.read()) for image in images]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -1,0 +1,219 @@
+"""``basicsr prepare``: folders of images into an LMDB, a folder of sub-images or a list."""
+
+import argparse
+import os
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cir_data.preparation import (
+    Preparation,
+    Report,
+    Settings,
+    free_bytes,
+    keys_of,
+    write_meta_info,
+)
+from cir_data.recipes import RECIPES, Recipe
+from cir_data.sources import StoredImage, open_images, some
+from cir_host.errors import UserError
+
+_EPILOG = """\
+OUT tells by its ending what is made:
+  OUT.lmdb   an LMDB: dataroot_gt: OUT.lmdb, for the data sets of this package and (unless it holds
+             raw pixels) for BasicSR's, with io_backend: {type: lmdb}
+  OUT.txt    a meta_info_file, a line `name (height,width,channels)` for each image
+  OUT        a folder of PNG files, and OUT_meta_info.txt beside it
+
+An interrupted run goes on where it stopped when the same command is given again.
+
+recipes (--recipe NAME looks for the folders below --datasets, and checks them):
+"""
+
+
+def run(arguments: list[str]) -> None:
+    """Prepare a store of images.
+
+    Raises:
+        UserError: Nothing was made, or, at the end, something had to be left out as unreadable.
+    """
+    options = _parse(arguments)
+    if options.recipe:
+        recipe = RECIPES[options.recipe]
+        print(recipe.describe(), flush=True)
+        images = _open_recipe(recipe, options.datasets)
+        output = options.output or options.datasets / f"{options.recipe}.lmdb"
+    else:
+        images = [image for root in open_images("input", options.input) for image in root]
+        output = options.output
+    with _Bars(len(images)) as bars:
+        if output.suffix == ".txt":
+            report = write_meta_info(
+                images,
+                output,
+                options.workers,
+                overwrite=options.overwrite,
+                progress=bars.start("Reading headers"),
+            )
+        else:
+            report = _prepare(images, output, options, bars)
+    _tell(report, output)
+
+
+def _prepare(
+    images: Sequence[StoredImage], output: Path, options: argparse.Namespace, bars: "_Bars"
+) -> Report:
+    settings = Settings(
+        store=options.store,
+        size=options.size,
+        step=options.step or (options.size or 0) // 2,
+        threshold=options.threshold,
+        min_jpeg_quality=options.min_jpeg_quality,
+    )
+    keys = keys_of(images, options.remove_suffix)
+    preparation = Preparation(images, keys, output, settings, overwrite=options.overwrite)
+    needed = preparation.bytes_needed(options.workers, bars.start("Reading headers"))
+    bars.end()
+    free = free_bytes(output)
+    most = "" if options.store == "raw" else "at most "
+    print(f"{output}: will take {most}{_amount(needed)}; {_amount(free)} are free.")
+    if options.store == "raw" and needed > free:
+        raise UserError(
+            f"{output}: raw pixels take {_amount(needed)}, but {_amount(free)} are free;"
+            " --store png takes about half, or choose another disk"
+        )
+    return preparation.run(options.workers, bars.start("Preparing"))
+
+
+def _open_recipe(recipe: Recipe, datasets: Path) -> list[StoredImage]:
+    images = [image for part in recipe.open(datasets) for image in part]
+    recipe.check_pixels(images)
+    return images
+
+
+def _tell(report: Report, output: Path) -> None:
+    print(f"{output}: {report.entries:,} images, made of {report.images:,} files.")
+    if report.coarse:
+        print(f"Left out as coarse JPEGs: {len(report.coarse):,}: {some(report.coarse)}")
+    if report.unreadable:
+        raise UserError(
+            f"{len(report.unreadable):,} of the files could not be read; {output} was made of the"
+            f" others. {some(report.unreadable)}"
+        )
+
+
+class _Bars:
+    """The progress bars of a run, one after the other, over the source images."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._bar: tqdm[Any] | None = None
+
+    def __enter__(self) -> "_Bars":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def start(self, title: str) -> Callable[[], object]:
+        """Return what to call for each image."""
+        bar = self._bar = tqdm(total=self._total, desc=title, unit="image")
+        return bar.update
+
+    def end(self) -> None:
+        """End the bar that runs, so that what is printed next has its own line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    recipes = "".join(
+        f"{name}:\n{textwrap.indent(recipe.describe(), '  ')}\n" for name, recipe in RECIPES.items()
+    )
+    parser = argparse.ArgumentParser(
+        "basicsr prepare",
+        description=__doc__,
+        epilog=_EPILOG + textwrap.indent(recipes, "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("input", nargs="*", help="folders, searched with all folders below them, or LMDBs")
+    add("-o", "--output", type=Path, metavar="OUT", help="what to make, see below")
+    add("--recipe", choices=RECIPES, metavar="NAME", help=f"one of {', '.join(RECIPES)}")
+    add(
+        "--datasets",
+        type=Path,
+        default=Path("datasets"),
+        metavar="FOLDER",
+        help="where recipes look and write (default: %(default)s)",
+    )
+    add(
+        "--store",
+        choices=("png", "raw"),
+        default="png",
+        help="raw: pixels as they are, for fast random crops; about twice as large as png, and not"
+        " for BasicSR's own data sets (default: %(default)s)",
+    )
+    add("--size", type=_positive, metavar="N", help="cut sub-images of N x N pixels")
+    add("--step", type=_positive, metavar="N", help="from one to the next (default: half the size)")
+    add(
+        "--threshold",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="a rest at the border no wider than N pixels is dropped (default: %(default)s)",
+    )
+    add(
+        "--min-jpeg-quality",
+        type=_quality,
+        metavar="Q",
+        help="leave out JPEG files that are quantised more coarsely than quality Q",
+    )
+    add("--remove-suffix", default="", metavar="S", help="end of names to remove, such as x4")
+    add("--workers", type=_positive, default=_cores(), metavar="N", help="default: %(default)s")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace what an earlier run made, or left half made with other settings",
+    )
+    options = parser.parse_args(arguments)
+    if bool(options.recipe) == bool(options.input):
+        parser.error("give input folders or --recipe NAME")
+    if options.input and options.output is None:
+        parser.error("give the output, -o OUT")
+    if options.recipe and RECIPES[options.recipe].sub_images and options.size is None:
+        options.size = 480
+    if options.size is None and (options.step or options.threshold):
+        parser.error("--step and --threshold need --size")
+    return options
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _natural(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _quality(text: str) -> int:
+    if _at_least(1, text) > 100:
+        raise argparse.ArgumentTypeError(f"{text}: a quality is at most 100")
+    return int(text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least} on")
+    return int(text)

@@ -1,0 +1,514 @@
+"""Making a store of training or test images out of folders, in parallel, to be gone on with.
+
+Everything is built in ``OUTPUT.partial`` and renamed at the end, so that what stands at ``OUTPUT``
+is whole. ``OUTPUT.partial`` holds
+
+- ``plan.json``: the images and settings, by which a later run knows that it may go on,
+- ``journal.jsonl``: a line for each image that is stored,
+- ``content``: the LMDB or the folder itself.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing import parent_process
+from pathlib import Path
+from signal import SIG_IGN, SIGINT, signal
+from threading import Thread
+from typing import Any, Literal, NamedTuple, TextIO, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
+
+from cir_data import raw_pixels
+from cir_data.coarseness import equivalent_quality
+from cir_data.geometry import Pixels, Window
+from cir_data.image_io import decode
+from cir_data.sources import MANIFEST, StoredImage, is_lmdb, some
+from cir_data.sub_images import sub_windows
+from cir_data.writers import FIRST_MAP, FolderWriter, LmdbWriter, Writer
+from cir_host.errors import UserError
+
+Store = Literal["png", "raw"]
+
+BATCH_BYTES = 1 << 24
+"""So much is stored at a time; an interrupted run repeats less than that."""
+
+_LONGEST_KEY = 511  # LMDB's limit
+_PAGE = 4096
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What becomes of an image."""
+
+    store: Store = "png"
+    size: int | None = None
+    """Edge of the sub-images in pixels; None keeps images whole."""
+    step: int = 0
+    threshold: int = 0
+    min_jpeg_quality: int | None = None
+    """JPEG files that are coarser than this standard quality are left out."""
+
+    def windows(self, height: int, width: int) -> list[Window]:
+        """Return the sub-images of an image, or the whole of it as one."""
+        if self.size is None:
+            return [Window(0, 0, height, width)]
+        return sub_windows(height, width, self.size, self.step, self.threshold)
+
+    def key(self, key: str, number: int) -> str:
+        """Return the key of an image's sub-image, counted from 0."""
+        return key if self.size is None else f"{key}_s{number + 1:03d}"
+
+    def encode(self, image: Pixels) -> bytes:
+        """Return what is stored of an image."""
+        return raw_pixels.pack(image) if self.store == "raw" else _png(image)
+
+
+class Entry(NamedTuple):
+    """One stored image."""
+
+    key: str
+    shape: tuple[int, int, int]
+    """Height, width, channels."""
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What became of one source image."""
+
+    entries: tuple[Entry, ...] = ()
+    coarse: str = ""
+    """Why it was left out as a coarse JPEG."""
+    unreadable: str = ""
+
+
+@dataclass
+class Report:
+    """What a preparation did."""
+
+    images: int = 0
+    """Source images that were stored."""
+    entries: int = 0
+    coarse: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+# Keys
+
+
+def keys_of(images: Sequence[StoredImage], remove_suffix: str = "") -> list[str]:
+    """Return a key for each image, no two alike, as BasicSR's LMDBs take them.
+
+    A key is the path below the root, without extension; in front of it stands the root's name if
+    there are several roots. What BasicSR cannot have in a key, dots and all that is not ASCII, is
+    written as in web addresses (``%2E`` for a dot). Images that differ in the extension only keep
+    it.
+
+    Args:
+        images: Images of one root or of several.
+        remove_suffix: An ending that is removed from the names, such as ``x4``.
+
+    Raises:
+        UserError: Two keys are alike all the same, or one is too long.
+    """
+    roots = {image.source.root: image.source.root.resolve().stem for image in images}
+    names = list(roots.values())
+    if len(set(names)) < len(names):
+        raise UserError(f"input folders of one name ({names[0]}); give the folder above them")
+    counts = Counter((image.source.root, image.stem) for image in images)
+    keys: dict[str, StoredImage] = {}
+    for image in images:
+        alone = counts[image.source.root, image.stem] == 1
+        key = image.stem.removesuffix(remove_suffix) if alone else image.name
+        if len(roots) > 1:
+            key = f"{roots[image.source.root]}/{key}"
+        key = quote(key, safe="/ !#$&'()+,;=@[]{}~^`").replace(".", "%2E")
+        first = keys.setdefault(key, image)
+        if first is not image:
+            raise UserError(f"{first.path} and {image.path} get one key, {key}; rename one")
+        if len(key) > _LONGEST_KEY - len("_s0000"):
+            raise UserError(f"{image.path}: its path is too long for a key; use shorter names")
+    return list(keys)
+
+
+# One image, in a worker
+
+
+def prepare_image(job: tuple[StoredImage, str], settings: Settings) -> Prepared:
+    """Read an image, leave it out or cut it up, and encode the parts."""
+    image, key = job
+    try:
+        data = image.read()
+        if settings.min_jpeg_quality is not None:
+            quality = equivalent_quality(data)
+            if quality is not None and quality < settings.min_jpeg_quality:
+                return Prepared(coarse=f"{image.path}: JPEG of quality {quality}")
+        pixels = decode(data, image.path)
+    except UserError as error:
+        return Prepared(unreadable=str(error))
+    entries = []
+    for number, window in enumerate(settings.windows(*pixels.shape[:2])):
+        part = np.ascontiguousarray(window.cut(pixels))
+        shape = (*part.shape, 1)[:3]
+        entries.append(Entry(settings.key(key, number), shape, settings.encode(part)))
+    return Prepared(tuple(entries))
+
+
+def measure(image: StoredImage) -> tuple[int, int, int] | None:
+    """Return height, width and channels from an image's header, None where it has none."""
+    try:
+        data = image.read()
+        if raw_pixels.is_raw(data):
+            return (*decode(data, image.path).shape, 1)[:3]
+        with Image.open(io.BytesIO(data)) as opened:
+            grey = opened.mode in ("1", "L", "LA") or opened.mode.startswith("I")
+            return opened.height, opened.width, 1 if grey else 3
+    except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _png(image: Pixels) -> bytes:
+    # level 1 decodes as fast as the others, takes 7 % more room and a fraction of the time to make
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+# The whole
+
+
+class Preparation:
+    """Stores images at ``output``, going on where an interrupted run stopped.
+
+    Args:
+        images: The source images.
+        keys: As many keys; see :func:`keys_of`.
+        output: The store to make: an LMDB if its name ends in ``.lmdb``, else a folder of PNGs.
+        settings: What becomes of each image.
+        overwrite: Replace an earlier store at ``output`` once the new one is whole, and discard
+            what an interrupted run with other settings left.
+        map_size: First size of an LMDB's map in bytes.
+        batch_bytes: So much is stored at a time.
+
+    Raises:
+        UserError: The output exists, is in use, or is no place to write to.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[StoredImage],
+        keys: Sequence[str],
+        output: Path,
+        settings: Settings,
+        *,
+        overwrite: bool = False,
+        map_size: int = FIRST_MAP,
+        batch_bytes: int = BATCH_BYTES,
+    ) -> None:
+        if settings.store == "raw" and not is_lmdb(output):
+            raise UserError(f"{output}: raw pixels are stored in an LMDB; end its name in .lmdb")
+        for root in {image.source.root for image in images}:
+            if root.resolve() in (output.resolve(), *output.resolve().parents):
+                raise UserError(f"{output}: lies in the input {root}; choose a place outside it")
+        if output.exists() and not overwrite:
+            raise UserError(f"{output}: exists already; --overwrite replaces it")
+        if output.exists() and not _beside(output, MANIFEST).is_file():
+            raise UserError(f"{output}: was not made by `basicsr prepare`; remove it yourself")
+        self._jobs = list(zip(images, keys, strict=True))
+        self._output = output
+        self._settings = settings
+        self._overwrite = overwrite
+        self._map_size = map_size
+        self._batch_bytes = batch_bytes
+        self._partial = output.with_name(f"{output.name}.partial")
+        self._content = self._partial / "content"
+        self._report = Report()
+        self._lines: list[str] = []
+        """Of ``meta_info.txt``."""
+
+    def bytes_needed(self, workers: int, progress: Callable[[], object] = lambda: None) -> int:
+        """Return the room that the store takes as raw pixels; as PNG it takes less.
+
+        Image headers tell; an image without a sound one counts nothing.
+        """
+        total = 0
+        for size in ordered_map(measure, [image for image, _ in self._jobs], workers):
+            progress()
+            if size is not None:
+                height, width, channels = size
+                for window in self._settings.windows(height, width):
+                    entry = raw_pixels.packed_size(window.height, window.width, channels)
+                    total += -(-(entry + 16) // _PAGE) * _PAGE  # 16 bytes stand before an entry
+        return total
+
+    def run(self, workers: int, progress: Callable[[], object] = lambda: None) -> Report:
+        """Store all images.
+
+        Args:
+            workers: Processes that read and encode; with 1, this process does it.
+            progress: Called for each image, those of an earlier run included.
+
+        Raises:
+            UserError: No image can be used, or the store cannot be written.
+        """
+        try:
+            self._partial.parent.mkdir(parents=True, exist_ok=True)
+            self._partial.mkdir(exist_ok=True)
+            with _locked(self._partial):
+                self._check_plan()
+                self._content.mkdir(exist_ok=True)
+                return self._run(workers, progress)
+        except OSError as error:
+            raise UserError(
+                f"{self._partial}: cannot be written ({error.strerror or error};"
+                f" {free_bytes(self._partial) / 1e6:.1f} MB are free there); mend that and give the"
+                " same command again: it goes on where it stopped"
+            ) from error
+
+    def _run(self, workers: int, progress: Callable[[], object]) -> Report:
+        lmdb = is_lmdb(self._output)
+        writer: Writer = (
+            LmdbWriter(self._content, self._map_size) if lmdb else FolderWriter(self._content)
+        )
+        with (self._partial / "journal.jsonl").open("a+", encoding="utf-8") as journal:
+            done = self._replay(journal)
+            for _ in range(done):
+                progress()
+            work = partial(prepare_image, settings=self._settings)
+            batch: list[Prepared] = []
+            held = 0
+            for prepared in ordered_map(work, self._jobs[done:], workers):
+                batch.append(prepared)
+                held += sum(len(entry.data) for entry in prepared.entries)
+                progress()
+                if held >= self._batch_bytes:
+                    self._store(batch, writer, journal)
+                    batch, held = [], 0
+            self._store(batch, writer, journal)
+        facts = writer.close()
+        if not self._report.entries:
+            shutil.rmtree(self._partial)
+            left_out = [*self._report.unreadable, *self._report.coarse]
+            raise UserError(f"no image could be used: {some(left_out)}")
+        self._finish(facts)
+        return self._report
+
+    def _check_plan(self) -> None:
+        """Make sure that what an earlier run left belongs to this one, or begin anew."""
+        names = "\n".join(f"{key}\t{image.path}" for image, key in self._jobs)
+        plan = {
+            "images": len(self._jobs),
+            "names": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
+            **asdict(self._settings),
+        }
+        file = self._partial / "plan.json"
+        try:
+            earlier = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            earlier = None
+        except ValueError:
+            earlier = {}
+        if earlier is not None and earlier != plan:
+            if not self._overwrite:
+                changed = [key for key in plan if earlier.get(key) != plan[key]]
+                raise UserError(
+                    f"{self._partial}: an interrupted run with other {some(changed)} left it;"
+                    " --overwrite discards it"
+                )
+            shutil.rmtree(self._content, ignore_errors=True)
+            (self._partial / "journal.jsonl").unlink(missing_ok=True)
+        _write_whole(file, json.dumps(plan))
+
+    def _replay(self, journal: TextIO) -> int:
+        """Take over the whole lines of the journal, cut off a torn one, return their number."""
+        journal.seek(0)
+        lines = journal.read().split("\n")[:-1]
+        for line in lines:
+            record = json.loads(line)
+            entries = tuple(Entry(key, tuple(shape), b"") for key, shape in record["entries"])
+            self._count(Prepared(entries, record["coarse"], record["unreadable"]))
+        journal.truncate(sum(len(line.encode()) + 1 for line in lines))
+        journal.seek(0, os.SEEK_END)
+        return len(lines)
+
+    def _store(self, batch: list[Prepared], writer: Writer, journal: TextIO) -> None:
+        """Store images, then say so in the journal: a line there has its images on disk."""
+        writer.write({entry.key: entry.data for image in batch for entry in image.entries})
+        for image in batch:
+            self._count(image)
+            record = {**vars(image), "entries": [(e.key, e.shape) for e in image.entries]}
+            journal.write(json.dumps(record) + "\n")
+        journal.flush()
+        os.fsync(journal.fileno())
+
+    def _count(self, prepared: Prepared) -> None:
+        suffix, level = ("raw", 0) if self._settings.store == "raw" else ("png", 1)
+        for entry in prepared.entries:
+            height, width, channels = entry.shape
+            self._lines.append(f"{entry.key}.{suffix} ({height},{width},{channels}) {level}\n")
+        self._report.images += bool(prepared.entries)
+        self._report.entries += len(prepared.entries)
+        self._report.coarse += [prepared.coarse] if prepared.coarse else []
+        self._report.unreadable += [prepared.unreadable] if prepared.unreadable else []
+
+    def _finish(self, facts: dict[str, Any]) -> None:
+        """Write the files that go with the store and put it in its place."""
+        left_out = [*self._report.unreadable, *self._report.coarse]
+        texts = {
+            "meta_info.txt": "".join(self._lines),
+            MANIFEST: json.dumps({**asdict(self._settings), **facts}, indent=1) + "\n",
+            "left_out.txt": "".join(f"{line}\n" for line in left_out),
+        }
+        within = is_lmdb(self._output)
+        for name, text in texts.items():
+            if text:
+                _write_whole(self._content / name if within else _beside(self._output, name), text)
+        if self._output.exists():
+            self._output.rename(self._partial / "replaced")
+        self._content.rename(self._output)
+        shutil.rmtree(self._partial)
+
+
+def write_meta_info(
+    images: Sequence[StoredImage],
+    output: Path,
+    workers: int,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[], object] = lambda: None,
+) -> Report:
+    """Write the ``meta_info`` file of a folder: a line ``name (height,width,channels)`` each.
+
+    Raises:
+        UserError: The file exists or cannot be written, or no image has a sound header.
+    """
+    if output.exists() and not overwrite:
+        raise UserError(f"{output}: exists already; --overwrite replaces it")
+    report = Report()
+    lines = []
+    for image, size in zip(images, ordered_map(measure, images, workers), strict=True):
+        progress()
+        if size is None:
+            report.unreadable.append(f"{image.path}: cannot be read as an image")
+        else:
+            lines.append("{} ({},{},{})\n".format(image.name, *size))
+    report.images = report.entries = len(lines)
+    if not lines:
+        raise UserError(f"no image could be used: {some(report.unreadable)}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(output, "".join(lines))
+    except OSError as error:
+        raise UserError(f"{output}: {error.strerror}") from error
+    return report
+
+
+def free_bytes(path: Path) -> int:
+    """Return the room on the disk where a path is or will be."""
+    folder = path.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _beside(output: Path, name: str) -> Path:
+    """Return where a file about a store lies: in an LMDB's folder, but not among images."""
+    return output / name if is_lmdb(output) else output.with_name(f"{output.name}_{name}")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    aside = path.with_name(f"{path.name}.tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; the system frees it when this process ends."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another `basicsr prepare` is at work in it") from error
+        yield
+
+
+# Processes
+
+
+def ordered_map(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
+) -> Iterator[_Result]:
+    """Yield the results of a function in the order of the items, few of them waiting at a time.
+
+    Args:
+        function: Can be pickled, as its arguments and results can.
+        items: What it is called with.
+        workers: Processes; with 1, this process does it.
+
+    Raises:
+        UserError: A process was killed.
+    """
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(workers, initializer=_begin_worker) as pool:
+        try:
+            yield from _in_order(pool, function, items, 2 * workers)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was killed, perhaps for want of memory; give the same command"
+                " again with fewer --workers: it goes on where it stopped"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    pool: Executor, function: Callable[[_Item], _Result], items: Iterable[_Item], waiting: int
+) -> Iterator[_Result]:
+    futures: deque[Future[_Result]] = deque()
+    for item in items:
+        futures.append(pool.submit(function, item))
+        if len(futures) > waiting:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the main process, and end with it even where it is killed."""
+    signal(SIGINT, SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
