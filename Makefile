@@ -1,6 +1,6 @@
 # Everything runs in .venv/, which is made on first use and made again when pyproject.toml changes.
 #   make demo   train and test a small PromptCIR on real photographs, about two minutes
-#   make test   all tests
+#   make test   all tests, a file per core at a time
 #   make lint   formatting, lint, types
 #   make wheel  build the wheel and run it from another directory in an environment of its own
 PYTHON ?= python3
@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/basicsr demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
