@@ -125,8 +125,8 @@ def measure(options: argparse.Namespace) -> None:
         if index:
             pixels += original.shape[0] * original.shape[1]
             inputs.append(psnr(picture.samples, original))
-    print(f"{len(files)} images, {pixels / 1e6:.2f} MP, input {np.mean(inputs):.3f} dB; torch")
-    print(f"{torch.__version__}, {torch.get_num_threads()} threads, {options.device}\n")
+    print(f"{len(files)} images, {pixels / 1e6:.2f} MP, input {np.mean(inputs):.3f} dB")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}\n")
     print("| | MP/s | times as fast | PSNR, dB | outside the network |\n|---|---|---|---|---|")
     first = next(iter(seconds.values()))
     for name, (clock, _) in restorers.items():

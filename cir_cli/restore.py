@@ -142,7 +142,7 @@ class _Batch:
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         encoding = Encoding(job.format, options.quality)
-        _write(job.restored, encoding.encode(restored, str(job.restored)))
+        _write(job.restored, encoding.encode(restored, where))
         self.restored += 1
         self.pixels += facts.pixels
         told = "" if facts.quality is None else f"JPEG quality {_told(facts)}, "

@@ -44,7 +44,7 @@ class Encoding:
 
         Args:
             picture: What to write; its metadata go with it.
-            where: The output's path, for messages.
+            where: The input's path, for messages.
 
         Raises:
             UnwritablePicture: The format cannot hold the size, the alpha, or 16 bits with metadata.

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from cir_arch.facts import NetworkFacts
 
-CPU_BUDGET = 1536 * 2**20
+CPU_BUDGET = 1280 * 2**20
 """Bytes that an image or tile may take on a CPU, where what is free is not ours alone."""
 
 _SHARE_OF_FREE = 0.7

@@ -13,6 +13,9 @@ from cir_arch.facts import NetworkFacts
 BLOCK_PERIOD = 16
 """Period in pixels of JPEG's blocks with halved chroma: tiles on it look alike to a network."""
 
+_OVERLAP = 64
+"""Most that tiles of a network without a fitting halo overlap by default."""
+
 Run = Callable[[Tensor], Tensor]
 """Passes (B, C, H, W) through a network; float32, finite."""
 
@@ -46,7 +49,7 @@ class Tiling:
             tile: Height and width of a tile.
             overlap: Pixels that neighbours share; at least the tile less one step of the grid is
                 kept as stride, by a larger tile if need be. None: twice the halo where that is at
-                most half of the tile, else an eighth of the tile.
+                most half of the tile, else an eighth of the tile, and at most 64.
             facts: Those of the networks that the tiles will pass through.
         """
         grid = grid_of(facts)
@@ -55,7 +58,7 @@ class Tiling:
         halo = None if None in halos else max(halo for halo in halos if halo is not None)
         if overlap is None:
             exact = halo is not None and 4 * halo <= tile
-            overlap = 2 * halo if exact and halo is not None else tile // 8
+            overlap = 2 * halo if exact and halo is not None else min(tile // 8, _OVERLAP)
         overlap = _round_up(overlap, grid)
         # what a global network lacks at the edge of a tile fades with the distance from it
         margin = overlap // 4 if halo is None else min(halo, overlap // 2)

@@ -285,3 +285,16 @@ def test_damaged_files_do_not_stop_the_batch(photos, identity, capsys):
     for name in results:
         Image.open(photos.parent / "out" / name).load()
     assert all((folder / name).read_bytes() == data for name, data in files.items())
+
+
+def test_what_the_format_cannot_hold_names_the_file(photos, identity, capsys):
+    image = Image.open(photos / "astronaut.jpg")
+    image.putalpha(100)
+    image.save(photos / "alpha.webp")
+    Image.new("L", (17000, 1)).save(photos / "wide.jpg", quality=50)
+    assert run(photos, "-o", "a", "--format", "jpeg") == 1
+    assert run(photos, "-o", "b", "--format", "webp") == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 2
+    assert "alpha.webp: JPEG cannot hold its alpha; write png or webp" in errors[0]
+    assert "wide.jpg: webp holds at most 16383 pixels a side, and this is 17000 x 1" in errors[1]
