@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from cir_data.codec import Compression
 from cir_data.geometry import Boundary, Orientation, Pixels
-from cir_data.jpeg import Compression, compression_of
+from cir_data.jpeg import compression_of
 from cir_host.errors import UserError
 
 _DECODING_ERRORS = (

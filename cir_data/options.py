@@ -1,17 +1,34 @@
 """The options of our data sets: what may stand in a section below ``datasets``."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from cir_data.color import Color
-from cir_data.quality import QualityDraw, QualityValue
+from cir_data.draws import IntegerOption, JPEGQuality, Mixture, NameOption, check_range
+from cir_data.jpeg import Subsampling
 from cir_data.sources import as_list, is_lmdb
 from cir_host.options import DatasetOptions
 
 Roots = str | Annotated[list[str], Meta(min_length=1)]
+
+Shift: TypeAlias = Annotated[int, Meta(ge=0, le=15)]
+Factor: TypeAlias = Annotated[float, Meta(ge=0.1, le=4)]
+Table: TypeAlias = Annotated[
+    list[Annotated[int, Meta(ge=1, le=255)]], Meta(min_length=64, max_length=64)
+]
+Library: TypeAlias = Literal[
+    "pillow",
+    "libjpeg-9",
+    "libjpeg-9a",
+    "libjpeg-9b",
+    "libjpeg-9c",
+    "libjpeg-9d",
+    "libjpeg-9e",
+    "libjpeg-9f",
+]
 
 
 class IOBackend(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -106,22 +123,127 @@ class PairOptions(ImageOptions, kw_only=True):
         yield "dataroot_gt", self.dataroot_gt
 
 
+class FactorRange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """``{range: [0.5, 1.5]}``: a factor drawn evenly between the two."""
+
+    range: tuple[Factor, Factor]
+    probability: Annotated[
+        float, Meta(ge=0, le=1, description="How often it is resized; the factor is 1 otherwise.")
+    ] = 1
+
+    def __post_init__(self) -> None:
+        check_range(self.range)
+
+
+class DoubleOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An earlier JPEG compression of the image: ``double: {quality: {range: [30, 95]}}``."""
+
+    quality: Annotated[
+        IntegerOption[JPEGQuality],
+        Meta(description="That of the first compression, in the forms of the key quality."),
+    ]
+    subsampling: Annotated[
+        NameOption[Subsampling], Meta(description="That of the first compression.")
+    ] = "4:2:0"
+    probability: Annotated[
+        float, Meta(ge=0, le=1, description="How often an image is compressed twice.")
+    ] = 1
+    shift: Annotated[
+        Literal["none", "random"] | tuple[Shift, Shift],
+        Meta(
+            description="Rows and columns, 0 to 15, that the image loses at top and left between"
+            " the two compressions, so that their grids differ; random: each evenly drawn."
+        ),
+    ] = "none"
+    resize: Annotated[
+        Factor | FactorRange | None,
+        Meta(
+            description="Resize the image, and its original with it, between the two compressions,"
+            " before the shift, by Pillow's bicubic filter: a factor or {range: [0.5, 1.5],"
+            " probability: 0.5}. The whole image is then compressed and resized for each crop."
+        ),
+    ] = None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether nothing is drawn."""
+        return (
+            self.probability in (0, 1)
+            and Mixture.from_option(self.quality).fixed
+            and Mixture.from_option(self.subsampling).fixed
+            and self.shift != "random"
+            and not isinstance(self.resize, FactorRange)
+        )
+
+
 class JPEGRestorationOptions(PairOptions, kw_only=True):
     """Keys of ``JPEGRestorationDataset``."""
 
     quality: Annotated[
-        QualityValue | QualityDraw,
+        IntegerOption[JPEGQuality] | None,
         Meta(
             description="JPEG quality, 1 to 100. Training also takes {choices: [10, 20, 30]} or"
-            " {range: [10, 70]}, from which it draws for each crop; both ends are included."
+            " {range: [10, 70]}, from which it draws for each crop; both ends are included; or a"
+            " mixture: [{choices: [10, 20], weight: 0.75}, {range: [8, 96], weight: 0.25}]."
         ),
-    ]
+    ] = None
+    tables: Annotated[
+        str | Annotated[list[Table], Meta(min_length=1, max_length=2)] | None,
+        Meta(
+            description="Quantisation tables in place of a quality: one or two (luma, chroma) of 64"
+            " integers row by row, or a text file of such, or a JPEG file that has them."
+        ),
+    ] = None
+    subsampling: Annotated[
+        NameOption[Subsampling],
+        Meta(
+            description='"4:4:4", "4:2:2" or "4:2:0" (with quotation marks, as YAML reads some such'
+            ' numbers as times). Training also takes {choices: ["4:4:4", "4:2:0"]} or a mixture as'
+            " for quality. Without effect on one channel."
+        ),
+    ] = "4:2:0"
+    progressive: Annotated[
+        bool, Meta(description="Store progressively; this takes longer and changes no pixel.")
+    ] = False
+    library: Annotated[
+        Library,
+        Meta(
+            description="pillow: the libjpeg that Pillow was built with, mostly libjpeg-turbo."
+            " libjpeg-9 to libjpeg-9f: these releases of the IJG, through the package jpeglib."
+        ),
+    ] = "pillow"
+    double: Annotated[
+        DoubleOptions | None,
+        Meta(description="Compress images twice, as they are that were saved and saved again."),
+    ] = None
+    align: Annotated[
+        Literal["none", "mcu"],
+        Meta(
+            description="Training: mcu: crops start at a corner of JPEG's units of 8 or 16 pixels,"
+            " as where patches are cut before they are compressed. none: anywhere."
+        ),
+    ] = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.phase != "train" and not isinstance(self.quality, int):
+        if (self.quality is None) == (self.tables is None):
+            raise ValueError("give either quality or tables")
+        if self.progressive and self.library != "pillow":
+            raise ValueError("progressive needs library: pillow")
+        if self.phase == "train":
+            return
+        if self.quality is not None and not isinstance(self.quality, int):
             raise ValueError(
                 "quality must be one integer where metrics are measured; make a section for each"
+            )
+        if not isinstance(self.subsampling, str):
+            raise ValueError(
+                "subsampling must be one value where metrics are measured; make a section for each"
+            )
+        if self.double is not None and not self.double.fixed:
+            raise ValueError(
+                "double must leave nothing to chance where metrics are measured: probability 0 or"
+                " 1, one quality, one subsampling, a shift in numbers, one factor to resize by"
             )
 
 

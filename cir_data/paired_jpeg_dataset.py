@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 
+from cir_data.codec import Compression
 from cir_data.color import convert
 from cir_data.geometry import Boundary, Pixels, Window
 from cir_data.image_io import CompressedImage, decode, decode_compressed
-from cir_data.jpeg import Compression
 from cir_data.options import PairedJPEGOptions
 from cir_data.pair_dataset import PairDataset, extend
 from cir_data.sample import PairSample, make_pair, make_sample
@@ -60,7 +60,7 @@ class PairedJPEGDataset(PairDataset):
         """Return the same crop of both images."""
         gt, lq = self._read(index)
         both = [extend(image, self.crop_size) for image in (gt, lq.pixels)]
-        window = Window.random(rng, both[0], self.crop_size)
+        window = Window.random(rng, both[0].shape[:2], self.crop_size)
         orientation = self.random_orientation(rng)
         crops = [window.cut(image) for image in both]
         boundary = orientation.move_boundary(window.move_boundary(lq.boundary), crops[0])
