@@ -79,15 +79,16 @@ class JPEG(Codec):
         return "4:0:0" if grey else self.subsampling
 
     def _encoded(self, image: Pixels, quality: int) -> io.BytesIO:
-        settings: dict[str, Any] = {}
+        # Pillow would scale given tables by a quality beside them
+        settings: dict[str, Any] = (
+            {"quality": quality} if self.tables is None else {"qtables": self.tables}
+        )
         if image.ndim == 3:
             settings["subsampling"] = self.subsampling
-        if self.tables is not None:
-            settings["qtables"] = self.tables
         if self.progressive:
             settings["progressive"] = True
         buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "JPEG", quality=quality, **settings)
+        Image.fromarray(image).save(buffer, "JPEG", **settings)
         return buffer
 
 

@@ -13,7 +13,9 @@ SAMPLINGS = st.sampled_from(("4:4:4", "4:2:2", "4:2:0"))
 
 
 def noise(height, width):
-    return np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3), np.uint8)
+    return np.random.default_rng(height * 100 + width).integers(
+        0, 256, (height, width, 3), np.uint8
+    )
 
 
 def plain_double(image, first, last, rows=0, columns=0, size=None):

@@ -77,7 +77,9 @@ def test_every_single_pixel_near_every_border(size, sampling):
         assert np.array_equal(crop, window.cut(whole)), window
 
 
-@pytest.mark.parametrize(("sampling", "exact"), [("4:4:4", True), ("4:2:2", False), ("4:2:0", False)])
+@pytest.mark.parametrize(
+    ("sampling", "exact"), [("4:4:4", True), ("4:2:2", False), ("4:2:0", False)]
+)
 def test_a_region_without_its_neighbours_is_not_exact(sampling, exact):
     # what the two tests above would miss if chroma were not interpolated at all
     image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
