@@ -45,7 +45,7 @@ class QualityScale:
 class Codec(ABC):
     """A codec with all its settings but the quality."""
 
-    scale: QualityScale
+    scale: ClassVar[QualityScale] = QualityScale(0, 100)
     takes_grey: ClassVar[bool] = False
     """Whether it stores one channel. Otherwise a grey image goes through it as three equal ones."""
 

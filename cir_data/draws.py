@@ -4,14 +4,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Annotated, Generic, TypeAlias, TypeVar
+from typing import Annotated, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
 T = TypeVar("T")
-Drawable = TypeVar("Drawable", int, str)
 
 JPEGQuality: TypeAlias = Annotated[int, Meta(ge=1, le=100)]
 
@@ -23,6 +22,11 @@ class Choice(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=Tru
         Annotated[list[T], Meta(min_length=1)],
         Meta(description="Values drawn with equal probability; a repeated one counts twice."),
     ]
+
+    @property
+    def values(self) -> Sequence[T]:
+        """All of them."""
+        return self.choices
 
 
 class Draw(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=True):
@@ -44,7 +48,15 @@ class Draw(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=True)
         if (self.choices is None) == (self.range is None):
             raise ValueError("give either choices or range")
         if self.range is not None:
-            check_range(self.range)
+            check_range(cast(tuple[int, int], self.range))
+
+    @property
+    def values(self) -> Sequence[T]:
+        """All of them."""
+        if self.choices is not None:
+            return self.choices
+        low, high = cast(tuple[int, int], self.range)
+        return cast(Sequence[T], range(low, high + 1))
 
 
 Weight: TypeAlias = Annotated[
@@ -73,51 +85,41 @@ NameOption: TypeAlias = T | Choice[T] | Annotated[list[WeightedChoice[T]], Meta(
 
 
 @dataclass(frozen=True)
-class Mixture(Generic[Drawable]):
+class Mixture(Generic[T]):
     """Entries, taken by their weights, of values that are drawn with equal probability."""
 
-    entries: tuple[Sequence[Drawable], ...]
+    entries: tuple[Sequence[T], ...]
     bounds: tuple[float, ...]
-    """The upper end of each entry's share of [0, 1)."""
+    """The upper end of each entry's share of [0, 1), but for the last one."""
 
     @classmethod
-    def from_option(
-        cls, option: IntegerOption[Drawable] | NameOption[Drawable]
-    ) -> "Mixture[Drawable]":
+    def of(
+        cls, option: T | Draw[T] | Choice[T] | list[WeightedDraw[T]] | list[WeightedChoice[T]]
+    ) -> "Mixture[T]":
         """Take the value of a key, already checked."""
-        if not isinstance(option, list):
-            return cls((_values(option),), (1.0,))
-        total = sum(entry.weight for entry in option)
-        sums = accumulate(entry.weight for entry in option[:-1])
-        return cls(tuple(map(_values, option)), (*(s / total for s in sums), 1.0))
+        if isinstance(option, list):
+            sums = list(accumulate(entry.weight for entry in option))
+            return cls(
+                tuple(entry.values for entry in option), tuple(s / sums[-1] for s in sums[:-1])
+            )
+        return cls((option.values if isinstance(option, Draw | Choice) else (option,),), ())
+
+    @property
+    def values(self) -> set[T]:
+        """All values."""
+        return {value for entry in self.entries for value in entry}
 
     @property
     def fixed(self) -> bool:
         """Whether there is one value only."""
-        return len({value for entry in self.entries for value in entry}) == 1
+        return len(self.values) == 1
 
-    @property
-    def values(self) -> list[Drawable]:
-        """All values, in ascending order."""
-        return sorted({value for entry in self.entries for value in entry})
-
-    def draw(self, rng: np.random.Generator) -> Drawable:
+    def draw(self, rng: np.random.Generator) -> T:
         """Return one of the values."""
         entry = self.entries[0]
-        if len(self.entries) > 1:
+        if self.bounds:
             entry = self.entries[bisect_right(self.bounds, rng.random())]
-        return entry[rng.integers(len(entry))]
-
-
-def _values(option: Drawable | Draw[Drawable] | Choice[Drawable]) -> Sequence[Drawable]:
-    if not isinstance(option, Draw | Choice):
-        return (option,)
-    if option.choices is not None:
-        return tuple(option.choices)
-    assert isinstance(option, Draw)
-    assert option.range is not None  # checked by Draw
-    low, high = option.range
-    return range(low, high + 1)
+        return entry[int(rng.integers(len(entry)))]
 
 
 def check_range(ends: tuple[float, float]) -> None:

@@ -42,7 +42,7 @@ class JPEG(Codec):
     progressive: bool = False
     """Store the same coefficients in another order: the decoded pixels are those of baseline."""
 
-    scale: ClassVar = QualityScale(1, 100)
+    scale: ClassVar[QualityScale] = QualityScale(1, 100)
     takes_grey: ClassVar[bool] = True
 
     @property
@@ -128,21 +128,27 @@ def compression_of(image: Image.Image) -> Compression:
     if not isinstance(image, JpegImageFile):
         return Compression(image.format or "unknown", UNKNOWN_QUALITY, "unknown")
     grey = image.layers == 1
-    tables = tuple(tuple(table) for _, table in sorted(image.quantization.items()))
-    quality = _standard_tables(grey).get(tables, UNKNOWN_QUALITY)
+    tables = stored_tables(image)
+    quality = _standard_qualities(grey).get(tables, UNKNOWN_QUALITY)
     subsampling = "4:0:0" if grey else _SUBSAMPLING.get(get_sampling(image), "unknown")
     return Compression("JPEG", quality, subsampling)
 
 
 @cache
-def _standard_tables(grey: bool) -> dict[Tables, int]:
+def standard_tables(quality: int, grey: bool) -> Tables:
+    """Return the quantisation tables that Pillow writes for a quality, clamped to 255."""
+    buffer = io.BytesIO()
+    Image.new("L" if grey else "RGB", (8, 8)).save(buffer, "JPEG", quality=quality)
+    return stored_tables(Image.open(buffer))
+
+
+def stored_tables(image: Image.Image) -> Tables:
+    """Return the quantisation tables of an opened JPEG file, in the order of their numbers."""
+    assert isinstance(image, JpegImageFile)
+    return tuple(tuple(table) for _, table in sorted(image.quantization.items()))
+
+
+@cache
+def _standard_qualities(grey: bool) -> dict[Tables, int]:
     """Return the qualities by their standard quantisation tables."""
-    qualities: dict[Tables, int] = {}
-    for quality in range(1, 101):
-        buffer = io.BytesIO()
-        Image.new("L" if grey else "RGB", (8, 8)).save(buffer, "JPEG", quality=quality)
-        image = Image.open(buffer)
-        assert isinstance(image, JpegImageFile)
-        tables = tuple(tuple(table) for _, table in sorted(image.quantization.items()))
-        qualities[tables] = quality
-    return qualities
+    return {standard_tables(quality, grey): quality for quality in range(1, 101)}

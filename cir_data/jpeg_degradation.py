@@ -12,7 +12,8 @@ from cir_data.codec import UNKNOWN_QUALITY
 from cir_data.degradation import Compress, CutOff, Degradation, Resize, Step
 from cir_data.draws import Mixture
 from cir_data.geometry import Boundary, Window
-from cir_data.jpeg import JPEG, Subsampling, Tables
+from cir_data.ijg_jpeg import IJGJpeg
+from cir_data.jpeg import JPEG, Subsampling, Tables, stored_tables
 from cir_data.options import DoubleOptions, FactorRange, JPEGRestorationOptions, Library
 from cir_host.errors import OptionsError, UserError
 
@@ -28,8 +29,8 @@ class JPEGDraws:
     def __init__(self, options: JPEGRestorationOptions, where: str) -> None:
         tables = options.tables and _tables(options.tables, f"{where}.tables")
         # with tables of its own, a codec takes any quality
-        self._quality = Mixture.from_option(options.quality or JPEG.scale.highest)
-        self._subsampling = Mixture.from_option(options.subsampling)
+        self._quality = Mixture[int].of(options.quality or JPEG.scale.highest)
+        self._subsampling = Mixture[Subsampling].of(options.subsampling)
         self._codecs = {
             sampling: _codec(options.library, sampling, tables or None, options.progressive)
             for sampling in self._subsampling.values
@@ -48,8 +49,8 @@ class _FirstDraws:
 
     def __init__(self, options: DoubleOptions, library: Library) -> None:
         self._options = options
-        self._quality = Mixture.from_option(options.quality)
-        self._subsampling = Mixture.from_option(options.subsampling)
+        self._quality = Mixture[int].of(options.quality)
+        self._subsampling = Mixture[Subsampling].of(options.subsampling)
         self._codecs = {s: _codec(library, s) for s in self._subsampling.values}
 
     def draw(self, rng: np.random.Generator) -> list[Step]:
@@ -114,7 +115,9 @@ def _codec(
     tables: Tables | None = None,
     progressive: bool = False,
 ) -> JPEG:
-    return JPEG(subsampling, tables, progressive)
+    if library == "pillow":
+        return JPEG(subsampling, tables, progressive)
+    return IJGJpeg(subsampling, tables, release=library.removeprefix("libjpeg-"))
 
 
 def _tables(option: str | list[list[int]], where: str) -> Tables:
@@ -143,7 +146,7 @@ def read_tables(path: Path, where: str) -> Tables:
     try:
         with Image.open(io.BytesIO(data)) as image:
             if isinstance(image, JpegImageFile):
-                return tuple(tuple(table) for _, table in sorted(image.quantization.items()))[:2]
+                return stored_tables(image)[:2]
     except UnidentifiedImageError:
         pass
     text = re.sub(r"#.*", "", data.decode("utf-8", "replace"))

@@ -169,8 +169,8 @@ class DoubleOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         """Whether nothing is drawn."""
         return (
             self.probability in (0, 1)
-            and Mixture.from_option(self.quality).fixed
-            and Mixture.from_option(self.subsampling).fixed
+            and Mixture[int].of(self.quality).fixed
+            and Mixture[Subsampling].of(self.subsampling).fixed
             and self.shift != "random"
             and not isinstance(self.resize, FactorRange)
         )

@@ -45,7 +45,8 @@ def save(path: Path, image, **options):
 def plain_jpeg(image, quality, **settings):
     """The whole image through Pillow's JPEG, written without any of our code."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality, **settings)
+    given = {} if quality is None else {"quality": quality}
+    Image.fromarray(image).save(buffer, "JPEG", **given, **settings)
     return np.array(Image.open(buffer))
 
 

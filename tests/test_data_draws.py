@@ -15,7 +15,7 @@ def options(quality, phase="train"):
 
 def drawn(quality, count=6000):
     rng = np.random.default_rng(0)
-    chosen = Mixture.from_option(options(quality).quality)
+    chosen = Mixture.of(options(quality).quality)
     values, counts = np.unique([chosen.draw(rng) for _ in range(count)], return_counts=True)
     return dict(zip(values.tolist(), (counts / count).tolist(), strict=True))
 

@@ -109,11 +109,11 @@ def test_custom_tables_are_stored_as_they_are_and_keep_crops_exact():
     file = Image.open(io.BytesIO(codec.encode(image, 100)))
     assert [tuple(table) for table in file.quantization.values()] == list(TABLES)
     assert codec.record(100, grey=False).quality == -1
-    whole = plain_jpeg(image, 75, qtables=TABLES)
+    whole = plain_jpeg(image, None, qtables=TABLES)
     window = Window(17, 3, 21, 40)
     assert np.array_equal(crop_alone(image, window, 100, codec), window.cut(whole))
     grey = smooth_image(45, 51, channels=1)
-    assert np.array_equal(codec.compress(grey, 100), plain_jpeg(grey, 75, qtables=TABLES))
+    assert np.array_equal(codec.compress(grey, 100), plain_jpeg(grey, None, qtables=TABLES))
 
 
 def test_progressive_changes_the_file_and_no_pixel():
