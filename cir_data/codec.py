@@ -35,8 +35,6 @@ class QualityScale:
 
     lowest: int
     highest: int
-    rising: bool = True
-    """Whether a higher number is a better image; not so for a QP."""
 
     def __contains__(self, quality: int) -> bool:
         return self.lowest <= quality <= self.highest
@@ -45,9 +43,13 @@ class QualityScale:
 class Codec(ABC):
     """A codec with all its settings but the quality."""
 
-    scale: ClassVar[QualityScale] = QualityScale(0, 100)
     takes_grey: ClassVar[bool] = False
     """Whether it stores one channel. Otherwise a grey image goes through it as three equal ones."""
+
+    @property
+    @abstractmethod
+    def scale(self) -> QualityScale:
+        """The qualities that it takes; on some scales a higher one is worse, as a QP is."""
 
     @property
     @abstractmethod
@@ -67,8 +69,12 @@ class Codec(ABC):
         """
 
     @abstractmethod
-    def decode(self, data: bytes) -> Pixels:
+    def decode(self, data: bytes, size: Size) -> Pixels:
         """Return the image that :meth:`encode` compressed, in its shape.
+
+        Args:
+            data: The bitstream.
+            size: Height and width of the image, which not every bitstream tells.
 
         Raises:
             CodecError: The codec failed.
@@ -82,9 +88,11 @@ class Codec(ABC):
         """
         as_grey = image.ndim == 2 and not self.takes_grey
         given = np.repeat(image[..., None], 3, axis=2) if as_grey else image
-        decoded = self.decode(self.encode(given, quality))
+        decoded = self.decode(self.encode(given, quality), _size(given))
         if decoded.shape != given.shape:
-            raise CodecError(f"{self.version}: gave {decoded.shape} for {given.shape}")
+            raise CodecError(
+                f"{self.version}: gave an image of shape {decoded.shape} for {given.shape}"
+            )
         return np.asarray(Image.fromarray(decoded).convert("L")) if as_grey else decoded
 
     def record(self, quality: int, grey: bool) -> Compression:
@@ -102,3 +110,7 @@ class Codec(ABC):
             grey: Whether it is compressed as a grey image.
         """
         return Window(0, 0, *size)
+
+
+def _size(image: Pixels) -> Size:
+    return image.shape[0], image.shape[1]

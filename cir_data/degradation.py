@@ -17,6 +17,9 @@ from cir_data.codec import Codec, Compression
 from cir_data.color import Color, convert
 from cir_data.geometry import Pixels, Size, Window
 
+_CODING_UNIT = 64
+"""Edge of the largest blocks of AVIF and HEVC at their usual settings, on which contexts start."""
+
 
 class Step(ABC):
     """One step of a degradation."""
@@ -54,14 +57,30 @@ class Compress(Step):
 
     codec: Codec
     quality: int
+    context: int | None = None
+    """Pixels around a part that are compressed at most; None: as many as are needed."""
 
     def needs(self, part: Window, size: Size, grey: bool) -> Window:
-        """Return what the codec needs; see :meth:`Step.needs`."""
-        return self.codec.needs(part, size, grey)
+        """Return what the codec needs, or may have; see :meth:`Step.needs`."""
+        needed = self.codec.needs(part, size, grey)
+        if self.context is None:
+            return needed
+        top, bottom = _span(part.top, part.height, self.context, needed.top, needed.height)
+        left, right = _span(part.left, part.width, self.context, needed.left, needed.width)
+        return Window(top, left, bottom - top, right - left)
 
     def apply(self, image: Pixels, given: Window, wanted: Window, size: Size) -> Pixels:
         """Compress the part and cut; see :meth:`Step.apply`."""
         return wanted.within(given).cut(self.codec.compress(image, self.quality))
+
+
+def _span(
+    start: int, length: int, context: int, needed_start: int, needed_length: int
+) -> tuple[int, int]:
+    """Return where a part with some context begins and ends, within what is needed at most."""
+    first = max(0, start - context) // _CODING_UNIT * _CODING_UNIT
+    last = start + length + context
+    return max(first, needed_start), min(last, needed_start + needed_length)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from cir_data.codec import CodecError
 from cir_data.extras import needs_extra
-from cir_data.geometry import Pixels
+from cir_data.geometry import Pixels, Size
 from cir_data.jpeg import JPEG, standard_tables
 
 _selected = threading.Lock()
@@ -58,7 +58,7 @@ class IJGJpeg(JPEG):
             except OSError as error:
                 raise CodecError(f"{self.version}: {error}") from error
 
-    def decode(self, data: bytes) -> Pixels:
+    def decode(self, data: bytes, size: Size) -> Pixels:
         """Return the image; see :meth:`Codec.decode`."""
         with _selected, _folder() as folder:
             path = Path(folder) / "image.jpg"
@@ -71,7 +71,7 @@ class IJGJpeg(JPEG):
 
     def compress(self, image: Pixels, quality: int) -> Pixels:
         """Compress and decode an image; see :meth:`Codec.compress`."""
-        return self.decode(self.encode(image, quality))
+        return self.decode(self.encode(image, quality), (image.shape[0], image.shape[1]))
 
     def _library(self) -> ModuleType:
         library = _jpeglib()

@@ -42,8 +42,12 @@ class JPEG(Codec):
     progressive: bool = False
     """Store the same coefficients in another order: the decoded pixels are those of baseline."""
 
-    scale: ClassVar[QualityScale] = QualityScale(1, 100)
     takes_grey: ClassVar[bool] = True
+
+    @property
+    def scale(self) -> QualityScale:
+        """The qualities of libjpeg."""
+        return QualityScale(1, 100)
 
     @property
     def version(self) -> str:
@@ -54,7 +58,7 @@ class JPEG(Codec):
         """Compress an image, (H, W) grey or (H, W, 3) RGB; see :meth:`Codec.encode`."""
         return self._encoded(image, quality).getvalue()
 
-    def decode(self, data: bytes) -> Pixels:
+    def decode(self, data: bytes, size: Size) -> Pixels:
         """Return the image; see :meth:`Codec.decode`."""
         return np.asarray(Image.open(io.BytesIO(data)))
 

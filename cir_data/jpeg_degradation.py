@@ -29,7 +29,7 @@ class JPEGDraws:
     def __init__(self, options: JPEGRestorationOptions, where: str) -> None:
         tables = options.tables and _tables(options.tables, f"{where}.tables")
         # with tables of its own, a codec takes any quality
-        self._quality = Mixture[int].of(options.quality or JPEG.scale.highest)
+        self._quality = Mixture[int].of(options.quality or 100)
         self._subsampling = Mixture[Subsampling].of(options.subsampling)
         self._codecs = {
             sampling: _codec(options.library, sampling, tables or None, options.progressive)

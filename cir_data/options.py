@@ -19,6 +19,8 @@ Factor: TypeAlias = Annotated[float, Meta(ge=0.1, le=4)]
 Table: TypeAlias = Annotated[
     list[Annotated[int, Meta(ge=1, le=255)]], Meta(min_length=64, max_length=64)
 ]
+Commands: TypeAlias = str | Annotated[list[str], Meta(min_length=1)]
+CodecName: TypeAlias = Literal["jpeg", "webp", "avif", "hevc", "jxl"]
 Library: TypeAlias = Literal[
     "pillow",
     "libjpeg-9",
@@ -244,6 +246,73 @@ class JPEGRestorationOptions(PairOptions, kw_only=True):
             raise ValueError(
                 "double must leave nothing to chance where metrics are measured: probability 0 or"
                 " 1, one quality, one subsampling, a shift in numbers, one factor to resize by"
+            )
+
+
+class CommandOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A codec by programs: ``{name: x265, encode: ..., decode: ..., quality_range: [0, 51]}``."""
+
+    name: Annotated[str, Meta(min_length=1, description="What results call the codec.")]
+    encode: Annotated[
+        Commands,
+        Meta(
+            description="The command that compresses, or several, run one after the other without a"
+            " shell: {input} is the image as PNG, {bitstream} the file to write; {quality},"
+            " {width}, {height} and {folder}, a folder for files between them, may be used too."
+        ),
+    ]
+    decode: Annotated[
+        Commands,
+        Meta(
+            description="The command or commands that read {bitstream} and write the image as"
+            " {output}, a PNG; {width}, {height} and {folder} as above."
+        ),
+    ]
+    quality_range: Annotated[
+        tuple[int, int], Meta(description="The lowest and highest quality that it takes.")
+    ] = (0, 100)
+    suffix: Annotated[str, Meta(description="What the name of {bitstream} ends in.")] = ".bin"
+    timeout: Annotated[float, Meta(gt=0, description="Seconds that one command may take.")] = 60
+    version: Annotated[
+        str | None,
+        Meta(description="A command whose first line of output results show beside the name."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_range(self.quality_range)
+
+
+class CodecRestorationOptions(PairOptions, kw_only=True):
+    """Keys of ``CodecRestorationDataset``."""
+
+    codec: Annotated[
+        CodecName | CommandOptions,
+        Meta(
+            description="jpeg, webp, avif, hevc, jxl, or the commands of any other. hevc and jxl"
+            " need packages: pip install 'basicsr-cir[codecs]'."
+        ),
+    ]
+    quality: Annotated[
+        IntegerOption[int],
+        Meta(
+            description="On the codec's own scale, in the forms that JPEGRestorationDataset takes;"
+            " hevc: 0 to 100 of libheif, which is no QP."
+        ),
+    ]
+    context: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="Training: compress no more than this many pixels around the crop, from a"
+            " multiple of 64 on, in place of the whole image. Much faster; the crop is then not bit"
+            " for bit that of the whole compressed image. JPEG needs no more than is exact."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.phase != "train" and not isinstance(self.quality, int):
+            raise ValueError(
+                "quality must be one integer where metrics are measured; make a section for each"
             )
 
 
