@@ -190,8 +190,10 @@ class Degradation:
             parts.insert(0, step.needs(parts[0], size, grey))
         degraded = clean = convert(parts[0].cut(image), color)
         for step, size, given, wanted in zip(self.steps, sizes, parts, parts[1:], strict=False):
-            degraded = step.apply(degraded, given, wanted, size)
-            if step.moves_pixels:
+            before, degraded = degraded, step.apply(degraded, given, wanted, size)
+            if clean is before and step.moves_pixels:
+                clean = degraded
+            elif step.moves_pixels:
                 clean = step.apply(clean, given, wanted, size)
             else:
                 clean = wanted.within(given).cut(clean)

@@ -58,6 +58,10 @@ class Window:
         """Return the rectangle shifted down and to the right."""
         return Window(self.top + rows, self.left + columns, self.height, self.width)
 
+    def scaled(self, factor: int) -> "Window":
+        """Return the rectangle in an image that is ``factor`` times as large."""
+        return Window(*(factor * v for v in (self.top, self.left, self.height, self.width)))
+
     def move_boundary(self, boundary: Boundary) -> Boundary:
         """Return the image's first block boundary as the window sees it."""
         return (boundary[0] - self.top) % BLOCK, (boundary[1] - self.left) % BLOCK
