@@ -98,11 +98,16 @@ class Mixture(Generic[T]):
     ) -> "Mixture[T]":
         """Take the value of a key, already checked."""
         if isinstance(option, list):
-            sums = list(accumulate(entry.weight for entry in option))
-            return cls(
-                tuple(entry.values for entry in option), tuple(s / sums[-1] for s in sums[:-1])
+            return cls.weighted(
+                [entry.values for entry in option], [entry.weight for entry in option]
             )
         return cls((option.values if isinstance(option, Draw | Choice) else (option,),), ())
+
+    @classmethod
+    def weighted(cls, entries: Sequence[Sequence[T]], weights: Sequence[float]) -> "Mixture[T]":
+        """Take entries with a weight for each."""
+        sums = list(accumulate(weights))
+        return cls(tuple(entries), tuple(s / sums[-1] for s in sums[:-1]))
 
     @property
     def values(self) -> set[T]:

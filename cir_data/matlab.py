@@ -31,7 +31,8 @@ def reduce(image: Pixels, factor: int) -> Pixels:
         (H / factor, W / factor) or (H / factor, W / factor, 3).
     """
     small = _reduce_rows(_reduce_rows(image, factor).swapaxes(0, 1), factor).swapaxes(0, 1)
-    return np.floor(small + 0.5).clip(0, 255).astype(np.uint8)
+    rounded: Pixels = np.floor(small + 0.5).clip(0, 255).astype(np.uint8)
+    return rounded
 
 
 def _reduce_rows(image: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64]:
@@ -73,7 +74,7 @@ class Reduce(Step):
         """Return the edge in the large image; see :meth:`Step.input_edge`."""
         return edge * self.factor
 
-    def needs(self, part: Window, size: Size, grey: bool) -> Window:  # noqa: ARG002
+    def needs(self, part: Window, size: Size, grey: bool) -> Window:
         """Return the pixels below the part, and what the filter reaches; see :meth:`Step.needs`."""
         height, width = self.output_size(size)
         top, left = max(0, part.top - _REACH), max(0, part.left - _REACH)
@@ -81,7 +82,7 @@ class Reduce(Step):
         right = min(width, part.left + part.width + _REACH)
         return Window(top, left, bottom - top, right - left).scaled(self.factor)
 
-    def apply(self, image: Pixels, given: Window, wanted: Window, size: Size) -> Pixels:  # noqa: ARG002
+    def apply(self, image: Pixels, given: Window, wanted: Window, size: Size) -> Pixels:
         """Reduce the part and cut; see :meth:`Step.apply`."""
         small = reduce(image, self.factor)
         top, left = given.top // self.factor, given.left // self.factor

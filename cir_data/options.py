@@ -62,10 +62,13 @@ class ImageOptions(DatasetOptions, kw_only=True):
     ] = None
 
     def __post_init__(self) -> None:
-        if self.scale != 1:
-            raise ValueError(f"scale must be 1 for {self.type}, which keeps the size of images")
+        self._check_scale()
         for key, roots in self._roots():
             self._check_roots(key, roots)
+
+    def _check_scale(self) -> None:
+        if self.scale != 1:
+            raise ValueError(f"scale must be 1 for {self.type}, which keeps the size of images")
 
     def _roots(self) -> Iterator[tuple[str, Roots]]:
         """Yield the keys that hold dataroots, with their values."""
@@ -314,6 +317,88 @@ class CodecRestorationOptions(PairOptions, kw_only=True):
             raise ValueError(
                 "quality must be one integer where metrics are measured; make a section for each"
             )
+
+
+class CodecEntry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One codec of ``UCSRDataset``."""
+
+    name: Annotated[str, Meta(description="One of codec_names, which gives codec_index.")]
+    codec: Annotated[
+        CodecName | CommandOptions | None,
+        Meta(description="As for CodecRestorationDataset; or give folder."),
+    ] = None
+    quality: Annotated[
+        IntegerOption[int] | None, Meta(description="Of the codec, as for CodecRestorationDataset.")
+    ] = None
+    folder: Annotated[
+        str | None,
+        Meta(
+            description="Small images that were reduced and compressed elsewhere:"
+            " FOLDER/QUALITY/sub/NAME.png belongs to sub/NAME.png of dataroot_gt, whatever the"
+            " extensions are; FOLDER/QUALITY.lmdb is possible too."
+        ),
+    ] = None
+    qualities: Annotated[
+        Annotated[list[int | str], Meta(min_length=1)] | None,
+        Meta(description="The qualities in folder, by the names of the folders below it."),
+    ] = None
+    weight: Annotated[
+        float, Meta(gt=0, description="How often the codec is taken, in relation to the others.")
+    ] = 1
+
+    def __post_init__(self) -> None:
+        online = (self.codec is not None, self.quality is not None)
+        stored = (self.folder is not None, self.qualities is not None)
+        if (online, stored) not in (((True, True), (False,) * 2), ((False,) * 2, (True, True))):
+            raise ValueError("give either codec and quality, or folder and qualities")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether there is one quality only."""
+        if self.quality is not None:
+            return Mixture[int].of(self.quality).fixed
+        return len(self.qualities or ()) == 1
+
+
+class UCSROptions(PairOptions, kw_only=True):
+    """Keys of ``UCSRDataset``."""
+
+    codec_names: Annotated[
+        list[str],
+        Meta(
+            min_length=1,
+            description="All codecs in the order of the network's indices, used here or not; for"
+            " UCIP: [jpeg, hm, vtm, c_psnr, c_ssim, hific].",
+        ),
+    ]
+    codecs: Annotated[
+        list[CodecEntry],
+        Meta(
+            min_length=1,
+            description="The codecs from which each sample draws one, then one of its qualities;"
+            " a single one with a single quality where metrics are measured.",
+        ),
+    ]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for entry in self.codecs:
+            if entry.name not in self.codec_names:
+                raise ValueError(
+                    f"codecs: {entry.name!r} is not one of codec_names: "
+                    + ", ".join(self.codec_names)
+                )
+        if self.gt_size is not None and self.gt_size % self.scale:
+            raise ValueError(f"gt_size {self.gt_size} must be a multiple of scale {self.scale}")
+        if self.phase != "train" and not (len(self.codecs) == 1 and self.codecs[0].fixed):
+            raise ValueError(
+                "codecs must be one codec with one quality where metrics are measured; make a"
+                " section for each"
+            )
+
+    def _check_scale(self) -> None:
+        if self.scale < 2:
+            raise ValueError(f"scale must be 2 or more for {self.type}, which reduces images")
 
 
 class PairedJPEGOptions(PairOptions, kw_only=True):

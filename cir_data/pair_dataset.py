@@ -77,7 +77,7 @@ class PairDataset(Dataset[PairSample], ABC):
         """Return a random crop of ``gt_size`` pixels in a random orientation.
 
         Raises:
-            UnreadableImage: Before anything was drawn from ``rng``.
+            UnreadableImage: Its content is damaged.
         """
 
     @property

@@ -32,6 +32,13 @@ class PairSample(Sample):
     gt_path: str
 
 
+class UCSRSample(PairSample):
+    """A small compressed image with its original of ``scale`` times its height and width."""
+
+    codec_index: int
+    """Of the codec among those that a network is told apart by, from 0."""
+
+
 class DoubleFacts(TypedDict):
     """What a sample tells beside the rest where images may be compressed twice.
 

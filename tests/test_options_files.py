@@ -9,6 +9,7 @@ from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY, MODEL_REGI
 import cir_arch  # noqa: F401
 import cir_data  # noqa: F401
 import cir_model  # noqa: F401
+from cir_arch.ucip_arch import CODECS
 from cir_cli.options_files import find, shipped
 from cir_host.errors import OptionsError
 from cir_host.options import convert
@@ -24,13 +25,14 @@ def test_file_is_sound(name):
     options = load(name)
     assert MODEL_REGISTRY.get(options["model_type"])
     for phase, section in options["datasets"].items():
-        whole = {**section, "phase": phase.split("_")[0], "scale": 1, "manual_seed": 0}
+        whole = {**section, "phase": phase.split("_")[0], "manual_seed": 0}
+        whole["scale"] = options["scale"]
         convert(whole, DATASET_REGISTRY.get(section["type"]).options_type, f"datasets.{phase}")
     for metric in (options.get("val") or {}).get("metrics", {}).values():
         assert METRIC_REGISTRY.get(metric["type"])
     with torch.device("meta"):
         build_network(options["network_g"])
-    if "train" in options:
+    if "periods" in options.get("train", {}).get("scheduler", {}):
         assert sum(options["train"]["scheduler"]["periods"]) == options["train"]["total_iter"]
 
 
@@ -54,6 +56,17 @@ def test_recipe_of_the_paper():
     assert second["train"]["total_iter"] == 600_000
     start = second["path"]["pretrain_network_g"]
     assert start == "experiments/promptcir_x1/models/net_g_latest.pth"
+
+
+def test_recipe_of_ucip():
+    options = load("ucip_x4.yml")
+    train = options["datasets"]["train"]
+    assert train["codec_names"] == list(CODECS)
+    assert [entry["name"] for entry in train["codecs"]] == list(CODECS)
+    qualities = [e.get("qualities") or e["quality"]["choices"] for e in train["codecs"]]
+    assert sum(map(len, qualities)) == 23
+    assert (train["gt_size"], train["batch_size_per_gpu"], options["scale"]) == (256, 32, 4)
+    assert options["train"]["total_iter"] == 400_000
 
 
 def test_a_path_wins_over_a_shipped_name(tmp_path, monkeypatch):
