@@ -110,6 +110,15 @@ class PairOptions(ImageOptions, kw_only=True):
             " with use_hflip, that is all rotations by 90 degrees and their mirror images."
         ),
     ] = False
+    debug_pairs: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Write the first so many pairs of the run, in the order of training or of"
+            " the data set, with all that was drawn for them, into pairs_NAME.png in the current"
+            " directory; once, when the first sample is asked for.",
+        ),
+    ] = 0
     strict: Annotated[
         bool,
         Meta(

@@ -1,22 +1,26 @@
 """What the data sets with original images share: training crops, and what damaged files do."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from itertools import chain
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from cir_data.contact_sheet import write_sheet
 from cir_data.geometry import Orientation, Pixels
 from cir_data.image_io import UnreadableImage
 from cir_data.options import PairOptions
 from cir_data.randomness import sample_generator
 from cir_data.sample import PairSample
+from cir_data.shared_marks import FirstTime, UnreadableImages
 from cir_data.sources import StoredImage, open_images
-from cir_data.unreadable import UnreadableImages
 from cir_host.errors import UserError
 from cir_host.options import convert
+from cir_host.sampler import PositionedSampler
 
 _MOST_TRIES = 100
 
@@ -38,6 +42,7 @@ class PairDataset(Dataset[PairSample], ABC):
         roots = open_images("dataroot_gt", self.options.dataroot_gt, self.options.meta_info_file)
         self.originals: list[StoredImage] = list(chain.from_iterable(roots))
         self.unreadable = UnreadableImages(len(self.originals))
+        self._sheet = FirstTime() if self.options.debug_pairs else None
 
     def __len__(self) -> int:
         return len(self.originals)
@@ -49,6 +54,11 @@ class PairDataset(Dataset[PairSample], ABC):
             UserError: A file is missing or damaged; in training, unless ``strict``, a damaged one
                 is replaced by another.
         """
+        if self._sheet is not None and self._sheet.now():
+            self._write_sheet()
+        return self._at(index)
+
+    def _at(self, index: int) -> PairSample:
         if self.options.phase != "train":
             return self.whole(int(index))
         rng = sample_generator(self.options.manual_seed, index)
@@ -67,6 +77,15 @@ class PairDataset(Dataset[PairSample], ABC):
             f"{self.options.name}: {_MOST_TRIES} images drawn in a row cannot be read, the last of"
             f" them {tried[-1]}"
         )
+
+    def _write_sheet(self) -> None:
+        options = self.options
+        indices: Iterable[int] = range(len(self))
+        if options.phase == "train":
+            indices = PositionedSampler(self, 1, 0, options.dataset_enlarge_ratio)
+        name = re.sub(r"[^\w.-]+", "_", options.name)
+        samples = [self._at(index) for index in islice(indices, options.debug_pairs)]
+        write_sheet(Path(f"pairs_{name}.png"), samples)
 
     @abstractmethod
     def whole(self, index: int) -> PairSample:
