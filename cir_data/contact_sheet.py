@@ -54,7 +54,8 @@ def describe(sample: Mapping[str, Any]) -> list[str]:
 def _row(sample: Mapping[str, Any]) -> Image.Image:
     gt = Image.fromarray(_pixels(sample["gt"]))
     lq = Image.fromarray(_pixels(sample["lq"])).resize(gt.size, Image.Resampling.NEAREST)
-    shown = [image.crop((0, 0, *(min(edge, _LONGEST) for edge in gt.size))) for image in (lq, gt)]
+    width, height = (min(edge, _LONGEST) for edge in gt.size)
+    shown = [image.crop((0, 0, width, height)) for image in (lq, gt)]
     lines = describe(sample)
     font = ImageFont.load_default()
     text = max(int(font.getlength(line)) for line in lines)

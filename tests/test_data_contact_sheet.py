@@ -18,7 +18,8 @@ def training_set(folder, **options):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_sheet_shows_the_first_pairs_of_training(tmp_path, monkeypatch, workers):
     monkeypatch.chdir(tmp_path)
-    samples = training_set(write_folder(tmp_path / "images"), debug_pairs=3, dataset_enlarge_ratio=4)
+    folder = write_folder(tmp_path / "images")
+    samples = training_set(folder, debug_pairs=3, dataset_enlarge_ratio=4)
     sampler = PositionedSampler(samples, 1, 0, 4)
     first = [
         sample

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from cir_data.jpeg import JPEG
 from cir_host.errors import OptionsError, UserError
-from cir_host.sampler import SampleIndex
+from cir_host.sampler import PositionedSampler, SampleIndex
 
 ALL_DRAWS = {
     "quality": [{"choices": [20, 30], "weight": 3}, {"range": [50, 90], "weight": 1}],
@@ -116,6 +116,21 @@ def test_batches_with_all_draws_do_not_depend_on_the_workers(tmp_path, workers):
     assert alone[0]["first_quality"].dtype == torch.int64
     assert alone[0]["first_block_offset"].shape == (4, 2)
     assert alone[0]["resize"].dtype == torch.float64
+
+
+def test_two_ranks_share_an_epoch_between_them(tmp_path):
+    samples = data_set(write_folder(tmp_path), **ALL_DRAWS)
+    alone = {i.position: samples[i] for i in epoch(samples, 1, 0)}
+    for rank in (0, 1):
+        for index in epoch(samples, 2, rank):
+            assert torch.equal(samples[index]["lq"], alone.pop(index.position)["lq"])
+    assert not alone
+
+
+def epoch(samples, replicas, rank):
+    sampler = PositionedSampler(samples, replicas, rank, 4)
+    sampler.set_epoch(3)
+    return list(sampler)
 
 
 def test_validation_compresses_twice_as_told(tmp_path):
