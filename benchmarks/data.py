@@ -38,7 +38,7 @@ from cir_data import jpeg
 from cir_data.geometry import Window
 from cir_data.preparation import Preparation, Settings, keys_of
 from cir_data.sources import open_images
-from cir_host.sampler import PositionedSampler, SampleIndex
+from cir_host.sampler import SampleIndex
 
 CROP = 128
 LOW, HIGH = 10, 70

@@ -9,6 +9,9 @@ import numpy.typing as npt
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """An 8-bit image, (H, W) grey or (H, W, 3) RGB."""
 
+Size: TypeAlias = tuple[int, int]
+"""Height and width in pixels."""
+
 Boundary: TypeAlias = tuple[int, int]
 """Row and column, 0 to 7, of the first block boundary: 3 is the one between pixels 2 and 3."""
 
@@ -26,12 +29,22 @@ class Window:
     width: int
 
     @classmethod
-    def random(cls, rng: np.random.Generator, image: Pixels, size: int) -> "Window":
-        """Draw a square of ``size`` pixels, every position of it in the image alike."""
-        height, width = image.shape[:2]
-        top = int(rng.integers(height - size + 1))
-        left = int(rng.integers(width - size + 1))
-        return cls(top, left, size, size)
+    def random(
+        cls, rng: np.random.Generator, size: Size, edge: int, grid: Size = (1, 1)
+    ) -> "Window":
+        """Draw a square in an image, every position of it on a grid alike.
+
+        Args:
+            rng: Where the position comes from.
+            size: Height and width of the image, at least ``edge``.
+            edge: Edge of the square.
+            grid: The first row and column are multiples of these.
+        """
+        top, left = (
+            int(rng.integers((length - edge) // step + 1)) * step
+            for length, step in zip(size, grid, strict=True)
+        )
+        return cls(top, left, edge, edge)
 
     def cut(self, image: Pixels) -> Pixels:
         """Return the view of the image under the window."""
@@ -40,6 +53,14 @@ class Window:
     def within(self, outer: "Window") -> "Window":
         """Return the same rectangle in the coordinates of a window around it."""
         return Window(self.top - outer.top, self.left - outer.left, self.height, self.width)
+
+    def moved(self, rows: int, columns: int) -> "Window":
+        """Return the rectangle shifted down and to the right."""
+        return Window(self.top + rows, self.left + columns, self.height, self.width)
+
+    def scaled(self, factor: int) -> "Window":
+        """Return the rectangle in an image that is ``factor`` times as large."""
+        return Window(*(factor * v for v in (self.top, self.left, self.height, self.width)))
 
     def move_boundary(self, boundary: Boundary) -> Boundary:
         """Return the image's first block boundary as the window sees it."""

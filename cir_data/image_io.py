@@ -25,8 +25,9 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cir_data import raw_pixels
+from cir_data.codec import UNKNOWN_QUALITY, Compression
 from cir_data.geometry import Boundary, Orientation, Pixels
-from cir_data.jpeg import UNKNOWN_QUALITY, Compression, compression_of
+from cir_data.jpeg import compression_of
 from cir_host.errors import UserError
 
 DECODING_ERRORS = (

@@ -1,33 +1,25 @@
 """JPEG by Pillow: whole images, the part that an exact crop needs, and the facts of a file."""
 
 import io
+from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image, features
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
-from cir_data.geometry import Pixels, Window
-
-UNKNOWN_QUALITY = -1
-"""Stands for the quality of a file whose tables are not those of a standard quality."""
+from cir_data.codec import UNKNOWN_QUALITY, Codec, Compression, QualityScale
+from cir_data.geometry import Pixels, Size, Window
 
 Tables: TypeAlias = tuple[tuple[int, ...], ...]
+"""Quantisation tables of 64 entries, row by row: of luma, then of chroma."""
+
+Subsampling: TypeAlias = Literal["4:4:4", "4:2:2", "4:2:0"]
 
 _SUBSAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+_UNITS: dict[str, Size] = {"4:0:0": (8, 8), "4:4:4": (8, 8), "4:2:2": (8, 16), "4:2:0": (16, 16)}
 _NARROWEST = 5
-
-
-class Compression(NamedTuple):
-    """How an image was compressed, as far as it is known."""
-
-    codec: str
-    """Name and version of the codec that made it; the bare format where a file does not tell."""
-    quality: int
-    """1 to 100, or :data:`UNKNOWN_QUALITY`."""
-    subsampling: str
-    """``4:2:0`` and its like, ``4:0:0`` for grey, ``unknown`` where the format does not tell."""
 
 
 @cache
@@ -40,45 +32,94 @@ def codec_name() -> str:
     return f"JPEG (Pillow {features.version('pil')}, {library})"
 
 
-def compress(image: Pixels, quality: int) -> tuple[Pixels, Compression]:
-    """Compress and decode an image with Pillow's defaults: standard tables, baseline, 4:2:0.
+@dataclass(frozen=True)
+class JPEG(Codec):
+    """JPEG by Pillow; the defaults are Pillow's own: standard tables, baseline, 4:2:0."""
 
-    Args:
-        image: (H, W) grey, or (H, W, 3) RGB.
-        quality: 1 to 100.
+    subsampling: Subsampling = "4:2:0"
+    tables: Tables | None = None
+    """In place of the standard tables of a quality, which is then without effect."""
+    progressive: bool = False
+    """Store the same coefficients in another order: the decoded pixels are those of baseline."""
 
-    Returns:
-        The decoded image in the shape of ``image``, and what was done.
-    """
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    decoded = np.asarray(Image.open(buffer))
-    return decoded, Compression(codec_name(), quality, "4:0:0" if image.ndim == 2 else "4:2:0")
+    takes_grey: ClassVar[bool] = True
+
+    @property
+    def scale(self) -> QualityScale:
+        """The qualities of libjpeg."""
+        return QualityScale(1, 100)
+
+    @property
+    def version(self) -> str:
+        """Name and version of the codec."""
+        return codec_name()
+
+    def encode(self, image: Pixels, quality: int) -> bytes:
+        """Compress an image, (H, W) grey or (H, W, 3) RGB; see :meth:`Codec.encode`."""
+        return self._encoded(image, quality).getvalue()
+
+    def decode(self, data: bytes, size: Size) -> Pixels:
+        """Return the image; see :meth:`Codec.decode`."""
+        return np.asarray(Image.open(io.BytesIO(data)))
+
+    def compress(self, image: Pixels, quality: int) -> Pixels:
+        """Compress and decode an image; see :meth:`Codec.compress`."""
+        return np.asarray(Image.open(self._encoded(image, quality)))
+
+    def record(self, quality: int, grey: bool) -> Compression:
+        """Return the facts of an image that :meth:`compress` gives."""
+        known = quality if self.tables is None else UNKNOWN_QUALITY
+        return Compression(self.version, known, self._sampling(grey))
+
+    def needs(self, part: Window, size: Size, grey: bool) -> Window:
+        """Return what to compress for an exact part: see :func:`exact_region`."""
+        return exact_region(part, size, self._sampling(grey))
+
+    def unit(self, grey: bool) -> Size:
+        """Return height and width of a minimum coded unit (MCU) in pixels."""
+        return _UNITS[self._sampling(grey)]
+
+    def _sampling(self, grey: bool) -> str:
+        return "4:0:0" if grey else self.subsampling
+
+    def _encoded(self, image: Pixels, quality: int) -> io.BytesIO:
+        # Pillow would scale given tables by a quality beside them
+        settings: dict[str, Any] = (
+            {"quality": quality} if self.tables is None else {"qtables": self.tables}
+        )
+        if image.ndim == 3:
+            settings["subsampling"] = self.subsampling
+        if self.progressive:
+            settings["progressive"] = True
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", **settings)
+        return buffer
 
 
-def exact_region(window: Window, image: Pixels, grey: bool) -> Window:
+def exact_region(window: Window, size: Size, subsampling: str) -> Window:
     """Return the part of an image to compress, for a crop as the whole compressed image has it.
 
-    A grey pixel depends on its 8 x 8 block. A colour pixel depends on its 16 x 16 unit, and on the
-    nearest chroma sample of the neighbouring unit, by which the decoder interpolates; one more
-    pixel on each side reaches it. The decoder drops this interpolation in images narrower than
-    5 pixels, so that the region must not become one at the image's far border.
+    A pixel depends on its unit of blocks (8 x 8 for 4:4:4 and grey, 8 high and 16 wide for 4:2:2,
+    16 x 16 for 4:2:0). In a direction in which chroma is subsampled, it depends too on the nearest
+    chroma sample of the neighbouring unit, by which the decoder interpolates; one more pixel on
+    each side reaches it. The decoder drops this interpolation in images narrower than 5 pixels, so
+    that the region must not become one at the image's far border.
 
     Args:
         window: The crop.
-        image: The whole image, of which the size alone is used.
-        grey: Whether it is compressed as a grey image.
+        size: Height and width of the whole image.
+        subsampling: ``4:4:4``, ``4:2:2``, ``4:2:0``, or ``4:0:0`` for grey.
     """
-    unit, reach = (8, 0) if grey else (16, 1)
-    height, width = image.shape[:2]
-    top, bottom = _exact_span(window.top, window.height, height, unit, reach)
-    left, right = _exact_span(window.left, window.width, width, unit, reach)
+    (unit_height, unit_width), (height, width) = _UNITS[subsampling], size
+    top, bottom = _exact_span(window.top, window.height, height, unit_height)
+    left, right = _exact_span(window.left, window.width, width, unit_width)
     return Window(top, left, bottom - top, right - left)
 
 
-def _exact_span(start: int, length: int, limit: int, unit: int, reach: int) -> tuple[int, int]:
-    first = max(0, min(start - reach, limit - _NARROWEST))
-    last = start + length + reach
+def _exact_span(start: int, length: int, limit: int, unit: int) -> tuple[int, int]:
+    first, last = start, start + length
+    if unit == 16:
+        first, last = max(0, min(start - 1, limit - _NARROWEST)), last + 1
     return first // unit * unit, min(-(-last // unit) * unit, limit)
 
 
@@ -91,21 +132,27 @@ def compression_of(image: Image.Image) -> Compression:
     if not isinstance(image, JpegImageFile):
         return Compression(image.format or "unknown", UNKNOWN_QUALITY, "unknown")
     grey = image.layers == 1
-    tables = tuple(tuple(table) for _, table in sorted(image.quantization.items()))
-    quality = _standard_tables(grey).get(tables, UNKNOWN_QUALITY)
+    tables = stored_tables(image)
+    quality = _standard_qualities(grey).get(tables, UNKNOWN_QUALITY)
     subsampling = "4:0:0" if grey else _SUBSAMPLING.get(get_sampling(image), "unknown")
     return Compression("JPEG", quality, subsampling)
 
 
 @cache
-def _standard_tables(grey: bool) -> dict[Tables, int]:
+def standard_tables(quality: int, grey: bool) -> Tables:
+    """Return the quantisation tables that Pillow writes for a quality, clamped to 255."""
+    buffer = io.BytesIO()
+    Image.new("L" if grey else "RGB", (8, 8)).save(buffer, "JPEG", quality=quality)
+    return stored_tables(Image.open(buffer))
+
+
+def stored_tables(image: Image.Image) -> Tables:
+    """Return the quantisation tables of an opened JPEG file, in the order of their numbers."""
+    assert isinstance(image, JpegImageFile)
+    return tuple(tuple(table) for _, table in sorted(image.quantization.items()))
+
+
+@cache
+def _standard_qualities(grey: bool) -> dict[Tables, int]:
     """Return the qualities by their standard quantisation tables."""
-    qualities: dict[Tables, int] = {}
-    for quality in range(1, 101):
-        buffer = io.BytesIO()
-        Image.new("L" if grey else "RGB", (8, 8)).save(buffer, "JPEG", quality=quality)
-        image = Image.open(buffer)
-        assert isinstance(image, JpegImageFile)
-        tables = tuple(tuple(table) for _, table in sorted(image.quantization.items()))
-        qualities[tables] = quality
-    return qualities
+    return {standard_tables(quality, grey): quality for quality in range(1, 101)}

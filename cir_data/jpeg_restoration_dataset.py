@@ -1,36 +1,37 @@
-"""Pairs made from clean images alone: the compressed image is made while loading."""
+"""Pairs made from clean images alone: the JPEG is made while loading."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from cir_data import jpeg
-from cir_data.color import convert
-from cir_data.geometry import Window
-from cir_data.image_io import decode
+from cir_data.degradation import Degradation
+from cir_data.geometry import Orientation, Pixels, Size, Window
+from cir_data.jpeg import JPEG
+from cir_data.jpeg_degradation import NO_GRID, JPEGDraws, first_compression, first_grid
+from cir_data.online_dataset import OnlineDataset
 from cir_data.options import JPEGRestorationOptions
-from cir_data.pair_dataset import PairDataset, extend
-from cir_data.quality import Quality
-from cir_data.sample import PairSample, make_pair, make_sample
+from cir_data.sample import DoubleFacts
 from cir_host.registration import register
 
 
 @register(DATASET_REGISTRY)
-class JPEGRestorationDataset(PairDataset):
-    """Clean images and their JPEGs, compressed by Pillow on the fly.
+class JPEGRestorationDataset(OnlineDataset):
+    """Clean images and their JPEGs, compressed on the fly, once or twice.
 
     A crop for training equals the same crop of the whole compressed image, bit for bit, so that the
     block grid lies in it as it does in a part of a real JPEG. ``lq_path`` is the path of the clean
-    image.
+    image. With the option ``double``, samples have the keys of
+    :class:`cir_data.sample.DoubleFacts` too.
 
     Args:
         opt: The section of the options file; :class:`JPEGRestorationOptions` lists the keys.
 
     Raises:
         OptionsError: A key or value that cannot be used.
-        UserError: A folder, an LMDB or a listed image is not there.
+        UserError: A folder, an LMDB, a listed image or a package is not there.
     """
 
     options_type = JPEGRestorationOptions
@@ -38,29 +39,34 @@ class JPEGRestorationDataset(PairDataset):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
-        self.quality = Quality.from_option(self.options.quality)
-        self.codec = jpeg.codec_name()
+        self._draws = JPEGDraws(self.options, f"datasets.{self.options.phase}")
+        self.codec = self._draws.version
 
-    def whole(self, index: int) -> PairSample:
-        """Return a whole image at the fixed quality, the same bits each time."""
-        original = self.originals[index]
-        gt = convert(decode(original.read(), original.path), self.options.color)
-        (quality,) = self.quality.values
-        lq, compression = jpeg.compress(gt, quality)
-        sample = make_sample(lq, original.path, compression, (0, 0))
-        return make_pair(sample, gt, original.path)
+    def draw(self, rng: np.random.Generator) -> Degradation:
+        """Draw one or two compressions and what happens between them."""
+        return self._draws.draw(rng)
 
-    def crop(self, index: int, rng: np.random.Generator) -> PairSample:
-        """Return a crop of the compressed image and of the clean one."""
-        original = self.originals[index]
-        image = extend(decode(original.read(), original.path), self.crop_size)
-        window = Window.random(rng, image, self.crop_size)
-        orientation = self.random_orientation(rng)
-        region = jpeg.exact_region(window, image, grey=self.options.color != "rgb")
-        clean = convert(region.cut(image), self.options.color)
-        compressed, compression = jpeg.compress(clean, self.quality.draw(rng))
-        inner = window.within(region)
-        lq, gt = inner.cut(compressed), inner.cut(clean)
-        boundary = orientation.move_boundary(window.move_boundary((0, 0)), lq)
-        sample = make_sample(orientation.apply(lq), original.path, compression, boundary)
-        return make_pair(sample, orientation.apply(gt), original.path)
+    def grid(self, degradation: Degradation) -> Size:
+        """Return the grid on which crops start: by ``align``, that of the last compression."""
+        if self.options.align == "none":
+            return 1, 1
+        codec = degradation.last.codec
+        assert isinstance(codec, JPEG)  # what JPEGDraws gives
+        return codec.unit(grey=self.options.color != "rgb")
+
+    def facts(
+        self, degradation: Degradation, window: Window, orientation: Orientation, lq: Pixels
+    ) -> Mapping[str, Any]:
+        """Return the draws of the first compression where there may be one."""
+        if self.options.double is None:
+            return {}
+        quality, subsampling, factor = first_compression(degradation)
+        boundary = first_grid(degradation, window)
+        if boundary != NO_GRID:
+            boundary = orientation.move_boundary(boundary, lq)
+        return DoubleFacts(
+            first_quality=quality,
+            first_subsampling=subsampling if lq.ndim == 3 or quality < 0 else "4:0:0",
+            first_block_offset=torch.tensor(boundary),
+            resize=factor,
+        )

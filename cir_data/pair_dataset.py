@@ -1,22 +1,27 @@
 """What the data sets with original images share: training crops, and what damaged files do."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from math import ceil
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from cir_data.contact_sheet import write_sheet
 from cir_data.geometry import Orientation, Pixels
 from cir_data.image_io import UnreadableImage
 from cir_data.options import PairOptions
 from cir_data.randomness import sample_generator
 from cir_data.sample import PairSample
+from cir_data.shared_marks import FirstTime, UnreadableImages
 from cir_data.sources import StoredImage, open_images
-from cir_data.unreadable import UnreadableImages
 from cir_host.errors import UserError
 from cir_host.options import convert
+from cir_host.sampler import DataPlan, Stage, TrainingBatches
 
 _MOST_TRIES = 100
 
@@ -40,6 +45,7 @@ class PairDataset(Dataset[PairSample], ABC):
         roots = open_images("dataroot_gt", self.options.dataroot_gt, self.options.meta_info_file)
         self.originals: list[StoredImage] = list(chain.from_iterable(roots))
         self.unreadable = UnreadableImages(len(self.originals))
+        self._sheet = FirstTime() if self.options.debug_pairs else None
 
     def __len__(self) -> int:
         return len(self.originals)
@@ -51,6 +57,11 @@ class PairDataset(Dataset[PairSample], ABC):
             UserError: A file is missing or damaged; in training, unless ``strict``, a damaged one
                 is replaced by another.
         """
+        if self._sheet is not None and self._sheet.now():
+            self._write_sheet()
+        return self._at(index)
+
+    def _at(self, index: int) -> PairSample:
         if self.options.phase != "train":
             return self.whole(int(index))
         if getattr(index, "crop_size", None) is not None:
@@ -72,6 +83,17 @@ class PairDataset(Dataset[PairSample], ABC):
             f" them {tried[-1]}"
         )
 
+    def _write_sheet(self) -> None:
+        options = self.options
+        indices: Sequence[int] = range(min(options.debug_pairs, len(self)))
+        if options.phase == "train":  # the first of a run
+            length = ceil(len(self) * options.dataset_enlarge_ratio)
+            plan = DataPlan(len(self), length, (Stage(1, options.debug_pairs),))
+            (indices,) = TrainingBatches(plan, 1)
+        name = re.sub(r"[^\w.-]+", "_", options.name)
+        samples = [self._at(index) for index in indices]
+        write_sheet(Path(f"pairs_{name}.png"), samples)
+
     @abstractmethod
     def whole(self, index: int) -> PairSample:
         """Return a whole image, the same each time."""
@@ -81,7 +103,7 @@ class PairDataset(Dataset[PairSample], ABC):
         """Return a random crop of ``gt_size`` pixels in a random orientation.
 
         Raises:
-            UnreadableImage: Before anything was drawn from ``rng``.
+            UnreadableImage: Its content is damaged.
         """
 
     @property

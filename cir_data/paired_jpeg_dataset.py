@@ -1,6 +1,6 @@
 """Pairs from disk: compressed files beside their originals."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 
+from cir_data.codec import Compression
 from cir_data.color import convert
 from cir_data.geometry import Boundary, Pixels, Window
 from cir_data.image_io import CompressedImage, decode, decode_compressed
-from cir_data.jpeg import Compression
 from cir_data.options import PairedJPEGOptions
 from cir_data.pair_dataset import PairDataset, extend
+from cir_data.partners import partners
 from cir_data.sample import PairSample, make_pair, make_sample
-from cir_data.sources import StoredImage, open_images, some
+from cir_data.sources import StoredImage, open_images
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -48,7 +49,7 @@ class PairedJPEGDataset(PairDataset):
         self.compressed: list[StoredImage] = [
             partner
             for originals, compressed in zip(roots_gt, roots_lq, strict=True)
-            for partner in _partners(originals, compressed, all_needed)
+            for partner in partners(originals, compressed, all_needed)
         ]
 
     def whole(self, index: int) -> PairSample:
@@ -60,7 +61,7 @@ class PairedJPEGDataset(PairDataset):
         """Return the same crop of both images."""
         gt, lq = self._read(index)
         both = [extend(image, self.crop_size) for image in (gt, lq.pixels)]
-        window = Window.random(rng, both[0], self.crop_size)
+        window = Window.random(rng, both[0].shape[:2], self.crop_size)
         orientation = self.random_orientation(rng)
         crops = [window.cut(image) for image in both]
         boundary = orientation.move_boundary(window.move_boundary(lq.boundary), crops[0])
@@ -85,34 +86,3 @@ class PairedJPEGDataset(PairDataset):
         gt, lq = (convert(image, self.options.color) for image in (gt, lq))
         sample = make_sample(lq, self.compressed[index].path, compression, boundary)
         return make_pair(sample, gt, self.originals[index].path)
-
-
-def _partners(
-    originals: Iterable[StoredImage], compressed: Iterable[StoredImage], all_needed: bool
-) -> Iterator[StoredImage]:
-    """Yield the compressed image of each original of one root; name those without a partner."""
-    by_stem_gt, by_stem_lq = _by_stem(originals), _by_stem(compressed)
-    alone = [f"{image.path} (no compressed image)" for image in _missing(by_stem_gt, by_stem_lq)]
-    if all_needed:
-        alone += [f"{image.path} (no original)" for image in _missing(by_stem_lq, by_stem_gt)]
-    if alone:
-        raise UserError(f"images without a partner: {some(alone)}")
-    return (by_stem_lq[stem] for stem in by_stem_gt)
-
-
-def _missing(
-    images: Mapping[str, StoredImage], others: Mapping[str, StoredImage]
-) -> list[StoredImage]:
-    return [image for stem, image in images.items() if stem not in others]
-
-
-def _by_stem(images: Iterable[StoredImage]) -> dict[str, StoredImage]:
-    by_stem: dict[str, StoredImage] = {}
-    for image in images:
-        first = by_stem.setdefault(image.stem, image)
-        if first is not image:
-            raise UserError(
-                f"{first.path} and {image.path} differ in the extension only, by which pairs are"
-                " not told apart; remove one"
-            )
-    return by_stem

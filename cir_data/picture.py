@@ -28,9 +28,10 @@ import numpy.typing as npt
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from cir_data.codec import UNKNOWN_QUALITY
 from cir_data.geometry import Orientation
 from cir_data.image_io import DECODING_ERRORS, UnreadableImage
-from cir_data.jpeg import UNKNOWN_QUALITY, compression_of
+from cir_data.jpeg import compression_of
 from cir_data.metadata import Metadata, metadata_of, orientation_of
 
 Samples: TypeAlias = npt.NDArray[Any]

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cir_data.codec import Compression
 from cir_data.geometry import Boundary, Pixels
-from cir_data.jpeg import Compression
 
 
 class Sample(TypedDict):
@@ -17,7 +17,7 @@ class Sample(TypedDict):
     """(C, H, W), float32 in [0, 1]; RGB where C is 3."""
     lq_path: str
     quality: int
-    """1 to 100, or -1 where it is not known."""
+    """On the scale of the codec, 1 to 100 for JPEG, or -1 where it is not known."""
     subsampling: str
     codec: str
     block_offset: Tensor
@@ -30,6 +30,29 @@ class PairSample(Sample):
     gt: Tensor
     """(C, H, W), float32 in [0, 1]; RGB where C is 3."""
     gt_path: str
+
+
+class UCSRSample(PairSample):
+    """A small compressed image with its original of ``scale`` times its height and width."""
+
+    codec_index: int
+    """Of the codec among those that a network is told apart by, from 0."""
+
+
+class DoubleFacts(TypedDict):
+    """What a sample tells beside the rest where images may be compressed twice.
+
+    ``quality``, ``subsampling`` and ``block_offset`` are those of the last compression.
+    """
+
+    first_quality: int
+    """-1 where the image was compressed once."""
+    first_subsampling: str
+    """``none`` where the image was compressed once."""
+    first_block_offset: Tensor
+    """As ``block_offset``; (-1, -1) where there is no such grid, or one that was resized."""
+    resize: float
+    """The factor between the two compressions."""
 
 
 def make_sample(lq: Pixels, lq_path: str, compression: Compression, boundary: Boundary) -> Sample:

@@ -30,6 +30,7 @@ from cir_host.option_keys import is_ours
 from cir_host.options import convert
 
 _NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_BASE_60 = re.compile(r"[0-9]+(?::[0-9]+)+$")
 _WITH_EXPONENT = re.compile(_NUMBER + r"[eE][-+]?[0-9]+$")
 _INTEGER = re.compile(r"[-+]?[0-9]+$")
 _FLOAT = re.compile(_NUMBER + r"(?:[eE][-+]?[0-9]+)?$")
@@ -150,7 +151,10 @@ def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``ordered_yaml`` take ``1e-4`` for a number, as YAML 1.2 does and PyYAML does not."""
+    """Make ``ordered_yaml`` take ``1e-4`` for a number and ``4:2:0`` for a text, as YAML 1.2 does.
+
+    PyYAML reads the one as a text and the other as 14520, a number to base 60.
+    """
 
     @wraps(original)
     def ordered_yaml() -> tuple[Any, Any]:
@@ -159,6 +163,10 @@ def read_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
         loader.add_implicit_resolver(  # type: ignore[attr-defined]
             "tag:yaml.org,2002:float", _WITH_EXPONENT, list("-+.0123456789")
         )
+        # in front of PyYAML's own resolvers, whose order decides
+        for first in "0123456789":
+            resolvers = loader.yaml_implicit_resolvers  # type: ignore[attr-defined]
+            resolvers[first] = [("tag:yaml.org,2002:str", _BASE_60), *resolvers[first]]
         return loader, dumper
 
     return ordered_yaml

@@ -42,10 +42,11 @@ def save(path: Path, image, **options):
     return path
 
 
-def plain_jpeg(image, quality):
+def plain_jpeg(image, quality, **settings):
     """The whole image through Pillow's JPEG, written without any of our code."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    given = {} if quality is None else {"quality": quality}
+    Image.fromarray(image).save(buffer, "JPEG", **given, **settings)
     return np.array(Image.open(buffer))
 
 

@@ -37,8 +37,10 @@ def test_random_orientation_reaches_what_the_options_allow():
 
 
 def test_random_window_reaches_both_ends():
-    image = np.zeros((12, 10, 3), np.uint8)
     rng = np.random.default_rng(0)
-    windows = [Window.random(rng, image, 8) for _ in range(300)]
+    windows = [Window.random(rng, (12, 10), 8) for _ in range(300)]
     assert {w.top for w in windows} == set(range(5))
     assert {w.left for w in windows} == set(range(3))
+    on_grid = [Window.random(rng, (47, 24), 8, grid=(16, 8)) for _ in range(300)]
+    assert {w.top for w in on_grid} == {0, 16, 32}
+    assert {w.left for w in on_grid} == {0, 8, 16}

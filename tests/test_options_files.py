@@ -9,6 +9,7 @@ from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY, MODEL_REGI
 import cir_arch  # noqa: F401
 import cir_data  # noqa: F401
 import cir_model  # noqa: F401
+from cir_arch.ucip_arch import CODECS
 from cir_cli.options_files import find, shipped
 from cir_host.errors import OptionsError
 from cir_host.options import convert
@@ -28,7 +29,8 @@ def test_file_is_sound(name):
         data_set = DATASET_REGISTRY.get(section["type"])
         if not data_set.__module__.startswith("cir_data."):
             continue  # BasicSR's own state no options
-        whole = {**section, "phase": phase.split("_")[0], "scale": 1, "manual_seed": 0}
+        whole = {**section, "phase": phase.split("_")[0], "manual_seed": 0}
+        whole["scale"] = options["scale"]
         convert(whole, data_set.options_type, f"datasets.{phase}")
     if "val" in options:
         val = convert(options["val"], ValOptions, "val")
@@ -37,7 +39,7 @@ def test_file_is_sound(name):
     with torch.device("meta"):
         network = build_network(options["network_g"])
     assert network.facts.scale == options["scale"]
-    if "train" in options:
+    if "periods" in options.get("train", {}).get("scheduler", {}):
         assert sum(options["train"]["scheduler"]["periods"]) == options["train"]["total_iter"]
 
 
@@ -74,6 +76,17 @@ def test_protocol_of_super_resolution(name, parameters):
     assert sum(p.numel() for p in network.parameters()) == parameters
     for metric in options["val"]["metrics"].values():
         assert (metric["crop_border"], metric["test_y_channel"]) == (4, True)
+
+
+def test_recipe_of_ucip():
+    options = load("ucip_x4.yml")
+    train = options["datasets"]["train"]
+    assert train["codec_names"] == list(CODECS)
+    assert [entry["name"] for entry in train["codecs"]] == list(CODECS)
+    qualities = [e.get("qualities") or e["quality"]["choices"] for e in train["codecs"]]
+    assert sum(map(len, qualities)) == 23
+    assert (train["gt_size"], train["batch_size_per_gpu"], options["scale"]) == (256, 32, 4)
+    assert options["train"]["total_iter"] == 400_000
 
 
 def test_a_path_wins_over_a_shipped_name(tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from cir_data.draws import Mixture
 from cir_data.options import JPEGRestorationOptions
-from cir_data.quality import Quality
 from cir_host.errors import OptionsError
 from cir_host.options import convert
 
@@ -15,7 +15,7 @@ def options(quality, phase="train"):
 
 def drawn(quality, count=6000):
     rng = np.random.default_rng(0)
-    chosen = Quality.from_option(options(quality).quality)
+    chosen = Mixture.of(options(quality).quality)
     values, counts = np.unique([chosen.draw(rng) for _ in range(count)], return_counts=True)
     return dict(zip(values.tolist(), (counts / count).tolist(), strict=True))
 
@@ -36,6 +36,14 @@ def test_range_has_both_ends_and_all_between_alike():
     assert all(abs(share - 1 / 6) < 0.03 for share in shares.values())
 
 
+def test_mixture_takes_entries_by_their_weights():
+    entries = [{"choices": [10, 20], "weight": 3}, {"range": [50, 51], "weight": 1}]
+    shares = drawn([*entries, {"range": [20, 20], "weight": 4}])
+    expected = {10: 3 / 16, 20: 3 / 16 + 1 / 2, 50: 1 / 16, 51: 1 / 16}
+    assert shares.keys() == expected.keys()
+    assert all(abs(shares[value] - expected[value]) < 0.03 for value in shares)
+
+
 @pytest.mark.parametrize(
     ("quality", "message"),
     [
@@ -44,7 +52,7 @@ def test_range_has_both_ends_and_all_between_alike():
         (10.5, r"datasets\.train\.quality: .*10\.5"),
         ("ten", r"datasets\.train\.quality: .*ten"),
         (True, r"datasets\.train\.quality: .*True"),
-        ([10, 20], r"datasets\.train\.quality: .*\[10, 20\]"),
+        ([10, 20], r"datasets\.train\.quality\[0\]: expected object, got int; it is 10"),
         ({}, r"datasets\.train\.quality: .*choices or range"),
         ({"choices": []}, r"datasets\.train\.quality\.choices: "),
         ({"choices": [10, 0]}, r"datasets\.train\.quality\.choices\[1\]: .*it is 0"),
@@ -55,6 +63,13 @@ def test_range_has_both_ends_and_all_between_alike():
         ({"range": [10]}, r"datasets\.train\.quality\.range: "),
         ({"range": [10, 120]}, r"datasets\.train\.quality\.range\[1\]: .*it is 120"),
         ({"choices": [10], "range": [10, 20]}, r"datasets\.train\.quality: .*choices or range"),
+        ([], r"datasets\.train\.quality: .*length >= 1"),
+        ([{"range": [10, 70]}], r"datasets\.train\.quality\[0\]\.weight: missing"),
+        (
+            [{"range": [10, 70], "weight": 0}],
+            r"datasets\.train\.quality\[0\]\.weight: .*> 0.*it is 0",
+        ),
+        ([{"weight": 1}], r"datasets\.train\.quality\[0\]: .*choices or range"),
         ({"rnage": [10, 70]}, r"quality\.rnage: unknown key.*\"range\""),
     ],
 )

@@ -1,6 +1,7 @@
-"""Counting the images that cannot be decoded, over all workers of a data loader."""
+"""What the workers of a data loader know in common: unreadable images, what was done already."""
 
 import logging
+import os
 
 import torch
 
@@ -33,3 +34,19 @@ class UnreadableImages:
                 len(self),
                 len(self._marks),
             )
+
+
+class FirstTime:
+    """Says once, to one of all workers and processes of a run, that it is the first."""
+
+    def __init__(self) -> None:
+        self._done = torch.zeros(1, dtype=torch.bool)
+        self._done.share_memory_()  # type: ignore[no-untyped-call]
+
+    def now(self) -> bool:
+        """Return whether this is the first call, in the process of rank 0."""
+        worker = torch.utils.data.get_worker_info()
+        if self._done[0] or (worker and worker.id) or os.environ.get("RANK", "0") != "0":
+            return False
+        self._done[0] = True
+        return True
