@@ -7,9 +7,11 @@ Crops of 128x128 in colour, quality 10 to 70. Every loader runs in this process,
 turns with the others, and is charged the processor's time; the figure is the median of the turns.
 Files are in the page cache. The loaders with workers are timed by the clock.
 
-- Ours: ``JPEGRestorationDataset`` from a folder of PNGs (as Pillow writes them), an LMDB of PNGs, an LMDB of raw pixels.
+- Ours: ``JPEGRestorationDataset`` from a folder of PNGs (as Pillow writes them), an LMDB of
+  PNGs, an LMDB of raw pixels.
 - (a) BasicSR's ``PairedImageDataset`` on two copies of the same LMDB of PNGs, ``gt`` and ``lq``.
-- (b) The habit of published loaders: read the PNG of that folder, compress it whole by OpenCV, crop.
+- (b) The habit of published loaders: read the PNG of that folder, compress it whole by OpenCV,
+  crop.
 - (c) The bare codec: Pillow compresses and decodes the region that an exact crop needs.
 """
 
