@@ -28,6 +28,7 @@ from threading import Thread
 from typing import Any, Literal, NamedTuple, TextIO, TypeVar
 from urllib.parse import quote
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -184,10 +185,11 @@ def measure(image: StoredImage) -> tuple[int, int, int] | None:
 
 
 def _png(image: Pixels) -> bytes:
-    # level 1 decodes as fast as the others, takes 7 % more room and a fraction of the time to make
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    # OpenCV's choice of filter and level takes 8 % more room than Pillow's level 1, half the time
+    # to make, and 0.7 of the time to decode
+    done, data = cv2.imencode(".png", image if image.ndim == 2 else image[..., ::-1])
+    assert done
+    return bytes(data)
 
 
 # The whole
