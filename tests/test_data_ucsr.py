@@ -1,6 +1,3 @@
-import logging
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -157,17 +154,14 @@ def test_batches_do_not_depend_on_the_workers(stored):
     assert alone[0]["codec_index"].dtype == torch.int64
 
 
-def test_damaged_original_and_small_image_are_replaced_and_counted(stored, caplog):
+def test_damaged_original_and_small_image_are_replaced_and_counted(stored):
     for broken in (stored / "gt/a.png", stored / "vtm/32/c.webp"):
         broken.write_bytes(broken.read_bytes()[:10])
     only_32 = [{**entries(stored)[1], "qualities": [32]}]
     samples = data_set(stored / "gt", codecs=only_32)
-    with caplog.at_level(logging.WARNING, "basicsr"):
-        paths = {samples[SampleIndex(i % 3, 0, i)]["gt_path"] for i in range(12)}
+    paths = {samples[SampleIndex(i % 3, 0, i)]["gt_path"] for i in range(12)}
     assert paths == {str(stored / "gt/sub/b.png")}
     assert len(samples.unreadable) == 2
-    messages = sorted(Path(r.getMessage().split(":")[0]).name for r in caplog.records)
-    assert messages == ["a.png", "c.webp"]
     strict = data_set(stored / "gt", codecs=only_32, strict=True)
     with pytest.raises(UserError, match=r"vtm/32/c\.webp: cannot be read as an image"):
         strict[1]
