@@ -22,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cir_data  # noqa: F401 (makes BasicSR importable)
@@ -41,7 +42,7 @@ from cir_data.geometry import Window
 from cir_data.image_io import decode
 from cir_data.preparation import Preparation, Settings, keys_of
 from cir_data.sources import open_images
-from cir_host.sampler import SampleIndex
+from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 
 CROP = 128
 LOW, HIGH = 10, 70
@@ -109,7 +110,7 @@ class Habit(Dataset):
         gt = cv2.imread(self.paths[index])
         quality = int(self.rng.integers(LOW, HIGH + 1))
         lq = cv2.imdecode(cv2.imencode(".jpg", gt, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)
-        window = Window.random(self.rng, gt, CROP)
+        window = Window.random(self.rng, gt.shape[:2], CROP)
         return {"gt": self._tensor(window.cut(gt)), "lq": self._tensor(window.cut(lq))}
 
     def _tensor(self, image: np.ndarray) -> Tensor:
@@ -123,7 +124,8 @@ def bare_codec(folder: Path) -> Callable[[int], object]:
     regions = []
     for path in sorted(folder.rglob("*.png")):
         image = np.asarray(Image.open(path).convert("RGB"))
-        region = jpeg.exact_region(Window.random(rng, image, CROP), image, grey=False)
+        size = image.shape[:2]
+        region = jpeg.exact_region(Window.random(rng, size, CROP), size, "4:2:0")
         quality = int(rng.integers(LOW, HIGH + 1))
         regions.append((np.ascontiguousarray(region.cut(image)), quality))
 
@@ -154,12 +156,13 @@ def samples_per_second(
 def batches_per_worker(root: Path, turns: int) -> dict[int, float]:
     """Median samples per second of a DataLoader of batches of 16, by number of workers."""
     data_set = ours(root)
+    count = 6 * len(data_set) // 16
+    plan = DataPlan(len(data_set), 6 * len(data_set), (Stage(count, 16),))
     rates: dict[int, list[float]] = {0: [], 1: [], 2: []}
     for turn in range(turns):
         for workers, values in rates.items():
-            sampler = PositionedSampler(data_set, 1, 0, 6)
-            sampler.set_epoch(turn)
-            loader = iter(DataLoader(data_set, 16, sampler=sampler, num_workers=workers))
+            batches = TrainingBatches(replace(plan, start_sample=turn * plan.epoch_size), count)
+            loader = iter(DataLoader(data_set, batch_sampler=batches, num_workers=workers))
             next(loader)  # by then the workers run
             start = time.perf_counter()
             values.append(16 * sum(1 for _ in loader) / (time.perf_counter() - start))

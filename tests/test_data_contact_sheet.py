@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from cir_data.contact_sheet import describe
 from cir_host.errors import OptionsError
-from cir_host.sampler import PositionedSampler
+from cir_host.sampler import DataPlan, Stage, TrainingBatches
 
 
 def training_set(folder, **options):
@@ -20,10 +20,12 @@ def test_sheet_shows_the_first_pairs_of_training(tmp_path, monkeypatch, workers)
     monkeypatch.chdir(tmp_path)
     folder = write_folder(tmp_path / "images")
     samples = training_set(folder, debug_pairs=3, dataset_enlarge_ratio=4)
-    sampler = PositionedSampler(samples, 1, 0, 4)
+    plan = DataPlan(len(samples), 4 * len(samples), (Stage(2, 2),))
     first = [
         sample
-        for batch in DataLoader(samples, 2, sampler=sampler, num_workers=workers)
+        for batch in DataLoader(
+            samples, batch_sampler=TrainingBatches(plan, 2), num_workers=workers
+        )
         for sample in zip(batch["lq"], batch["gt"], strict=True)
     ]
     sheet = np.array(Image.open("pairs_My_set.png"))

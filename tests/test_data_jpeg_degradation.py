@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from cir_data.jpeg import JPEG
 from cir_host.errors import OptionsError, UserError
-from cir_host.sampler import PositionedSampler, SampleIndex
+from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 
 ALL_DRAWS = {
     "quality": [{"choices": [20, 30], "weight": 3}, {"range": [50, 90], "weight": 1}],
@@ -128,9 +128,10 @@ def test_two_ranks_share_an_epoch_between_them(tmp_path):
 
 
 def epoch(samples, replicas, rank):
-    sampler = PositionedSampler(samples, replicas, rank, 4)
-    sampler.set_epoch(3)
-    return list(sampler)
+    size = 4 * len(samples)
+    plan = DataPlan(len(samples), size, (Stage(1, size),), start_sample=3 * size)
+    (batch,) = TrainingBatches(plan, 1, rank, replicas)
+    return batch
 
 
 def test_validation_compresses_twice_as_told(tmp_path):
