@@ -18,7 +18,7 @@ from cir_arch import load_network
 from cir_cli.restore_jobs import STANDARD_STREAM, Job, list_jobs
 from cir_cli.restore_views import Report, write_comparison
 from cir_data.picture import FileFacts, examine, read
-from cir_data.picture_writing import SIXTEEN_BITS, SUFFIXES, Encoding, write_whole
+from cir_data.picture_writing import SIXTEEN_BITS, SUFFIXES, Encoding, write_file
 from cir_host.errors import UserError
 from cir_model.inference import SYMMETRIES, InferenceOptions, Restorer
 from cir_model.picture import restore_picture
@@ -193,7 +193,7 @@ def _write(target: Path, data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
-        write_whole(target, data)
+        write_file(target, data)
 
 
 def _say(line: str) -> None:

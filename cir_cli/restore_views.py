@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cir_data.picture import Picture
-from cir_data.picture_writing import write_whole
+from cir_data.picture_writing import write_file
 
 _PANEL = 480
 """Largest width and height of a panel in a strip."""
@@ -38,7 +38,7 @@ def write_comparison(path: Path, before: Picture, after: Picture) -> None:
     titles = ("before", "after", f"difference x {_GAIN}")
     buffer = io.BytesIO()
     _sheet(rows, titles).save(buffer, "PNG")
-    write_whole(path, buffer.getvalue())
+    write_file(path, buffer.getvalue())
 
 
 class Report:
@@ -78,7 +78,7 @@ class Report:
         count = len(self._sections)
         body = "\n".join(self._sections)
         text = _PAGE.replace("COUNT", f"{count} picture{'' if count == 1 else 's'}")
-        write_whole(self.path, text.replace("BODY", body).encode())
+        write_file(self.path, text.replace("BODY", body).encode())
 
 
 _PAGE = """<!DOCTYPE html>

@@ -1,6 +1,5 @@
 """The first pairs of a data set with what was drawn for them, as one picture."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from cir_data.geometry import Pixels
+from cir_host.files import write_whole
 
 _LONGEST = 256
 """Pixels of an edge that are shown; of larger images it is the part at top and left."""
@@ -35,9 +35,7 @@ def write_sheet(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    sheet.save(partial, "PNG")
-    partial.replace(path)
+    write_whole(path, lambda file: sheet.save(file, "PNG"))
 
 
 def describe(sample: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,6 @@ The rules, which differ from those of ``image_io`` where data sets need no more:
 """
 
 import io
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from cir_data.coarseness import equivalent_quality
 from cir_data.codec import UNKNOWN_QUALITY
 from cir_data.geometry import Orientation
 from cir_data.image_io import DECODING_ERRORS, UnreadableImage
@@ -141,16 +141,14 @@ def read(data: bytes, where: str, *, strict: bool = False) -> Picture:
 def jpeg_quality(image: Image.Image) -> tuple[int | None, bool]:
     """Return the quality of an opened JPEG, and whether its tables are standard.
 
-    For others than the standard tables it is the quality whose luminance table has the nearest sum.
+    For others than the standard tables it is that of :func:`equivalent_quality`.
     """
     if not isinstance(image, JpegImageFile) or not image.quantization:
         return None, False
     quality = compression_of(image).quality
     if quality != UNKNOWN_QUALITY:
         return quality, True
-    total = sum(image.quantization[min(image.quantization)])
-    sums = _standard_sums()
-    return min(sums, key=lambda q: abs(math.log(sums[q] / max(total, 1)))), False
+    return equivalent_quality(image), False
 
 
 @cache
@@ -292,16 +290,3 @@ def _split(samples: Samples) -> tuple[Samples, Samples | None]:
         return samples, None
     colour = samples[..., 0] if samples.shape[2] == 2 else samples[..., :3]
     return colour, samples[..., -1]
-
-
-@cache
-def _standard_sums() -> dict[int, int]:
-    """Return the sums of the standard luminance tables by quality."""
-    sums = {}
-    for quality in range(1, 101):
-        buffer = io.BytesIO()
-        Image.new("L", (8, 8)).save(buffer, "JPEG", quality=quality)
-        image = Image.open(buffer)
-        assert isinstance(image, JpegImageFile)
-        sums[quality] = sum(image.quantization[0])
-    return sums

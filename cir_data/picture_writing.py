@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from cir_data.metadata import Metadata
 from cir_data.picture import Picture, Samples
 from cir_host.errors import UserError
+from cir_host.files import write_whole
 
 SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}
 """Formats that can be written, with the suffix of their files."""
@@ -93,19 +94,16 @@ class Encoding:
         return arguments
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write a file in its folder, which is made, so that it is there whole or not at all.
 
     Raises:
         UserError: The disk is full, or the folder may not be written.
     """
-    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        write_whole(path, lambda file: file.write(data))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 

@@ -33,13 +33,14 @@ import numpy as np
 from PIL import Image
 
 from cir_data import raw_pixels
-from cir_data.coarseness import equivalent_quality
+from cir_data.coarseness import equivalent_quality_of_file
 from cir_data.geometry import Pixels, Window
 from cir_data.image_io import decode
 from cir_data.sources import MANIFEST, StoredImage, is_lmdb, some
 from cir_data.sub_images import sub_windows
 from cir_data.writers import FIRST_MAP, FolderWriter, LmdbWriter, Writer
 from cir_host.errors import UserError
+from cir_host.files import write_text_whole
 
 Store = Literal["png", "raw"]
 
@@ -157,7 +158,7 @@ def prepare_image(job: tuple[StoredImage, str], settings: Settings) -> Prepared:
     try:
         data = image.read()
         if settings.min_jpeg_quality is not None:
-            quality = equivalent_quality(data)
+            quality = equivalent_quality_of_file(data)
             if quality is not None and quality < settings.min_jpeg_quality:
                 return Prepared(coarse=f"{image.path}: JPEG of quality {quality}")
         pixels = decode(data, image.path)
@@ -335,7 +336,7 @@ class Preparation:
                 )
             shutil.rmtree(self._content, ignore_errors=True)
             (self._partial / "journal.jsonl").unlink(missing_ok=True)
-        _write_whole(file, json.dumps(plan))
+        write_text_whole(file, json.dumps(plan))
 
     def _replay(self, journal: TextIO) -> int:
         """Take over the whole lines of the journal, cut off a torn one, return their number."""
@@ -380,7 +381,9 @@ class Preparation:
         within = is_lmdb(self._output)
         for name, text in texts.items():
             if text:
-                _write_whole(self._content / name if within else _beside(self._output, name), text)
+                write_text_whole(
+                    self._content / name if within else _beside(self._output, name), text
+                )
         if self._output.exists():
             self._output.rename(self._partial / "replaced")
         self._content.rename(self._output)
@@ -415,7 +418,7 @@ def write_meta_info(
         raise UserError(f"no image could be used: {some(report.unreadable)}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(output, "".join(lines))
+        write_text_whole(output, "".join(lines))
     except OSError as error:
         raise UserError(f"{output}: {error.strerror}") from error
     return report
@@ -432,16 +435,6 @@ def free_bytes(path: Path) -> int:
 def _beside(output: Path, name: str) -> Path:
     """Return where a file about a store lies: in an LMDB's folder, but not among images."""
     return output / name if is_lmdb(output) else output.with_name(f"{output.name}_{name}")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    aside = path.with_name(f"{path.name}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 @contextmanager

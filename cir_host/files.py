@@ -32,3 +32,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text in UTF-8 as :func:`write_whole` does."""
+    write_whole(path, lambda file: file.write(text.encode()))

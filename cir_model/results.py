@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cir_host.files import write_text_whole
+
 KINDS = ("input", "output", "gain")
 
 
@@ -62,7 +64,7 @@ def write_results(
     keeps its history; JSON and Markdown show the given results alone.
     """
     results = list(results)
-    _write(folder / "metrics.csv", _csv_text(folder / "metrics.csv", results, metrics))
+    write_text_whole(folder / "metrics.csv", _csv_text(folder / "metrics.csv", results, metrics))
     document = {
         **run,
         "data_sets": {
@@ -76,8 +78,10 @@ def write_results(
             for r in results
         },
     }
-    _write(folder / "metrics.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    _write(folder / "metrics.md", markdown_table(results, metrics))
+    write_text_whole(
+        folder / "metrics.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    )
+    write_text_whole(folder / "metrics.md", markdown_table(results, metrics))
 
 
 def markdown_table(results: Iterable[DataSetResult], metrics: list[str]) -> str:
@@ -127,10 +131,3 @@ def _csv_text(path: Path, results: list[DataSetResult], metrics: list[str]) -> s
 
 def _flat(scores: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
     return {f"{m}_{k}": f"{v:.6f}" for m, kinds in scores.items() for k, v in kinds.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write whole or not at all: a run killed here leaves the old file."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

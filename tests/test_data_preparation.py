@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cir_cli import prepare
-from cir_data.coarseness import equivalent_quality
+from cir_data.coarseness import equivalent_quality_of_file
 from cir_data.image_io import UnreadableImage, decode
 from cir_data.preparation import Preparation, Settings, keys_of, ordered_map
 from cir_data.raw_pixels import pack
@@ -216,12 +216,12 @@ def jpeg_bytes(**options):
 
 def test_equivalent_quality():
     for quality in (1, 10, 49, 50, 51, 75, 95, 100):
-        assert equivalent_quality(jpeg_bytes(quality=quality)) == quality
-    assert equivalent_quality(jpeg_bytes(qtables=[[255] * 64] * 2)) == 1
-    assert equivalent_quality(jpeg_bytes(qtables=[[1] * 64] * 2)) == 100
+        assert equivalent_quality_of_file(jpeg_bytes(quality=quality)) == quality
+    assert equivalent_quality_of_file(jpeg_bytes(qtables=[[255] * 64] * 2)) == 1
+    assert equivalent_quality_of_file(jpeg_bytes(qtables=[[1] * 64] * 2)) == 100
     between = [[16] * 64] * 2  # a sum of 1024, between qualities 78 and 79
-    assert 70 < equivalent_quality(jpeg_bytes(qtables=between)) < 90
-    assert equivalent_quality(b"no image") is None
+    assert 70 < equivalent_quality_of_file(jpeg_bytes(qtables=between)) < 90
+    assert equivalent_quality_of_file(b"no image") is None
 
 
 def test_coarse_and_unreadable_files_are_left_out_and_listed(folder, tmp_path, capsys):
