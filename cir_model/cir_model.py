@@ -34,6 +34,7 @@ class CIRModel(MeasuringModel):
     Its options are :class:`TrainOptions`, :class:`ValOptions` and :class:`LoggerOptions`.
     """
 
+    train_options_type: ClassVar[type[TrainOptions]] = TrainOptions
     options_types: ClassVar = {"train": TrainOptions, "val": ValOptions, "logger": LoggerOptions}
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -44,8 +45,7 @@ class CIRModel(MeasuringModel):
     @classmethod
     def train_options(cls, opt: Mapping[str, Any]) -> TrainOptions:
         """Return the section ``train`` of all options, checked."""
-        options: TrainOptions = convert(opt["train"], cls.options_types["train"], "train")
-        return options
+        return convert(opt["train"], cls.train_options_type, "train")
 
     @classmethod
     def training_stages(cls, opt: Mapping[str, Any], batch_size: int) -> tuple[Stage, ...]:

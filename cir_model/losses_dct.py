@@ -63,7 +63,8 @@ class DCTLoss(nn.Module):
         images = torch.arange(len(output), device=output.device)[:, None, None]
         # indexed axes come first: (B, rows, columns, C); the transform is linear
         pixels = (output - gt).permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None]]
-        blocks = pixels.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK))
+        number, _, _, channels = pixels.shape
+        blocks = pixels.view(number, -1, BLOCK, whole_columns.shape[1], BLOCK, channels)
         found = torch.einsum("ui,bminjc,vj->bmnuvc", self.basis, blocks, self.basis).abs()
         whole = whole_rows[:, :, None] & whole_columns[:, None]
         total = (found.mean(dim=(-3, -2, -1)) * whole).sum()

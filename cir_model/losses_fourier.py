@@ -34,7 +34,7 @@ class FourierLoss(nn.Module):
 
     def forward(self, output: Tensor, gt: Tensor) -> Tensor:
         """Compare images (B, C, H, W) in [0, 1]; returns a scalar."""
-        difference = fft.fft2(output - gt, norm=self.norm)  # the transform is linear
+        difference: Tensor = fft.fft2(output - gt, norm=self.norm)  # the transform is linear
         return self.loss_weight * (difference.real.abs() + difference.imag.abs()).mean() / 2
 
 

@@ -63,5 +63,5 @@ class BlurResidualLoss(nn.Module):
     def forward(self, output: Tensor, gt: Tensor) -> Tensor:
         """Compare images (B, C, H, W) in [0, 1], larger than half the kernel; returns a scalar."""
         difference = output - gt  # the blur is linear
-        blurred = gaussian_blur(difference, [self.kernel_size] * 2, [self.sigma] * 2)
+        blurred: Tensor = gaussian_blur(difference, [self.kernel_size] * 2, [self.sigma] * 2)
         return self.loss_weight * (difference - blurred).abs().mean()
