@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 import cir_data  # noqa: F401 (registers its data sets)
 import cir_model  # noqa: F401
 from cir_cli.options_files import shipped
+from cir_host import option_keys
 
 CROP = 32
 """Edge of the small image: the largest total stride of a network is 32."""
@@ -38,8 +39,9 @@ def shrink(options, photos):
     small = {**SMALL[network], "act_mode": options["network_g"].get("act_mode")}
     options["network_g"] = {"type": network} | {k: v for k, v in small.items() if v is not None}
     train = options["datasets"]["train"]
-    train |= {"dataroot_gt": str(photos), "gt_size": CROP * scale, "phase": "train"}
-    train |= {"scale": scale, "manual_seed": 0}
+    train |= {"dataroot_gt": str(photos), "gt_size": CROP * scale}
+    for phase, section in options["datasets"].items():  # as BasicSR's parser does
+        section |= {"phase": phase.split("_")[0], "scale": scale, "manual_seed": 0}
     if train.get("library", "pillow") != "pillow":
         pytest.importorskip("jpeglib")
     if "codecs" in train:  # the others are folders that somebody else's codec has to fill
@@ -53,10 +55,13 @@ def shrink(options, photos):
 def test_two_steps(name, photos):
     options = shrink(load(name), photos)
     torch.manual_seed(0)
+    assert option_keys.check(copy.deepcopy(options), load(name)) == []
     cls, given = MODEL_REGISTRY.get(options["model_type"]), copy.deepcopy(options)
     made = cls(options)
     network = made.get_bare_model(made.net_g)
-    cls.rehearse(_with_options(cls, given), network)
+    before_building = cls.__new__(cls)
+    before_building.opt = given
+    before_building.rehearse(network)
     before = {n: p.clone() for n, p in network.named_parameters() if p.requires_grad}
     frozen = {n: p.clone() for n, p in network.named_parameters() if not p.requires_grad}
     data = DataLoader(build_dataset(given["datasets"]["train"]), batch_size=2)
@@ -74,9 +79,3 @@ def test_two_steps(name, photos):
     assert all(torch.equal(value, after[n]) for n, value in frozen.items())
     moved = [n for n, value in before.items() if not torch.equal(value, after[n])]
     assert len(moved) > 0.9 * len(before)
-
-
-def _with_options(cls, options):
-    model = cls.__new__(cls)
-    model.opt = options
-    return model
