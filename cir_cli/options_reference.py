@@ -11,17 +11,19 @@ from typing import Any
 import msgspec
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 
-from cir_model import CIRModel
+from cir_model import CaVEModel, CIRModel
 
 _FILLED_IN = ("phase", "manual_seed", "scale")
 """Keys of a data set that the parser takes from elsewhere in the file."""
 
+_CAVE_TRAIN = "train, model_type: CaVEModel"
+
 _INTRODUCTION = """\
 # Options
 
-What may stand in an options file for `model_type: CIRModel`. A key that is not listed is an error,
-and so is a value of another type or out of its range; both are found before a run is made. Printed
-by `basicsr options`.
+What may stand in an options file for `model_type: CIRModel` and `CaVEModel`. A key that is not
+listed is an error, and so is a value of another type or out of its range; both are found before a
+run is made. Printed by `basicsr options`.
 
 Editors that know the YAML language server check and complete a file with the schema:
 
@@ -48,6 +50,8 @@ def schema_text() -> str:
         {"if": {"properties": {"type": {"const": name}}}, "then": data_set}
         for name, data_set in data_sets.items()
     ]
+    of_cave = {"train": sections.pop(_CAVE_TRAIN)}
+    of_models = {"CIRModel": sections, "CaVEModel": {**sections, **of_cave}}
     networks = sorted(name for name, cls in ARCH_REGISTRY if cls.__module__.startswith("cir_"))
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -56,7 +60,7 @@ def schema_text() -> str:
         "required": ["name", "model_type", "num_gpu", "datasets", "path"],
         "properties": {
             "name": {"type": "string", "description": "Names the folder of the run."},
-            "model_type": {"type": "string", "examples": ["CIRModel"]},
+            "model_type": {"type": "string", "examples": [*of_models]},
             "scale": {"type": "integer", "minimum": 1},
             "num_gpu": {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 0}]},
             "manual_seed": {"type": ["integer", "null"]},
@@ -76,8 +80,10 @@ def schema_text() -> str:
             },
             "path": {"type": "object"},
         },
-        "if": {"properties": {"model_type": {"const": "CIRModel"}}},
-        "then": {"properties": sections},
+        "allOf": [
+            {"if": {"properties": {"model_type": {"const": name}}}, "then": {"properties": keys}}
+            for name, keys in of_models.items()
+        ],
         "$defs": definitions,
     }
     return json.dumps(document, indent=2) + "\n"
@@ -87,6 +93,9 @@ def reference() -> str:
     """Return the reference of all keys as Markdown."""
     sections, definitions = _schemas()
     parts = [_INTRODUCTION]
+    shared = sections["train"]["properties"].keys()
+    of_cave = sections[_CAVE_TRAIN]["properties"]
+    sections[_CAVE_TRAIN]["properties"] = {k: v for k, v in of_cave.items() if k not in shared}
     for name, section in sections.items():
         title = f"datasets, type: {name}" if name in _data_sets() else name
         parts.append(f"## `{title}`\n\n" + "\n".join(_table(section, definitions)) + "\n")
@@ -105,7 +114,11 @@ def _data_sets() -> dict[str, type[msgspec.Struct]]:
 
 def _schemas() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the schema of each section, data sets by their type, and what they refer to."""
-    types: dict[str, Any] = {**CIRModel.options_types, **_data_sets()}
+    types: dict[str, Any] = {
+        **CIRModel.options_types,
+        _CAVE_TRAIN: CaVEModel.options_types["train"],
+        **_data_sets(),
+    }
     _, definitions = msgspec.json.schema_components(types.values(), ref_template="#/$defs/{name}")
     sections = {name: definitions.pop(struct.__name__) for name, struct in types.items()}
     for name in _data_sets():

@@ -19,7 +19,7 @@ from cir_host.options import convert
 from cir_host.registration import register
 from cir_host.sampler import Stage
 from cir_model.groups import freeze, parameter_groups
-from cir_model.losses import Losses
+from cir_model.losses import Losses, check_losses
 from cir_model.options import LoggerOptions, TrainOptions, ValOptions
 from cir_model.statistics import RunningStatistics
 from cir_model.validation import MeasuringModel, check_precision
@@ -34,22 +34,28 @@ class CIRModel(MeasuringModel):
     Its options are :class:`TrainOptions`, :class:`ValOptions` and :class:`LoggerOptions`.
     """
 
+    train_options_type: ClassVar[type[TrainOptions]] = TrainOptions
     options_types: ClassVar = {"train": TrainOptions, "val": ValOptions, "logger": LoggerOptions}
 
     def __init__(self, opt: dict[str, Any]) -> None:
         if opt["is_train"]:
-            self.options = convert(opt["train"], TrainOptions, "train")
+            self.options = self.train_options(opt)
         super().__init__(opt)
 
-    @staticmethod
-    def training_stages(opt: Mapping[str, Any], batch_size: int) -> tuple[Stage, ...]:
+    @classmethod
+    def train_options(cls, opt: Mapping[str, Any]) -> TrainOptions:
+        """Return the section ``train`` of all options, checked."""
+        return convert(opt["train"], cls.train_options_type, "train")
+
+    @classmethod
+    def training_stages(cls, opt: Mapping[str, Any], batch_size: int) -> tuple[Stage, ...]:
         """Return how many samples a step takes, and of which size.
 
         Args:
             opt: All options.
             batch_size: ``batch_size_per_gpu`` over all processes and GPUs.
         """
-        options = convert(opt["train"], TrainOptions, "train")
+        options = cls.train_options(opt)
         devices = batch_size // opt["datasets"]["train"]["batch_size_per_gpu"]
         if not options.progressive:
             return (Stage(int(options.total_iter), batch_size * options.accum_iter),)
@@ -65,9 +71,11 @@ class CIRModel(MeasuringModel):
 
         Raises:
             OptionsError: A pattern of ``train.groups`` fits nothing, or nothing is left to train,
-                or the network is not sound in the precision of ``train.amp``.
+                or the network is not sound in the precision of ``train.amp``, or a loss cannot be
+                what its arguments say.
         """
-        options = convert(self.opt["train"], TrainOptions, "train")
+        options = self.train_options(self.opt)
+        check_losses(options)
         if options.amp != "off":
             check_precision(network, options.amp, "train.amp")
         freeze(network, options.groups)
@@ -118,9 +126,17 @@ class CIRModel(MeasuringModel):
         return optimizer
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch with ``lq`` and, where it is known, ``gt``: (B, C, H, W) in [0, 1]."""
+        """Take a batch with ``lq`` and, where it is known, ``gt``: (B, C, H, W) in [0, 1].
+
+        Its other tensors, with the batch on the first axis, become ``self.facts``.
+        """
         self.lq: Tensor
         super().feed_data(data)
+        self.facts = {
+            key: value.to(self.device)
+            for key, value in data.items()
+            if isinstance(value, Tensor) and key not in {"lq", "gt"}
+        }
         if self.is_train and self.options.channels_last:
             self.lq = self.lq.contiguous(memory_format=torch.channels_last)
 
@@ -156,29 +172,40 @@ class CIRModel(MeasuringModel):
         """
         parts = self.options.accum_iter
         means: dict[str, Tensor] = {}
-        for i, (lq, gt) in enumerate(zip(self.lq.chunk(parts), self.gt.chunk(parts), strict=True)):
+        batch = {"lq": self.lq, "gt": self.gt, **self.facts}
+        chunks = [value.chunk(parts) for value in batch.values()]
+        for i, values in enumerate(zip(*chunks, strict=True)):
+            part = dict(zip(batch, values, strict=True))
             with self._gradients_shared(i == parts - 1):
-                losses = self.compute_losses(lq, gt)
+                losses = self.compute_losses(part.pop("lq"), part.pop("gt"), part)
                 loss = torch.stack(list(losses.values())).sum()
                 torch.autograd.backward(self.scaler.scale(loss / parts))
             for name, value in losses.items():
                 means[name] = means.get(name, torch.zeros_like(value)) + value.detach() / parts
         return _mean_over_processes(means)
 
-    def compute_losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
+    def compute_losses(
+        self, lq: Tensor, gt: Tensor, facts: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Restore images and compare them: the formula of the training.
 
         Args:
             lq: (B, C, H, W) in [0, 1].
             gt: (B, C, scale H, scale W) in [0, 1].
+            facts: What else the samples hold as tensors, such as ``quality`` (B,).
 
         Returns:
             Scalars by their names in the log; their sum is what the step lowers.
         """
-        with torch.autocast(lq.device.type, self.autocast_type, self.autocast_type is not None):
+        with self.autocast():
             output = self.network(lq)
-        losses: dict[str, Tensor] = self.losses(output.float(), gt)
+        losses: dict[str, Tensor] = self.losses(output.float(), gt, facts)
         return losses
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of ``train.amp`` for the network."""
+        kind = self.autocast_type
+        return torch.autocast(self.device.type, kind, kind is not None)
 
     def state_of_training(self) -> dict[str, Any]:
         """Return what the training state holds beside BasicSR's: the scaler and counters."""

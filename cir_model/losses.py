@@ -1,13 +1,21 @@
 """The losses of a training: several, weighted, each by its name in the log."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from basicsr.losses import build_loss
 from torch import Tensor, nn
 
+from cir_host.errors import OptionsError, UserError
+from cir_model import losses_dct, losses_fourier, losses_pixel  # noqa: F401 (registers them)
 from cir_model.options import TrainOptions
 
 
 class Losses(nn.Module):
-    """All losses of ``train``; each has its weight among its arguments."""
+    """All losses of ``train``; each has its weight among its arguments.
+
+    A loss with ``sample_keys`` is given these facts of the samples by name beside the images.
+    """
 
     def __init__(self, options: TrainOptions) -> None:
         super().__init__()
@@ -15,21 +23,52 @@ class Losses(nn.Module):
         self.perceptual = build_loss(options.perceptual_opt) if options.perceptual_opt else None
         self.named = nn.ModuleDict({k: build_loss(v) for k, v in options.losses.items()})
 
-    def forward(self, output: Tensor, gt: Tensor) -> dict[str, Tensor]:
+    def forward(self, output: Tensor, gt: Tensor, facts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compare images.
 
         Args:
             output: (B, C, H, W), float32.
             gt: The same shape in [0, 1].
+            facts: What else the samples hold, by key, the batch on the first axis.
 
         Returns:
             Scalars by their names in the log: ``l_pix``, ``l_percep`` and ``l_style`` as BasicSR
             has them, ``l_NAME`` for the others.
+
+        Raises:
+            UserError: A loss needs a fact that the data set does not give.
         """
         found: dict[str, Tensor | None] = {}
         if self.pixel is not None:
-            found["l_pix"] = self.pixel(output, gt)
+            found["l_pix"] = self.pixel(output, gt, **_facts_for(self.pixel, facts))
         if self.perceptual is not None:
             found["l_percep"], found["l_style"] = self.perceptual(output, gt)
-        found |= {f"l_{name}": loss(output, gt) for name, loss in self.named.items()}
+        for name, loss in self.named.items():
+            found[f"l_{name}"] = loss(output, gt, **_facts_for(loss, facts))
         return {name: value for name, value in found.items() if value is not None}
+
+
+def check_losses(options: TrainOptions) -> None:
+    """Build each loss but the perceptual one, which loads a network.
+
+    Raises:
+        OptionsError: A loss refuses its arguments.
+    """
+    for key, section in options.loss_sections():
+        if key == "perceptual_opt":
+            continue
+        try:
+            build_loss(section)
+        except (TypeError, ValueError, UserError) as error:
+            raise OptionsError(f"train.{key}: {error}") from error
+
+
+def _facts_for(loss: Any, facts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    keys = getattr(loss, "sample_keys", ())
+    for key in keys:
+        if key not in facts:
+            raise UserError(
+                f"{type(loss).__name__} needs {key} of each sample, which datasets.train does not"
+                " give; JPEGRestorationDataset does"
+            )
+    return {key: facts[key] for key in keys}

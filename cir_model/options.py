@@ -163,7 +163,7 @@ class TrainOptions(Section, kw_only=True):
     ] = None
 
     def __post_init__(self) -> None:
-        if not (self.pixel_opt or self.perceptual_opt or self.losses):
+        if next(self.loss_sections(), None) is None:
             raise ValueError("pixel_opt missing, and no losses; one loss is needed")
         for key, value in self.loss_sections():
             if "type" not in value:
@@ -196,6 +196,24 @@ class TrainOptions(Section, kw_only=True):
                     f"progressive has stages of {length:.0f} iterations, total_iter is"
                     f" {self.total_iter:.0f}"
                 )
+
+
+class CaVETrainOptions(TrainOptions, kw_only=True):
+    """Keys of ``train`` for ``model_type: CaVEModel``."""
+
+    quality_opt: Annotated[
+        Arguments | None,
+        Meta(
+            description="A loss on the predicted quality, as 1 - QF / 100, l_quality in the log:"
+            " {type: L1Loss, loss_weight: 1.0}."
+        ),
+    ] = None
+
+    def loss_sections(self) -> Iterator[tuple[str, Arguments]]:
+        """Yield the loss on the quality too."""
+        yield from super().loss_sections()
+        if self.quality_opt:
+            yield "quality_opt", self.quality_opt
 
 
 class ValOptions(InferenceOptions, forbid_unknown_fields=True, kw_only=True, frozen=True):

@@ -1,6 +1,7 @@
 """Validation and test: every image measured input beside output, shared among the processes."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,8 @@ class MeasuringModel(SRModel):
 
     def test(self) -> None:
         """Restore ``self.lq`` by the averaged weights where there are any."""
-        network = self.restorer.networks[0]
-        training = network.training
-        network.eval()
-        self.output = self.restorer(self.lq)
-        network.train(training)
+        with evaluating(self.restorer.networks[0]):
+            self.output = self.restorer(self.lq)
 
     def dist_validation(
         self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
@@ -177,6 +175,7 @@ class MeasuringModel(SRModel):
             f"{metric} ({'MATLAB Y' if options.get('test_y_channel') else 'all channels'},"
             f" border {options.get('crop_border', 0)})"
             for metric, options in (self.opt["val"].get("metrics") or {}).items()
+            if "crop_border" in options
         ]
         protocol = {
             "colour": colour.get(str(data_set.opt.get("color", "rgb"))),
@@ -220,6 +219,17 @@ class MeasuringModel(SRModel):
         if self.is_train:
             return folder / image / f"{image}_{current_iter}.png"
         return folder / f"{image}_{self.opt['val'].get('suffix') or self.opt['name']}.png"
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Keep a network in evaluation mode, and leave it in the mode in which it was."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
 
 
 def check_precision(network: nn.Module, precision: str, key: str) -> None:

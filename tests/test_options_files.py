@@ -1,5 +1,8 @@
 """Every shipped options file is sound: its keys, names and network; recipes are the paper's."""
 
+from itertools import accumulate
+
+import msgspec
 import pytest
 import torch
 import yaml
@@ -11,14 +14,21 @@ import cir_data  # noqa: F401
 import cir_model  # noqa: F401
 from cir_arch.ucip_arch import CODECS
 from cir_cli.options_files import find, shipped
+from cir_data.draws import Mixture, WeightedDraw
 from cir_host.errors import OptionsError
 from cir_host.options import convert
-from cir_model.options import ValOptions
+from cir_model.groups import freeze
+from cir_model.options import GroupOptions, ValOptions
 
 
 def load(name):
     with find(name).open(encoding="utf-8") as file:
         return yaml.safe_load(file)
+
+
+def network_of(options):
+    with torch.device("meta"):
+        return build_network(options["network_g"])
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -36,8 +46,7 @@ def test_file_is_sound(name):
         val = convert(options["val"], ValOptions, "val")
         for metric in (val.metrics or {}).values():
             assert METRIC_REGISTRY.get(metric["type"])
-    with torch.device("meta"):
-        network = build_network(options["network_g"])
+    network = network_of(options)
     assert network.facts.scale == options["scale"]
     if "periods" in options.get("train", {}).get("scheduler", {}):
         assert sum(options["train"]["scheduler"]["periods"]) == options["train"]["total_iter"]
@@ -52,9 +61,7 @@ def test_recipe_of_the_paper():
         assert train["use_rot"]
         assert options["train"]["optim_g"]["type"] == "AdamW"
         assert float(options["train"]["scheduler"]["eta_min"]) == 1e-6
-        with torch.device("meta"):
-            network = build_network(options["network_g"])
-        assert sum(p.numel() for p in network.parameters()) == 34_754_927
+        assert sum(p.numel() for p in network_of(options).parameters()) == 34_754_927
     assert first["datasets"]["train"]["quality"] == {"choices": [10, 20, 30, 40, 50, 60, 70]}
     assert second["datasets"]["train"]["quality"] == {"range": [10, 70]}
     assert float(first["train"]["optim_g"]["lr"]) == 2e-4
@@ -71,9 +78,7 @@ def test_recipe_of_the_paper():
 def test_protocol_of_super_resolution(name, parameters):
     """That of the HAT paper: Y, a border as wide as the scale."""
     options = load(f"test_{name}_x4.yml")
-    with torch.device("meta"):
-        network = build_network(options["network_g"])
-    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert sum(p.numel() for p in network_of(options).parameters()) == parameters
     for metric in options["val"]["metrics"].values():
         assert (metric["crop_border"], metric["test_y_channel"]) == (4, True)
 
@@ -87,6 +92,102 @@ def test_recipe_of_ucip():
     assert sum(map(len, qualities)) == 23
     assert (train["gt_size"], train["batch_size_per_gpu"], options["scale"]) == (256, 32, 4)
     assert options["train"]["total_iter"] == 400_000
+
+
+# name: parameters, edge of the crops, total batch, learning rate, iterations
+RECIPES = {
+    "promptir_x1.yml": (36_543_885, 128, 24, 2e-4, 800_000),
+    "promptir_x1_stage2.yml": (36_543_885, 128, 24, 1e-4, 600_000),
+    "cave_x1.yml": (74_887_428, 256, 128, 2e-5, 200_000),
+    "cave_x1_explicit.yml": (74_887_428, 256, 128, 2e-5, 200_000),
+    "cave_x1_implicit.yml": (74_887_428, 256, 128, 2e-5, 200_000),
+    "hft_x1.yml": (33_859_795, 64, 8, 2e-4, 350_000),
+    "scunet_x1.yml": (69_086_604, 128, 64, 1e-4, 900_000),
+    "scunet_x1_phase2.yml": (69_086_604, 256, 32, 2e-5, 600_000),
+    "unifyformer_x1.yml": (28_500_431, 128, 64, 3e-4, 300_000),
+    "safmn_bcie_x1.yml": (18_414_083, 192, 16, 3e-4, 500_000),
+    "ucip_x4.yml": (11_424_291, 256, 32, 3e-4, 400_000),
+    "ucip_x4_release.yml": (11_424_291, 256, 32, 2e-4, 300_000),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_figures_of_the_recipes(name):
+    options = load(name)
+    train, data = options["train"], options["datasets"]["train"]
+    found = (
+        sum(p.numel() for p in network_of(options).parameters()),
+        data["gt_size"],
+        data["batch_size_per_gpu"],
+        float(train["optim_g"]["lr"]),
+        train["total_iter"],
+    )
+    assert found == RECIPES[name]
+
+
+def test_later_phases_begin_at_earlier_ones():
+    """Under the name by which the earlier file saves."""
+    for name in shipped():
+        start = (load(name)["path"].get("pretrain_network_g") or "").split("/")
+        if "train" in load(name) and start != [""]:
+            assert f"{start[1]}.yml" in shipped(), name
+            assert load(f"{start[1]}.yml")["network_g"] == load(name)["network_g"], name
+
+
+@pytest.mark.parametrize("stage", ["", "_stage2"])
+def test_eight_gpus_take_the_batch_of_one(stage):
+    one, eight = load(f"promptcir_x1{stage}.yml"), load(f"promptcir_x1{stage}_8gpu.yml")
+    data = [options["datasets"]["train"] for options in (one, eight)]
+    assert data[0].pop("batch_size_per_gpu") == 8 * data[1].pop("batch_size_per_gpu")
+    for key in ("train", "datasets", "network_g", "val"):
+        assert one[key] == eight[key]
+
+
+def test_dual_learning_and_its_parts():
+    dual, explicit, implicit = (
+        load(f"cave_x1{kind}.yml") for kind in ("", "_explicit", "_implicit")
+    )
+    assert dual["train"]["pixel_opt"]["loss_weight"] == 1000
+    assert dual["train"]["quality_opt"]["loss_weight"] == 1
+    for alone, other in ((explicit, "pixel_opt"), (implicit, "quality_opt")):
+        assert alone["train"] == {
+            **{k: v for k, v in dual["train"].items() if k != other},
+            "groups": alone["train"]["groups"],
+        }
+    seen = Mixture.of(
+        msgspec.convert(dual["datasets"]["train"]["quality"], list[WeightedDraw[int]])
+    ).values
+    for name, section in dual["datasets"].items():
+        if name != "train":
+            ending = "seen" if section["quality"] in seen else "unseen"
+            assert section["name"] == f"DIV2K_valid_q{section['quality']}_{ending}"
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [
+        ("ucip_x4_webp.yml", "prompts"),
+        ("cave_x1_explicit.yml", "m_head m_down1 m_down2 m_down3 m_body_encoder qf_pred"),
+        (
+            "cave_x1_implicit.yml",
+            "m_head m_down1 m_down2 m_down3 m_body_encoder m_body_decoder m_up3 m_up2 m_up1 m_tail",
+        ),
+    ],
+)
+def test_patterns_freeze_what_they_should(name, trained):
+    options = load(name)
+    network = network_of(options)
+    freeze(network, msgspec.convert(options["train"]["groups"], list[GroupOptions]))
+    left = {n.split(".")[0] for n, p in network.named_parameters() if p.requires_grad}
+    assert left == set(trained.split())
+
+
+def test_progressive_schedule_of_unifyformer():
+    stages = load("unifyformer_x1.yml")["train"]["progressive"]
+    ends = list(accumulate(stage["iters"] for stage in stages))
+    assert ends == [100_000, 170_000, 220_000, 260_000, 300_000]
+    sizes = [(stage["gt_size"], stage["batch_size_per_gpu"]) for stage in stages]
+    assert sizes == [(128, 64), (128, 48), (160, 32), (192, 16), (224, 16)]
 
 
 def test_a_path_wins_over_a_shipped_name(tmp_path, monkeypatch):

@@ -1,0 +1,81 @@
+"""Every recipe takes two steps: its own data, losses and schedule, with a small network."""
+
+import copy
+
+import pytest
+import torch
+import yaml
+from basicsr.data import build_dataset
+from basicsr.utils.options import ordered_yaml
+from basicsr.utils.registry import MODEL_REGISTRY
+from command_tools import photographs
+from small_networks import SMALL
+from torch.utils.data import DataLoader
+
+import cir_data  # noqa: F401 (registers its data sets)
+import cir_model  # noqa: F401
+from cir_cli.options_files import shipped
+from cir_host import option_keys
+
+CROP = 32
+"""Edge of the small image: the largest total stride of a network is 32."""
+
+
+def load(name):
+    return yaml.load(shipped()[name].read_text(encoding="utf-8"), Loader=ordered_yaml()[0])
+
+
+RECIPES = [name for name in shipped() if "train" in load(name) and not name.startswith("demo_")]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return photographs(tmp_path_factory.mktemp("recipes") / "photos", size=160)
+
+
+def shrink(options, photos):
+    """Make network and crops small and take the photographs; all else stays that of the file."""
+    scale, network = options["scale"], options["network_g"]["type"]
+    small = {**SMALL[network], "act_mode": options["network_g"].get("act_mode")}
+    options["network_g"] = {"type": network} | {k: v for k, v in small.items() if v is not None}
+    train = options["datasets"]["train"]
+    train |= {"dataroot_gt": str(photos), "gt_size": CROP * scale}
+    for phase, section in options["datasets"].items():  # as BasicSR's parser does
+        section |= {"phase": phase.split("_")[0], "scale": scale, "manual_seed": 0}
+    if train.get("library", "pillow") != "pillow":
+        pytest.importorskip("jpeglib")
+    if "codecs" in train:  # the others are folders that somebody else's codec has to fill
+        train["codecs"] = [entry for entry in train["codecs"] if "codec" in entry]
+    options["path"]["pretrain_network_g"] = None
+    options |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1, "num_gpu": 0}
+    return options
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_steps(name, photos):
+    options = shrink(load(name), photos)
+    torch.manual_seed(0)
+    assert option_keys.check(copy.deepcopy(options), load(name)) == []
+    cls, given = MODEL_REGISTRY.get(options["model_type"]), copy.deepcopy(options)
+    made = cls(options)
+    network = made.get_bare_model(made.net_g)
+    before_building = cls.__new__(cls)
+    before_building.opt = given
+    before_building.rehearse(network)
+    before = {n: p.clone() for n, p in network.named_parameters() if p.requires_grad}
+    frozen = {n: p.clone() for n, p in network.named_parameters() if not p.requires_grad}
+    data = DataLoader(build_dataset(given["datasets"]["train"]), batch_size=2)
+    stages = cls.training_stages(given, given["datasets"]["train"]["batch_size_per_gpu"])
+    assert stages[-1].last_iter == given["train"]["total_iter"]
+    for iteration in (1, 2):
+        made.update_learning_rate(iteration)
+        made.feed_data(next(iter(data)))
+        made.optimize_parameters(iteration)
+        wanted = {f"l_{n}" for n in given["train"].get("losses", {})}
+        wanted |= {"l_pix"} if given["train"].get("pixel_opt") else set()
+        wanted |= {"l_quality"} if given["train"].get("quality_opt") else set()
+        assert made.log_dict.keys() == wanted | {"grad_norm"}
+    after = dict(network.named_parameters())
+    assert all(torch.equal(value, after[n]) for n, value in frozen.items())
+    moved = [n for n, value in before.items() if not torch.equal(value, after[n])]
+    assert len(moved) > 0.9 * len(before)
