@@ -25,7 +25,7 @@ ONNX_OPSET = 18
 ANY_SIZE = (CaVE, FBCNN, UCIP)
 """Networks that are exported for images of any size.
 
-With a small PromptCIR, PyTorch's exporter (2.14) was not done after six minutes if sizes are
+With a small PromptCIR, PyTorch's exporter (2.14) was not done after four minutes if sizes are
 symbols; given one size it is done in one. The others have not been tried for long, and need a size
 too.
 """

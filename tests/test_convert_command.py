@@ -148,7 +148,8 @@ def test_onnx_of_promptcir_is_for_one_size(tmp_path, capsys, session):
     output = ["-o", str(tmp_path / "net.onnx")]
     assert convert(tmp_path, *output) == 2
     assert "PromptCIR as ONNX: it can be exported for one size" in capsys.readouterr().err
-    assert convert(tmp_path, *output, "--size", "30x40") == 0
-    assert "that height and width alone" in capsys.readouterr().out
-    assert session().get_inputs()[0].shape == [1, 3, 30, 40]
-    assert_same_image(network, session(), (30, 40))
+    for height, width in ((30, 40), (16, 17)):
+        assert convert(tmp_path, *output, "--overwrite", "--size", f"{height}x{width}") == 0
+        assert "that height and width alone" in capsys.readouterr().out
+        assert session().get_inputs()[0].shape == [1, 3, height, width]
+        assert_same_image(network, session(), (height, width))
