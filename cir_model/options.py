@@ -155,7 +155,8 @@ class TrainOptions(Section, kw_only=True):
         ),
     ] = 20
     tell_codec: Annotated[
-        bool, Meta(description="Tell UCIP the codec of each sample, the codec_index of UCSRDataset.")
+        bool,
+        Meta(description="Tell UCIP the codec of each sample, the codec_index of UCSRDataset."),
     ] = False
     compile: Annotated[bool, Meta(description="Train the network by torch.compile.")] = False
     channels_last: Annotated[
@@ -236,9 +237,7 @@ class GANTrainOptions(TrainOptions, kw_only=True):
 
     gan_opt: Annotated[
         GANLossOptions,
-        Meta(
-            description="The loss between the networks; l_gan, l_d_real and l_d_fake in the log."
-        ),
+        Meta(description="The loss between the networks; l_gan, l_d_real and l_d_fake in the log."),
     ]
     optim_d: Annotated[
         OptimizerOptions,
@@ -260,7 +259,8 @@ class ValOptions(InferenceOptions, forbid_unknown_fields=True, kw_only=True, fro
         Meta(description="By name: {psnr: {type: calculate_psnr, crop_border: 0}}."),
     ] = None
     tell_codec: Annotated[
-        bool, Meta(description="Tell UCIP the codec of each sample, the codec_index of UCSRDataset.")
+        bool,
+        Meta(description="Tell UCIP the codec of each sample, the codec_index of UCSRDataset."),
     ] = False
     averaged_with: Annotated[
         tuple[str, ...],

@@ -275,7 +275,9 @@ def codec_of(sample: Mapping[str, Any], key: str) -> Tensor:
         UserError: The samples do not tell it; it names the ``key`` that asked for it.
     """
     if "codec_index" not in sample:
-        raise UserError(f"{key}: the samples of this data set have no codec_index; UCSRDataset's do")
+        raise UserError(
+            f"{key}: the samples of this data set have no codec_index; UCSRDataset's do"
+        )
     codecs: Tensor = sample["codec_index"]
     return codecs
 
