@@ -25,8 +25,8 @@ _INTRODUCTION = """\
 # Options
 
 What may stand in an options file for `model_type: CIRModel`, `CaVEModel` and `CIRGANModel`. A key
-that is not listed is an error, and so is a value of another type or out of its range; both are found
-before a run is made. Printed by `basicsr options`.
+that is not listed is an error, and so is a value of another type or out of its range; both are
+found before a run is made. Printed by `basicsr options`.
 
 Editors that know the YAML language server check and complete a file with the schema:
 
