@@ -78,9 +78,9 @@ class CIRModel(MeasuringModel):
         check_losses(options)
         if options.amp != "off":
             check_precision(network, options.amp, "train.amp")
-        for key, section in (("train", options), ("val", self.val_options(self.opt))):
-            if section.tell_codec:
-                check_codec_input(network, f"{key}.tell_codec")
+        asked = {"train": options.tell_codec, "val": self.val_options(self.opt).tell_codec}
+        for key in (key for key, wanted in asked.items() if wanted):
+            check_codec_input(network, f"{key}.tell_codec")
         freeze(network, options.groups)
         parameter_groups(network, options)
 

@@ -372,7 +372,7 @@ def test_validation_tells_the_codec_too(tmp_path):
 @pytest.mark.parametrize("section", ["train", "val"])
 def test_a_network_that_takes_no_codec_is_named(section):
     made = model()
-    made.opt[section]["tell_codec"] = True
+    made.opt = train_options(**{f"{section}__tell_codec": True})
     with pytest.raises(OptionsError, match=rf"^{section}\.tell_codec: SRVGGNetCompact does not"):
         made.rehearse(made.net_g)
     if section == "train":
