@@ -326,14 +326,19 @@ def test_options_that_cannot_be_meant_are_named(change, message):
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_tf32_is_switched_for_products_and_convolutions(wanted, monkeypatch):
+def test_tf32_is_switched_for_products_and_convolutions(wanted):
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    for switch in switches:  # put back afterwards
-        monkeypatch.setattr(switch, "allow_tf32", not wanted)
-    model()
-    assert [s.allow_tf32 for s in switches] == [not wanted] * 2  # torch's choice
-    model(tf32=wanted)
-    assert [s.allow_tf32 for s in switches] == [wanted] * 2
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = not wanted
+        model()
+        assert [switch.allow_tf32 for switch in switches] == [not wanted] * 2  # as it was
+        model(tf32=wanted)
+        assert [switch.allow_tf32 for switch in switches] == [wanted] * 2
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
 
 
 UCIP = {"type": "UCIP", **SMALL["UCIP"], "upscale": 1}
