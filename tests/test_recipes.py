@@ -85,7 +85,8 @@ def test_two_steps(name, photos, monkeypatch):
     after = dict(network.named_parameters())
     assert all(torch.equal(value, after[n]) for n, value in frozen.items())
     moved = [n for n, value in before.items() if not torch.equal(value, after[n])]
-    assert len(moved) > 0.9 * len(before)
+    # what reads prompts that are kept at zero learns nothing
+    assert len(moved) > (0.8 if "promptless" in name else 0.9) * len(before)
 
 
 def trained(name, photos, start, folder):
