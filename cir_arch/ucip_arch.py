@@ -266,6 +266,8 @@ class UCIP(nn.Module):
         task_weights: Weigh the codecs' prompts by the features, as PromptCIR does, wherever the
             codec is not given. Adds parameters (``task_mlp``) that published weights
             lack; they start with equal weights, where the network is the one without them.
+        zero_prompts: Start the prompts at zero. As long as they are kept there, no block knows
+            anything of a prompt: the modulation is the same for all pixels and images.
         use_checkpoint: Recompute each block in the backward pass: less memory, more time.
 
     Raises:
@@ -288,6 +290,7 @@ class UCIP(nn.Module):
         num_feat: int = 64,
         upscale: int = 4,
         task_weights: bool = False,
+        zero_prompts: bool = False,
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -331,6 +334,9 @@ class UCIP(nn.Module):
         self.conv_hr = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.conv_last = nn.Conv2d(num_feat, in_channels, 3, padding=1)
         self.apply(_init_layer)
+        if zero_prompts:
+            for prompt in self.prompts:
+                nn.init.zeros_(cast(CodecPrompt, prompt).prompt)
 
     @classmethod
     def arguments_from(cls, state: State) -> dict[str, Any] | None:

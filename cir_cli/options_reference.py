@@ -11,19 +11,22 @@ from typing import Any
 import msgspec
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 
-from cir_model import CaVEModel, CIRModel
+from cir_model import CaVEModel, CIRGANModel, CIRModel
 
 _FILLED_IN = ("phase", "manual_seed", "scale")
 """Keys of a data set that the parser takes from elsewhere in the file."""
 
-_CAVE_TRAIN = "train, model_type: CaVEModel"
+_FURTHER_MODELS = {
+    f"train, model_type: {model.__name__}": model for model in (CaVEModel, CIRGANModel)
+}
+"""By the titles of their sections ``train``; the other sections are those of ``CIRModel``."""
 
 _INTRODUCTION = """\
 # Options
 
-What may stand in an options file for `model_type: CIRModel` and `CaVEModel`. A key that is not
-listed is an error, and so is a value of another type or out of its range; both are found before a
-run is made. Printed by `basicsr options`.
+What may stand in an options file for `model_type: CIRModel`, `CaVEModel` and `CIRGANModel`. A key
+that is not listed is an error, and so is a value of another type or out of its range; both are
+found before a run is made. Printed by `basicsr options`.
 
 Editors that know the YAML language server check and complete a file with the schema:
 
@@ -50,8 +53,9 @@ def schema_text() -> str:
         {"if": {"properties": {"type": {"const": name}}}, "then": data_set}
         for name, data_set in data_sets.items()
     ]
-    of_cave = {"train": sections.pop(_CAVE_TRAIN)}
-    of_models = {"CIRModel": sections, "CaVEModel": {**sections, **of_cave}}
+    trainings = {m.__name__: sections.pop(title) for title, m in _FURTHER_MODELS.items()}
+    of_models = {"CIRModel": sections}
+    of_models |= {name: {**sections, "train": train} for name, train in trainings.items()}
     networks = sorted(name for name, cls in ARCH_REGISTRY if cls.__module__.startswith("cir_"))
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -78,6 +82,7 @@ def schema_text() -> str:
                 "required": ["type"],
                 "properties": {"type": {"type": "string", "examples": networks}},
             },
+            "network_d": {"type": "object", "required": ["type"]},
             "path": {"type": "object"},
         },
         "allOf": [
@@ -94,8 +99,9 @@ def reference() -> str:
     sections, definitions = _schemas()
     parts = [_INTRODUCTION]
     shared = sections["train"]["properties"].keys()
-    of_cave = sections[_CAVE_TRAIN]["properties"]
-    sections[_CAVE_TRAIN]["properties"] = {k: v for k, v in of_cave.items() if k not in shared}
+    for title in _FURTHER_MODELS:
+        properties = sections[title]["properties"]
+        sections[title]["properties"] = {k: v for k, v in properties.items() if k not in shared}
     for name, section in sections.items():
         title = f"datasets, type: {name}" if name in _data_sets() else name
         parts.append(f"## `{title}`\n\n" + "\n".join(_table(section, definitions)) + "\n")
@@ -116,7 +122,7 @@ def _schemas() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the schema of each section, data sets by their type, and what they refer to."""
     types: dict[str, Any] = {
         **CIRModel.options_types,
-        _CAVE_TRAIN: CaVEModel.options_types["train"],
+        **{title: model.options_types["train"] for title, model in _FURTHER_MODELS.items()},
         **_data_sets(),
     }
     _, definitions = msgspec.json.schema_components(types.values(), ref_template="#/$defs/{name}")

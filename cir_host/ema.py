@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,16 +13,21 @@ def with_buffers(original: Callable[..., Any]) -> Callable[..., Any]:
 
     BasicSR averages the parameters only, so that batch norm's running statistics stay as they were
     at the start. Buffers are copied as they are, not averaged. One of another shape is a cache for
-    the size of the last image, and left alone.
+    the size of the last image, and left alone. Frozen parameters are copied too: averaged with
+    themselves, they would drift by rounding.
     """
 
     @wraps(original)
     @torch.no_grad()
     def model_ema(self: Any, decay: float = 0.999) -> None:
         original(self, decay)
-        trained = dict(self.get_bare_model(self.net_g).named_buffers())
-        for name, averaged in self.net_g_ema.named_buffers():
-            if name in trained and averaged.shape == trained[name].shape:
-                averaged.copy_(trained[name])
+        network = self.get_bare_model(self.net_g)
+        frozen = ((n, p) for n, p in network.named_parameters() if not p.requires_grad)
+        kept = dict(chain(network.named_buffers(), frozen))
+        for name, averaged in chain(
+            self.net_g_ema.named_buffers(), self.net_g_ema.named_parameters()
+        ):
+            if name in kept and averaged.shape == kept[name].shape:
+                averaged.copy_(kept[name])
 
     return model_ema

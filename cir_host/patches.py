@@ -290,6 +290,12 @@ PATCHES: tuple[Patch, ...] = (
         "SIGTERM, which clusters send before they kill, loses what was trained since the last save",
     ),
     Patch("basicsr.train:train_pipeline", stopping.stop_on_sigterm, (), "as above"),
+    Patch(
+        "basicsr.models.base_model:BaseModel.update_learning_rate",
+        training.validate_what_was_missed,
+        (),
+        "a run killed between a save and its validation does not validate there when it is resumed",
+    ),
     *(
         Patch(
             f"basicsr.{module}:{module}_pipeline",

@@ -22,7 +22,7 @@ class TrainingLog(MessageLogger):
     A resumed run goes on in the file; lines of iterations that it trains again are removed.
 
     Args:
-        opt: The options, with ``data_plan``.
+        opt: The options, with ``data_plan`` and ``validations``, which are given the writer.
         start_iter: Iterations done before this start.
         tb_logger: TensorBoard's writer, or None.
     """
@@ -30,6 +30,7 @@ class TrainingLog(MessageLogger):
     def __init__(self, opt: Mapping[str, Any], start_iter: int = 0, tb_logger: Any = None) -> None:
         super().__init__(opt, start_iter, tb_logger)
         self.plan = opt["data_plan"]
+        opt["validations"].tb_logger = tb_logger
         self.is_first = opt["rank"] == 0
         self.file = Path(opt["path"]["experiments_root"]) / RECORDS
         if self.is_first:

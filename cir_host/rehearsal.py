@@ -85,7 +85,7 @@ def rehearse(opt: dict[str, Any]) -> None:
         if key in opt:
             network = _build_network(opt[key], key)
             _load(model, key, network)
-            if opt["is_train"] and hasattr(model, "rehearse"):
+            if key == "network_g" and opt["is_train"] and hasattr(model, "rehearse"):
                 model.rehearse(network)
     if opt["is_train"]:
         _set_up_training(model)
@@ -199,10 +199,11 @@ def _set_up_training(model: Any) -> None:
         options.get("pixel_opt") or options.get("perceptual_opt")
     ):
         raise OptionsError("train.pixel_opt: missing, and no perceptual_opt; one loss is needed")
-    kind = options["optim_g"].pop("type")
-    with _named("train.optim_g", kind, lambda: _optimizers_of(model)):
-        weight = nn.Parameter(torch.zeros(1))
-        model.optimizers.append(model.get_optimizer(kind, [weight], **options["optim_g"]))
+    for key in (key for key in ("optim_g", "optim_d") if key in options):
+        kind = options[key].pop("type")
+        with _named(f"train.{key}", kind, lambda: _optimizers_of(model)):
+            weight = nn.Parameter(torch.zeros(1))
+            model.optimizers.append(model.get_optimizer(kind, [weight], **options[key]))
     kind = options["scheduler"]["type"]
     with _named("train.scheduler", kind, lambda: _schedulers_of(model)):
         model.setup_schedulers()

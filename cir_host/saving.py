@@ -14,6 +14,7 @@ from cir_host.distributed import connected
 from cir_host.errors import UserError
 from cir_host.files import PART, write_whole
 from cir_host.random_states import random_states, set_random_states
+from cir_host.training import validated_at
 
 _FAILURES = (OSError, RuntimeError)
 """What ``torch.save`` raises on a full disk, depending on where it notices."""
@@ -82,8 +83,9 @@ def save_training_state(self: Any, epoch: int, current_iter: int) -> None:
     """Save all that a run needs to go on as if nothing had happened.
 
     In place of ``BaseModel.save_training_state``. Beside BasicSR's keys, the state holds the number
-    of samples drawn (``samples``), the random states of every process (``random``), the best
-    metrics so far (``best_metric_results``) and what the model's ``state_of_training`` returns
+    of samples drawn (``samples``), the random states of every process (``random``), the data sets
+    that were validated at this iteration (``validated``), the best metrics so far
+    (``best_metric_results``) and what the model's ``state_of_training`` returns
     (``model``). Then what ``logger.keep_checkpoints`` does not want any more is deleted.
     """
     if current_iter == _LATEST:
@@ -97,6 +99,7 @@ def save_training_state(self: Any, epoch: int, current_iter: int) -> None:
         "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
         "random": states,
+        "validated": validated_at(self, current_iter),
         "best_metric_results": _plain(getattr(self, "best_metric_results", {})),
         "model": self.state_of_training() if hasattr(self, "state_of_training") else {},
     }
@@ -145,6 +148,7 @@ def resume_training(self: Any, resume_state: Mapping[str, Any]) -> None:
     if self.opt["rank"] < len(states):
         set_random_states(states[self.opt["rank"]])
     self._saved_at = resume_state["iter"]
+    self._unvalidated = _lacks_validation(self.opt, resume_state)
 
 
 def best_metrics_into_state(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -162,6 +166,14 @@ def best_metrics_into_state(original: Callable[..., Any]) -> Callable[..., Any]:
             self.save_training_state(-1, current_iter)
 
     return validation
+
+
+def _lacks_validation(opt: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    """Whether the run was stopped before all data sets were validated at the state's iteration."""
+    if not opt.get("val") or state["iter"] % opt["val"]["val_freq"] or "validated" not in state:
+        return False
+    names = {s["name"] for key, s in opt["datasets"].items() if key.split("_")[0] == "val"}
+    return names != set(state["validated"])
 
 
 def _plain(best: Mapping[str, Any]) -> dict[str, Any]:

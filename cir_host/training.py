@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sized
+from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +18,19 @@ from cir_host.errors import OptionsError, UserError
 from cir_host.random_states import kept_random_states
 from cir_host.sampler import DataPlan, SeededSamples, Stage, TrainingBatches
 from cir_host.spawn import import_host_first
+from cir_host.stopping import stopping
+
+
+@dataclass
+class Validations:
+    """What a validation outside BasicSR's loop needs; ``opt["validations"]``."""
+
+    loaders: list[Any]
+    tb_logger: Any = None
+
+    def __deepcopy__(self, memo: Any) -> "Validations":
+        """Return the object itself: a model copies its options."""
+        return self
 
 
 def one_stream(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,6 +49,7 @@ def one_stream(original: Callable[..., Any]) -> Callable[..., Any]:
         loader, sampler, val_loaders, _, total_iter = original(opt, logger)
         plan = opt["data_plan"] = _plan(opt, loader)
         batches = TrainingBatches(plan, total_iter, opt["rank"], opt["world_size"])
+        opt["validations"] = Validations(val_loaders)
         logger.info(
             f"Samples per epoch: {plan.epoch_size}; by iteration {total_iter} the run has drawn"
             f" {plan.drawn(total_iter)}, {plan.drawn(total_iter) / plan.epoch_size:.2f} epochs."
@@ -175,6 +190,32 @@ def last_validation_at_total(original: Callable[..., Any]) -> Callable[..., Any]
             return
         with kept_random_states():  # training draws the same, validated or not
             original(self, dataloader, current_iter, tb_logger, save_img)
-        validated[dataloader] = current_iter
+        if not stopping():
+            validated[dataloader] = current_iter
 
     return validation
+
+
+def validated_at(model: Any, iteration: int) -> list[str]:
+    """Return the names of the data sets that a model has validated at an iteration."""
+    validated = vars(model).get("_validated_at", {})
+    return [loader.dataset.opt["name"] for loader, at in validated.items() if at == iteration]
+
+
+def validate_what_was_missed(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``BaseModel.update_learning_rate`` begin a resumed run with the validation it lacks.
+
+    BasicSR saves first and validates then: a run that was killed between the two would not validate
+    that iteration any more.
+    """
+
+    @wraps(original)
+    def update_learning_rate(self: Any, current_iter: int, *args: Any, **kwargs: Any) -> None:
+        if vars(self).pop("_unvalidated", False):
+            validations = self.opt["validations"]
+            for loader in validations.loaders:
+                save_img = self.opt["val"]["save_img"]
+                self.validation(loader, current_iter - 1, validations.tb_logger, save_img)
+        original(self, current_iter, *args, **kwargs)
+
+    return update_learning_rate

@@ -1,6 +1,6 @@
 """``CIRModel``: trains and tests one network on compressed images."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from cir_model.groups import freeze, parameter_groups
 from cir_model.losses import Losses, check_losses
 from cir_model.options import LoggerOptions, TrainOptions, ValOptions
 from cir_model.statistics import RunningStatistics
-from cir_model.validation import MeasuringModel, check_precision
+from cir_model.validation import MeasuringModel, check_codec_input, check_precision, codec_of
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 
@@ -71,20 +71,24 @@ class CIRModel(MeasuringModel):
 
         Raises:
             OptionsError: A pattern of ``train.groups`` fits nothing, or nothing is left to train,
-                or the network is not sound in the precision of ``train.amp``, or a loss cannot be
-                what its arguments say.
+                or the network is not sound in the precision of ``train.amp``, or takes no codec
+                where one is to be told, or a loss cannot be what its arguments say.
         """
         options = self.train_options(self.opt)
         check_losses(options)
         if options.amp != "off":
             check_precision(network, options.amp, "train.amp")
+        asked = {"train": options.tell_codec, "val": self.val_options(self.opt).tell_codec}
+        for key in (key for key, wanted in asked.items() if wanted):
+            check_codec_input(network, f"{key}.tell_codec")
         freeze(network, options.groups)
         parameter_groups(network, options)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """Freeze what the options say, then move and distribute the network."""
+        """Freeze what the options say of ``net_g``, then move and distribute the network."""
         if self.is_train:
-            freeze(net, self.options.groups)
+            if net is self.net_g:
+                freeze(net, self.options.groups)
             if self.options.channels_last:
                 net = net.to(memory_format=torch.channels_last)
         moved: nn.Module = super().model_to_device(net)
@@ -146,14 +150,16 @@ class CIRModel(MeasuringModel):
         Raises:
             UserError: ``max_nonfinite`` steps in a row had a loss or gradient that is not finite.
         """
-        self.optimizer_g.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         self.statistics.keep()
         losses = self.backward()
-        self.scaler.unscale_(self.optimizer_g)
-        norm = clip_grad_norm_(self.trained, self.options.grad_clip or float("inf"))
-        self.log_dict = _as_numbers({**losses, "grad_norm": norm})
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        self.log_dict = _as_numbers({**losses, **self.clip()})
         if all(map(_is_finite, self.log_dict.values())):
-            self.scaler.step(self.optimizer_g)
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
             self.skipped_in_a_row = 0
             if self.ema_decay > 0:
                 self.model_ema(decay=self.ema_decay)
@@ -165,24 +171,47 @@ class CIRModel(MeasuringModel):
             self.log_dict["skipped"] = self.skipped
 
     def backward(self) -> dict[str, Tensor]:
-        """Add up the gradients of all parts of the batch.
+        """Compute the gradients of the batch.
 
         Returns:
             Each loss by name, its mean over the batch and the processes.
         """
+        batch = {"lq": self.lq, "gt": self.gt, **self.facts}
+        return self.accumulate(
+            self.net_g, lambda lq, gt, **facts: self.compute_losses(lq, gt, facts), batch
+        )
+
+    def accumulate(
+        self,
+        network: nn.Module,
+        compute: Callable[..., dict[str, Tensor]],
+        batch: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Add up the gradients of all parts of a batch.
+
+        Args:
+            network: What is trained, as the processes share it.
+            compute: Returns the losses of a part, whose tensors it is given by their names.
+            batch: Tensors with the batch on the first axis.
+
+        Returns:
+            As :meth:`backward`.
+        """
         parts = self.options.accum_iter
         means: dict[str, Tensor] = {}
-        batch = {"lq": self.lq, "gt": self.gt, **self.facts}
         chunks = [value.chunk(parts) for value in batch.values()]
         for i, values in enumerate(zip(*chunks, strict=True)):
-            part = dict(zip(batch, values, strict=True))
-            with self._gradients_shared(i == parts - 1):
-                losses = self.compute_losses(part.pop("lq"), part.pop("gt"), part)
+            with _gradients_shared(network, i == parts - 1):
+                losses = compute(**dict(zip(batch, values, strict=True)))
                 loss = torch.stack(list(losses.values())).sum()
                 torch.autograd.backward(self.scaler.scale(loss / parts))
             for name, value in losses.items():
                 means[name] = means.get(name, torch.zeros_like(value)) + value.detach() / parts
         return _mean_over_processes(means)
+
+    def clip(self) -> dict[str, Tensor]:
+        """Limit the gradient to ``train.grad_clip``; returns its norm before by name in the log."""
+        return {"grad_norm": clip_grad_norm_(self.trained, self.options.grad_clip or float("inf"))}
 
     def compute_losses(
         self, lq: Tensor, gt: Tensor, facts: Mapping[str, Tensor]
@@ -197,10 +226,15 @@ class CIRModel(MeasuringModel):
         Returns:
             Scalars by their names in the log; their sum is what the step lowers.
         """
-        with self.autocast():
-            output = self.network(lq)
-        losses: dict[str, Tensor] = self.losses(output.float(), gt, facts)
+        losses: dict[str, Tensor] = self.losses(self.restored(lq, facts), gt, facts)
         return losses
+
+    def restored(self, lq: Tensor, facts: Mapping[str, Tensor]) -> Tensor:
+        """Pass a batch through the network; returns images in float32, not clamped."""
+        told = {"codec": codec_of(facts, "train.tell_codec")} if self.options.tell_codec else {}
+        with self.autocast():
+            output: Tensor = self.network(lq, **told)
+        return output.float()
 
     def autocast(self) -> torch.autocast:
         """Return the context of ``train.amp`` for the network."""
@@ -232,12 +266,6 @@ class CIRModel(MeasuringModel):
             strict = paths.get("strict_load_g", True)
             self.load_network(self.net_g_ema, path, strict, "params_ema")
 
-    def _gradients_shared(self, shared: bool) -> Any:
-        """In all parts of a step but the last, each of several processes keeps its gradient."""
-        if shared or not isinstance(self.net_g, DistributedDataParallel):
-            return nullcontext()
-        return self.net_g.no_sync()
-
     def _count_skipped(self, current_iter: int) -> None:
         self.skipped += 1
         self.skipped_in_a_row += 1
@@ -249,6 +277,13 @@ class CIRModel(MeasuringModel):
                 f" no finite loss or gradient ({values}); lower train.optim_g.lr, or set"
                 " train.grad_clip, or train.amp to bf16 or off, and resume"
             )
+
+
+def _gradients_shared(network: nn.Module, shared: bool) -> Any:
+    """In all parts of a step but the last, each of several processes keeps its gradient."""
+    if shared or not isinstance(network, DistributedDataParallel):
+        return nullcontext()
+    return network.no_sync()
 
 
 def _is_finite(value: float) -> bool:

@@ -1,14 +1,19 @@
 """The losses of a training: several, weighted, each by its name in the log."""
 
+import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
+from basicsr.archs import vgg_arch
 from basicsr.losses import build_loss
-from torch import Tensor, nn
+from torch import Tensor, hub, nn
+from torchvision.models import get_model_weights
 
 from cir_host.errors import OptionsError, UserError
 from cir_model import losses_dct, losses_fourier, losses_pixel  # noqa: F401 (registers them)
-from cir_model.options import TrainOptions
+from cir_model.options import Arguments, TrainOptions
 
 
 class Losses(nn.Module):
@@ -20,7 +25,8 @@ class Losses(nn.Module):
     def __init__(self, options: TrainOptions) -> None:
         super().__init__()
         self.pixel = build_loss(options.pixel_opt) if options.pixel_opt else None
-        self.perceptual = build_loss(options.perceptual_opt) if options.perceptual_opt else None
+        section = options.perceptual_opt
+        self.perceptual = _perceptual_loss(section) if section else None
         self.named = nn.ModuleDict({k: build_loss(v) for k, v in options.losses.items()})
 
     def forward(self, output: Tensor, gt: Tensor, facts: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -49,18 +55,43 @@ class Losses(nn.Module):
 
 
 def check_losses(options: TrainOptions) -> None:
-    """Build each loss but the perceptual one, which loads a network.
+    """Build each loss, the perceptual one without memory; its weights are then at hand.
 
     Raises:
-        OptionsError: A loss refuses its arguments.
+        OptionsError: A loss refuses its arguments, or the weights of its network cannot be had.
     """
     for key, section in options.loss_sections():
-        if key == "perceptual_opt":
-            continue
         try:
-            build_loss(section)
-        except (TypeError, ValueError, UserError) as error:
+            if key == "perceptual_opt":
+                with torch.device("meta"):
+                    _perceptual_loss(section)
+            else:
+                build_loss(section)
+        except (TypeError, ValueError, NotImplementedError, UserError) as error:
             raise OptionsError(f"train.{key}: {error}") from error
+        except KeyError as error:
+            raise OptionsError(f"train.{key}: {section['type']} does not know {error}") from error
+
+
+def _perceptual_loss(section: Arguments) -> nn.Module:
+    """Build BasicSR's perceptual loss, which reads or downloads the weights of a VGG network.
+
+    Raises:
+        UserError: They cannot be had.
+    """
+    try:
+        loss: nn.Module = build_loss(section)
+    except NotImplementedError:
+        raise
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        kind = section.get("vgg_type", "vgg19")
+        file = Path(vgg_arch.VGG_PRETRAIN_PATH)
+        folder = file.parent if file.exists() else Path(hub.get_dir()) / "checkpoints"
+        raise UserError(
+            f"the weights of {kind} cannot be had ({str(error).partition(chr(10))[0]}); put"
+            f" {get_model_weights(kind).DEFAULT.url} into {folder}"
+        ) from error
+    return loss
 
 
 def _facts_for(loss: Any, facts: Mapping[str, Tensor]) -> dict[str, Tensor]:

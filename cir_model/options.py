@@ -154,6 +154,10 @@ class TrainOptions(Section, kw_only=True):
             " so many in a row the training stops.",
         ),
     ] = 20
+    tell_codec: Annotated[
+        bool,
+        Meta(description="Tell UCIP the codec of each sample, the codec_index of UCSRDataset."),
+    ] = False
     compile: Annotated[bool, Meta(description="Train the network by torch.compile.")] = False
     channels_last: Annotated[
         bool, Meta(description="Keep images and convolutions in memory with channels last.")
@@ -216,6 +220,31 @@ class CaVETrainOptions(TrainOptions, kw_only=True):
             yield "quality_opt", self.quality_opt
 
 
+class GANLossOptions(Section, kw_only=True):
+    """``train.gan_opt``: BasicSR's loss on what the discriminator says."""
+
+    type: Literal["GANLoss"]
+    gan_type: Literal["vanilla", "lsgan", "wgan", "wgan_softplus", "hinge"]
+    loss_weight: Annotated[
+        NotNegative, Meta(description="Factor in the training of network_g alone.")
+    ] = 1.0
+    real_label_val: Annotated[float, Meta(description="vanilla, lsgan: target of originals.")] = 1.0
+    fake_label_val: Annotated[float, Meta(description="vanilla, lsgan: target of outputs.")] = 0.0
+
+
+class GANTrainOptions(TrainOptions, kw_only=True):
+    """Keys of ``train`` for ``model_type: CIRGANModel``."""
+
+    gan_opt: Annotated[
+        GANLossOptions,
+        Meta(description="The loss between the networks; l_gan, l_d_real and l_d_fake in the log."),
+    ]
+    optim_d: Annotated[
+        OptimizerOptions,
+        Meta(description="As optim_g, for network_d; both follow the same scheduler."),
+    ]
+
+
 class ValOptions(InferenceOptions, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """Keys of ``val``: how images pass through the network, and what is measured and kept."""
 
@@ -229,6 +258,10 @@ class ValOptions(InferenceOptions, forbid_unknown_fields=True, kw_only=True, fro
         dict[str, Arguments] | None,
         Meta(description="By name: {psnr: {type: calculate_psnr, crop_border: 0}}."),
     ] = None
+    tell_codec: Annotated[
+        bool,
+        Meta(description="Tell UCIP the codec of each sample, the codec_index of UCSRDataset."),
+    ] = False
     averaged_with: Annotated[
         tuple[str, ...],
         Meta(

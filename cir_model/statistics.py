@@ -6,14 +6,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class RunningStatistics:
-    """The running statistics of a network, to be put back after a step that was skipped.
+    """The running statistics of networks, to be put back after a step that was skipped.
 
     The forward pass moves them, and one value that is not finite would stay in them for ever.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, *networks: nn.Module) -> None:
         self._buffers: list[Tensor] = [
             buffer
+            for network in networks
             for module in network.modules()
             if isinstance(module, _BatchNorm)
             for buffer in module.buffers()

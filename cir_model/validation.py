@@ -36,13 +36,20 @@ class MeasuringModel(SRModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.results: dict[str, DataSetResult] = {}
+        self.told: dict[str, Any] = {}
+        """What the network is told beside the image that it restores."""
         self.best_mean: float | None = None
         """Of ``val.save_best``, over all data sets."""
-        self.validation_options = convert(opt.get("val") or {"save_img": False}, ValOptions, "val")
+        self.validation_options = self.val_options(opt)
         super().__init__(opt)
         further = self.validation_options.averaged_with
         self.further_networks = [self._further_network(path) for path in further]
         self.restorer = self._restorer()
+
+    @staticmethod
+    def val_options(opt: Mapping[str, Any]) -> ValOptions:
+        """Return the section ``val`` of all options, checked; without one, nothing is written."""
+        return convert(opt.get("val") or {"save_img": False}, ValOptions, "val")
 
     def _further_network(self, path: str) -> nn.Module:
         if self.is_train:
@@ -56,6 +63,8 @@ class MeasuringModel(SRModel):
     def _restorer(self) -> Restorer:
         """Make what validates; anew for each validation, as it says which tiles it used."""
         network = getattr(self, "net_g_ema", None) or self.get_bare_model(self.net_g)
+        if self.validation_options.tell_codec:
+            check_codec_input(network, "val.tell_codec")
         try:
             return Restorer([network, *self.further_networks], self.validation_options)
         except UserError as error:
@@ -64,7 +73,7 @@ class MeasuringModel(SRModel):
     def test(self) -> None:
         """Restore ``self.lq`` by the averaged weights where there are any."""
         with evaluating(self.restorer.networks[0]):
-            self.output = self.restorer(self.lq)
+            self.output = self.restorer(self.lq, **self.told)
 
     def dist_validation(
         self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
@@ -119,6 +128,8 @@ class MeasuringModel(SRModel):
     def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Pass a sample of one image through the network; returns 8-bit images, (H, W, BGR)."""
         self.feed_data(sample)
+        if self.validation_options.tell_codec:
+            self.told = {"codec": int(codec_of(sample, "val.tell_codec"))}
         self.test()
         images = {"output": tensor2img([self.output]), "input": tensor2img([self.lq])}
         if "gt" in sample:
@@ -244,6 +255,31 @@ def check_precision(network: nn.Module, precision: str, key: str) -> None:
             f"{key}: {type(network).__name__} gives sound values in"
             f" {', '.join(sorted(facts.precisions))}, not in {precision!r}"
         )
+
+
+def check_codec_input(network: nn.Module, key: str) -> None:
+    """Refuse to tell a network the codec that does not take it.
+
+    Raises:
+        OptionsError: It names the ``key`` that asked for it.
+    """
+    facts = facts_of(network)
+    if facts is None or "codec" not in facts.extra_inputs:
+        raise OptionsError(f"{key}: {type(network).__name__} does not take the codec; UCIP does")
+
+
+def codec_of(sample: Mapping[str, Any], key: str) -> Tensor:
+    """Return the codecs of a batch, int64 (B,).
+
+    Raises:
+        UserError: The samples do not tell it; it names the ``key`` that asked for it.
+    """
+    if "codec_index" not in sample:
+        raise UserError(
+            f"{key}: the samples of this data set have no codec_index; UCSRDataset's do"
+        )
+    codecs: Tensor = sample["codec_index"]
+    return codecs
 
 
 def _shares(dataloader: Any) -> Iterator[Any]:

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from basicsr.data import build_dataset
+from basicsr.utils import tensor2img
 from command_tools import photographs, train_options
 from host_tools import TinyBatchNorm, basicsr_log
 from small_networks import SMALL
@@ -322,3 +323,63 @@ def test_stages_of_the_training():
 def test_options_that_cannot_be_meant_are_named(change, message):
     with pytest.raises(OptionsError, match=message):
         convert({**train_options()["train"], **change}, TrainOptions, "train")
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_tf32_is_switched_for_products_and_convolutions(wanted):
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = not wanted
+        model()
+        assert [switch.allow_tf32 for switch in switches] == [not wanted] * 2  # as it was
+        model(tf32=wanted)
+        assert [switch.allow_tf32 for switch in switches] == [wanted] * 2
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+UCIP = {"type": "UCIP", **SMALL["UCIP"], "upscale": 1}
+
+
+def test_the_codec_is_told_where_it_is_asked_for():
+    codecs = torch.tensor([0, 3, 5, 3])
+    blind, told, plain = model(UCIP), model(UCIP, tell_codec=True), model(UCIP)
+    data = {**batch(), "codec_index": codecs}
+    losses = [step(made, data)["l_pix"] for made in (blind, told)]
+    with torch.no_grad():
+        outputs = [plain.net_g(data["lq"]), plain.net_g(data["lq"], codecs)]
+    wanted = [float((output - data["gt"]).abs().mean()) for output in outputs]
+    assert losses == pytest.approx(wanted, rel=1e-5)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-5)
+    # banks of codecs that are not in the batch learn nothing
+    moved = (weights(told)["prompts.0.prompt"] != weights(plain)["prompts.0.prompt"]).flatten(1)
+    assert moved.any(1).tolist() == [True, False, False, True, False, True]
+
+
+def test_validation_tells_the_codec_too(tmp_path):
+    made = model(UCIP)
+    made.opt["val"] = {"save_img": False, "tell_codec": True}
+    made.validation_options = made.val_options(made.opt)
+    made.restorer = made._restorer()
+    made.net_g_ema.load_state_dict(made.net_g.state_dict())
+    sample = {k: v[:1] for k, v in batch().items()}
+    shown = made._restore({**sample, "codec_index": torch.tensor([4])})["output"]
+    with torch.no_grad():
+        wanted = made.net_g_ema(sample["lq"], 4)
+    assert (shown == tensor2img([wanted])).all()
+    with pytest.raises(UserError, match=r"^val\.tell_codec: the samples .* UCSRDataset's do"):
+        made._restore(sample)
+
+
+@pytest.mark.parametrize("section", ["train", "val"])
+def test_a_network_that_takes_no_codec_is_named(section):
+    made = model()
+    made.opt = train_options(**{f"{section}__tell_codec": True})
+    with pytest.raises(OptionsError, match=rf"^{section}\.tell_codec: SRVGGNetCompact does not"):
+        made.rehearse(made.net_g)
+    if section == "train":
+        with pytest.raises(UserError, match=r"^train\.tell_codec: the samples"):
+            step(model(UCIP, tell_codec=True))

@@ -114,6 +114,22 @@ def test_a_run_resumed_at_any_iteration_ends_the_same(whole, tmp_path, iteration
     assert_equal(kept, content(whole, best["iter"])["network"])
 
 
+def test_a_run_killed_between_save_and_validation_validates_when_resumed(
+    whole, tmp_path, monkeypatch
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    made = options(whole.parents[1])
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("cir_model.CIRModel.nondist_validation", killed)
+        run(tmp_path, made)
+    assert not (tmp_path / "experiments/run/metrics.csv").exists()
+    resumed = run(tmp_path, made, "--auto_resume")
+    assert_equal(content(resumed), content(whole))
+    assert (resumed / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+
+
 def test_the_run_draws_random_numbers_that_the_resumed_one_needs(whole, tmp_path, monkeypatch):
     """Without the random states the end differs: the tests above would notice."""
     stopped_at(whole, 3, tmp_path)

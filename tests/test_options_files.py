@@ -108,6 +108,8 @@ RECIPES = {
     "safmn_bcie_x1.yml": (18_414_083, 192, 16, 3e-4, 500_000),
     "ucip_x4.yml": (11_424_291, 256, 32, 3e-4, 400_000),
     "ucip_x4_release.yml": (11_424_291, 256, 32, 2e-4, 300_000),
+    "ucip_x4_promptless.yml": (11_424_291, 256, 32, 3e-4, 400_000),
+    "promptcir_x1_gan.yml": (34_754_927, 128, 12, 5e-5, 140_000),
 }
 
 
@@ -167,6 +169,7 @@ def test_dual_learning_and_its_parts():
     ("name", "trained"),
     [
         ("ucip_x4_webp.yml", "prompts"),
+        ("ucip_x4_webp_added.yml", "prompts"),
         ("cave_x1_explicit.yml", "m_head m_down1 m_down2 m_down3 m_body_encoder qf_pred"),
         (
             "cave_x1_implicit.yml",

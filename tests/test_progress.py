@@ -10,6 +10,7 @@ from cir_cli import plot
 from cir_host.errors import UserError
 from cir_host.progress import RECORDS, TrainingLog, read_records
 from cir_host.sampler import DataPlan, Stage
+from cir_host.training import Validations
 
 
 class Board:
@@ -28,6 +29,7 @@ def log(folder, start_iter=0, board=None, total=100, rank=0):
         "train": {"total_iter": total},
         "path": {"experiments_root": str(folder)},
         "data_plan": DataPlan(10, 20, (Stage(5, 8), Stage(total, 16))),
+        "validations": Validations([]),
     }
     return TrainingLog(opt, start_iter, board)
 
