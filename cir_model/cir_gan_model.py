@@ -105,5 +105,5 @@ class CIRGANModel(CIRModel):
 
     def _verdict(self, discriminator: nn.Module, images: Tensor) -> Tensor:
         with self.autocast():
-            verdict: Any = discriminator(images)
+            verdict: Tensor = discriminator(images)
         return verdict.float()

@@ -44,6 +44,7 @@ def shrink(options, photos):
         options["network_d"]["num_feat"] = 4
     train = options["datasets"]["train"]
     train |= {"dataroot_gt": str(photos), "gt_size": CROP * scale}
+    train.pop("meta_info_file", None)
     for phase, section in options["datasets"].items():  # as BasicSR's parser does
         section |= {"phase": phase.split("_")[0], "scale": scale, "manual_seed": 0}
     if train.get("library", "pillow") != "pillow":
