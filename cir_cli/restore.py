@@ -22,6 +22,7 @@ from cir_data.picture_writing import SIXTEEN_BITS, SUFFIXES, Encoding, write_fil
 from cir_host.errors import UserError
 from cir_model.inference import SYMMETRIES, InferenceOptions, Restorer
 from cir_model.picture import restore_picture
+from cir_weights import path_of
 
 FINE_QUALITY = 95
 """From this JPEG quality on a file is copied by default."""
@@ -51,15 +52,8 @@ def run(arguments: list[str]) -> int:
 
 
 def default_weights() -> Path:
-    """Return the weights that are used without ``-m``.
-
-    Raises:
-        UserError: The package carries none.
-    """
-    raise UserError(
-        "-m: give a checkpoint; the package does not carry weights of its own yet"
-        " (`basicsr models` says where published ones are found)"
-    )
+    """Return the weights that are used without ``-m``."""
+    return path_of("promptcir_s_x1")
 
 
 @dataclass
@@ -300,7 +294,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         type=Path,
         metavar="WEIGHTS",
-        help="checkpoint, its network is recognised; several times: their outputs are averaged",
+        help="checkpoint, its network is recognised; several times: their outputs are averaged;"
+        " default: the weights of the package",
     )
     _add_file_flags(parser.add_argument_group("files"))
     _add_network_flags(parser.add_argument_group("networks"))
