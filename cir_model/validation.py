@@ -97,7 +97,7 @@ class MeasuringModel(SRModel):
             if sample is not None:
                 images = self._restore(sample)
                 if "gt" in images:
-                    source, scores = sample["lq_path"][0], self._scores(metrics, images)
+                    source, scores = sample["lq_path"][0], scores_of(images, metrics)
                     record = ImageRecord(source, _made_by(sample), scores)
             turn = _from_all((sample and sample["lq_path"][0], record, stopping()))
             if self.is_train and any(stop for *_, stop in turn):
@@ -148,25 +148,6 @@ class MeasuringModel(SRModel):
         if hasattr(self, "net_g_ema"):
             nets["params_ema"] = self.net_g_ema
         self.save_network(list(nets.values()), "net_g", number, list(nets))
-
-    def _scores(
-        self, metrics: Mapping[str, Any], images: Mapping[str, Any]
-    ) -> dict[str, dict[str, float]]:
-        """``scores[metric][kind]``; the input has no score where the network changes the size."""
-        scores: dict[str, dict[str, float]] = {}
-        for metric, options in metrics.items():
-            row = scores[metric] = {}
-            for kind in ("input", "output"):
-                if images[kind].shape == images["gt"].shape:
-                    try:
-                        data = {"img": images[kind], "img2": images["gt"]}
-                        row[kind] = float(calculate_metric(data, options))
-                    except UndefinedMetric as error:
-                        get_root_logger().warning(f"{metric}: {error}; left out of the mean.")
-            if len(row) == 2:
-                sign = -1 if options.get("better", "higher") == "lower" else 1
-                row["gain"] = sign * (row["output"] - row["input"])
-        return scores
 
     def _protocol(self, data_set: Any) -> dict[str, Any]:
         """What a reader needs to know to compare a figure of this data set with another's."""
@@ -219,6 +200,33 @@ class MeasuringModel(SRModel):
         if self.is_train:
             return folder / image / f"{image}_{current_iter}.png"
         return folder / f"{image}_{self.opt['val'].get('suffix') or self.opt['name']}.png"
+
+
+def scores_of(images: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Measure an input and an output against the original.
+
+    Args:
+        images: ``input``, ``output`` and ``gt``: 8-bit images, (H, W, BGR), or (H, W) if grey.
+        metrics: Sections of an options file, by the name of the metric.
+
+    Returns:
+        ``scores[metric][kind]``; the input has no score where the network changes the size, and
+        nothing has one where the metric is not defined, which is logged.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for metric, options in metrics.items():
+        row = scores[metric] = {}
+        for kind in ("input", "output"):
+            if images[kind].shape == images["gt"].shape:
+                try:
+                    data = {"img": images[kind], "img2": images["gt"]}
+                    row[kind] = float(calculate_metric(data, options))
+                except UndefinedMetric as error:
+                    get_root_logger().warning(f"{metric}: {error}; left out of the mean.")
+        if len(row) == 2:
+            sign = -1 if options.get("better", "higher") == "lower" else 1
+            row["gain"] = sign * (row["output"] - row["input"])
+    return scores
 
 
 @contextmanager
