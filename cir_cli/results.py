@@ -33,12 +33,12 @@ def run(arguments: list[str]) -> None:
 
 
 def _measure(options: argparse.Namespace, weights: Path, table: Table) -> None:
-    for name in perceptual.METRICS:
-        if reason := perceptual.lacking(name):
-            print(f"{name.upper()} is left out: {reason}")
     work = list(jobs(options.data, options.every))
     if not work:
         raise UserError(f"--data {options.data}: holds none of the test sets")
+    for name in perceptual.METRICS:
+        if reason := perceptual.lacking(name):
+            print(f"{name.upper()} is left out: {reason}")
     restorer = Restorer([load_network(weights)], InferenceOptions(tile=options.tile))
     part, parts = options.shard or (1, 1)
     measure(restorer, table, work[part - 1 :: parts], facts_of_run(weights, restorer))

@@ -160,13 +160,10 @@ def _summary(results: _Results) -> str:
     test_set = "LIVE1" if "LIVE1" in names else names[0]
     rows = {q: results.of(test_set, JPEG_ONCE[q].name) for q in MAIN_QUALITIES}
     millions = f"{results.facts['parameters'] / 1e6:.2f}M"
+    ours = f"**{results.facts['weights']}**"
     lines = [
         ["JPEG", "", *(_scores(r, "input") for r in rows.values())],
-        [
-            f"**{results.facts['weights']}**",
-            millions,
-            *(_scores(r, "output") for r in rows.values()),
-        ],
+        [ours, millions, *(_scores(r, "output") for r in rows.values())],
         ["gain, PSNR", "", *(_told(_gain(r), "psnr", "+") for r in rows.values())],
         ["PSNR − PSNR-B", "", *(_told(_blocking(r), "psnr") for r in rows.values())],
     ]
@@ -212,6 +209,7 @@ def _three(rows: Sequence[Row], metric: str) -> str:
 
 def _further(results: _Results) -> str:
     name = TEST_SETS[-1].name
+    height, width = DOUBLE_SHIFT
     lines = []
     for degrading in (*DOUBLE, CLEAN):
         rows = results.of(name, degrading.name)
@@ -220,9 +218,8 @@ def _further(results: _Results) -> str:
                 [degrading.name, str(len(rows)), *(_three(rows, metric) for metric in _SHOWN)]
             )
     head = [name, "images", *(f"{_NAMES[m]}: input / output / gain" for m in _SHOWN)]
-    rows, columns = DOUBLE_SHIFT
     return _table(head, lines) + (
-        f"\n\n“q20 shifted q75”: quality 20, then {rows} rows and {columns} columns cut off, then"
+        f"\n\n“q20 shifted q75”: quality 20, then {height} rows and {width} columns cut off, then"
         " quality 75. “clean”: the original itself, restored by force, compared with itself; its"
         " input has no PSNR, as it has no error. `basicsr restore` copies files without loss."
     )

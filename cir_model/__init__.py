@@ -1,8 +1,8 @@
 """BasicSR models, metrics and inference for compressed-image restoration.
 
 Importing this package registers ``CIRModel`` and ``CaVEModel``, the metrics ``calculate_psnrb``,
-``calculate_lpips``, ``calculate_dists`` and ``calculate_quality_error``, and the losses that BasicSR
-lacks.
+``calculate_lpips``, ``calculate_dists`` and ``calculate_quality_error``, and the losses that
+BasicSR lacks.
 """
 
 import cir_host  # noqa: F401 (BasicSR is importable only after it)

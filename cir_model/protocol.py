@@ -1,7 +1,7 @@
 """What the results of a network are measured on, and the table of what came out.
 
-A row of the table is one image of one test set, compressed in one way. Rows are appended as they are
-measured, so that a run that was stopped goes on, and several processes share the work.
+A row of the table is one image of one test set, compressed in one way. Rows are appended as they
+are measured, so that a run that was stopped goes on, and several processes share the work.
 """
 
 import csv
@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -92,8 +92,9 @@ METRICS: dict[str, dict[str, Any]] = {
     "dists": {"type": "calculate_dists", "better": "lower"},
 }
 
-COLUMNS = ("set", "input", "image", "height", "width", "seconds") + tuple(
-    f"{metric}_{kind}" for metric in METRICS for kind in ("input", "output")
+COLUMNS = (
+    *("set", "input", "image", "height", "width", "seconds"),
+    *(f"{metric}_{kind}" for metric in METRICS for kind in ("input", "output")),
 )
 
 
@@ -182,7 +183,7 @@ class Table:
         write_text_whole(self.path, _csv_text(self.rows(), head=True))
 
 
-def _csv_text(rows: Sequence[Row], head: bool) -> str:
+def _csv_text(rows: Iterable[Row], head: bool) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, restval="", lineterminator="\n")
     if head:

@@ -97,7 +97,7 @@ class MeasuringModel(SRModel):
             if sample is not None:
                 images = self._restore(sample)
                 if "gt" in images:
-                    source, scores = sample["lq_path"][0], scores_of(images, metrics)
+                    source, scores = sample["lq_path"][0], self._scores(metrics, images)
                     record = ImageRecord(source, _made_by(sample), scores)
             turn = _from_all((sample and sample["lq_path"][0], record, stopping()))
             if self.is_train and any(stop for *_, stop in turn):
@@ -148,6 +148,12 @@ class MeasuringModel(SRModel):
         if hasattr(self, "net_g_ema"):
             nets["params_ema"] = self.net_g_ema
         self.save_network(list(nets.values()), "net_g", number, list(nets))
+
+    def _scores(
+        self, metrics: Mapping[str, Any], images: Mapping[str, Any]
+    ) -> dict[str, dict[str, float]]:
+        """``scores[metric][kind]`` of one image; a model that has more to measure adds it."""
+        return scores_of(images, metrics)
 
     def _protocol(self, data_set: Any) -> dict[str, Any]:
         """What a reader needs to know to compare a figure of this data set with another's."""
