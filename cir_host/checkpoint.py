@@ -96,6 +96,17 @@ class LoadReport:
         return ", ".join(parts)
 
 
+def locate(path: Path) -> Path:
+    """Return the file itself, or the one that is meant by its name; it need not be there.
+
+    Raises:
+        UserError: The name could be one of :data:`finders`' and is not.
+    """
+    if path.exists():
+        return path
+    return next((file for find in finders if (file := find(path))), path)
+
+
 def read_checkpoint(
     path: Path | str, key: str | None = None, names: Iterable[str] = ()
 ) -> Checkpoint:
@@ -116,7 +127,7 @@ def read_checkpoint(
         UserError: The file is missing, damaged, no checkpoint, or holds other objects than tensors
             and plain values; or the key is not there.
     """
-    path = _found(Path(path))
+    path = locate(Path(path))
     if not path.is_file():
         raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     metadata: Mapping[str, str] = {}
@@ -229,13 +240,6 @@ def load_any_container(original: Callable[..., Any]) -> Callable[..., Any]:
         _logger.info("%s: %s, loaded from %s%s", type(net).__name__, report, load_path, part)
 
     return load_network
-
-
-def _found(path: Path) -> Path:
-    """Return the file itself, or the one that is meant by its name."""
-    if path.exists():
-        return path
-    return next((file for find in finders if (file := find(path))), path)
 
 
 def _wanted_key(paths: Mapping[str, Any], load_path: str, param_key: str | None) -> str | None:

@@ -21,7 +21,7 @@ def path_of(name: str) -> Path:
     """
     if name not in names():
         raise UserError(
-            f"{name}: no weights of that name in the package (it has:"
+            f"{name}: no such file, nor weights of that name in the package (it has:"
             f" {', '.join(names()) or 'none'})"
         )
     return _FOLDER / f"{name}.safetensors"

@@ -12,8 +12,7 @@ import cir_weights
 from cir_arch import load_network
 from cir_cli.restore import default_weights
 from cir_data.picture import read
-from cir_host import checkpoint
-from cir_host.checkpoint import read_checkpoint
+from cir_host.checkpoint import locate, read_checkpoint
 from cir_host.errors import UserError
 from cir_model.inference import InferenceOptions, Restorer
 from cir_model.picture import restore_picture
@@ -109,11 +108,11 @@ def test_a_name_without_a_folder_is_looked_up(tmp_path, monkeypatch):
     shipped = tmp_path / "package" / "net.safetensors"
     shipped.touch()
     for name in ("net", "net.safetensors"):
-        assert checkpoint._found(Path(name)) == shipped
+        assert locate(Path(name)) == shipped
     for other in ("folder/net.safetensors", "net.pth"):
         with pytest.raises(UserError, match="no such file"):
             read_checkpoint(other)
-    with pytest.raises(UserError, match=r"other: no weights .* \(it has: net\)"):
+    with pytest.raises(UserError, match=r"other: no such file, nor weights .* \(it has: net\)"):
         read_checkpoint("other.safetensors")
     Path("net.safetensors").write_bytes(b"mine")
-    assert checkpoint._found(Path("net.safetensors")) == Path("net.safetensors")
+    assert locate(Path("net.safetensors")) == Path("net.safetensors")
