@@ -33,7 +33,10 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int | None], str]] = {
     "convert": (convert.run, "write a checkpoint as safetensors, .pth or ONNX"),
     "options": (options_reference.run, "print what may stand in an options file"),
     "plot": (plot.run, "draw the curves of a training run: basicsr plot experiments/NAME"),
-    "demo": (demo.run, "train and test a small PromptCIR on photographs of scikit-image"),
+    "demo": (
+        demo.run,
+        "restore photographs of scikit-image, then train and test a small PromptCIR",
+    ),
 }
 
 

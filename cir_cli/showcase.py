@@ -5,7 +5,7 @@ weights that the package carries.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -83,6 +83,16 @@ def show(restorer: Restorer, piece: Showpiece, zoom: int = 2) -> Shown:
         for p in (before, after)
     )
     return Shown(strip, before_db, after_db)
+
+
+def stacked(strips: Sequence[Image.Image]) -> Image.Image:
+    """Put strips below each other."""
+    sheet = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    return sheet
 
 
 def side_by_side(panels: Mapping[str, Image.Image], zoom: int) -> Image.Image:
