@@ -85,10 +85,10 @@ class _Results:
         shared = set.intersection(*({r["image"] for r in rows} for rows in by_quality.values()))
         return {q: [r for r in rows if r["image"] in shared] for q, rows in by_quality.items()}
 
-    def megapixels_per_second(self, test_set: str) -> float:
+    def seconds_per_megapixel(self, test_set: str) -> float:
         rows = [r for r in self.rows if r["set"] == test_set]
         pixels = sum(int(r["height"]) * int(r["width"]) for r in rows)
-        return pixels / 1e6 / sum(float(r["seconds"]) for r in rows)
+        return sum(float(r["seconds"]) for r in rows) / (pixels / 1e6)
 
 
 def _mean(rows: Iterable[Row], column: str) -> float | None:
@@ -220,17 +220,17 @@ def _further(results: _Results) -> str:
     head = [name, "images", *(f"{_NAMES[m]}: input / output / gain" for m in _SHOWN)]
     return _table(head, lines) + (
         f"\n\n“q20 shifted q75”: quality 20, then {height} rows and {width} columns cut off, then"
-        " quality 75. “clean”: the original itself, restored by force, compared with itself; its"
-        " input has no PSNR, as it has no error. `basicsr restore` copies files without loss."
+        " quality 75. “clean”: the original itself, restored by force and compared with itself."
+        " `basicsr restore` copies files without loss unless it is forced."
     )
 
 
 def _speed(results: _Results) -> str:
-    lines = []
-    for test_set in results.present():
-        speed = results.megapixels_per_second(test_set.name)
-        lines.append([test_set.name, f"{1 / speed:.1f}", f"{speed:.3f}"])
-    return _table(["", "seconds per megapixel", "megapixels per second"], lines) + (
+    lines = [
+        [test_set.name, f"{results.seconds_per_megapixel(test_set.name):.1f}"]
+        for test_set in results.present()
+    ]
+    return _table(["", "seconds per megapixel"], lines) + (
         f"\n\nOn {results.facts['device']}, the network alone, without reading, compressing and"
         " measuring; other work may have shared the machine."
     )
