@@ -78,18 +78,23 @@ def test_a_fine_photograph_loses_nothing(restorer):
 @needs_weights
 @pytest.mark.parametrize("quality", [30, 95])
 def test_graphics_and_text_keep_their_colours(restorer, quality):
-    """The means of the channels, in the whole and in each flat area, which a tint would move."""
+    """The means of the channels, in the whole and in each flat area, which a tint would move.
+
+    They may move to those of the original, which a JPEG misses by a level or two.
+    """
+    original = np.asarray(graphics(), dtype=float)
     before, after = restored(restorer, compress(graphics(), quality))
     for part in (np.s_[:, :], *(np.s_[40:72, 16 + 46 * i : 38 + 46 * i] for i in range(4))):
-        shift = (after[part] - before[part]).mean((0, 1))
-        assert abs(shift).max() < 1, part
+        off_before, off = (abs((i[part] - original[part]).mean((0, 1))) for i in (before, after))
+        assert (off < off_before + 0.5).all(), part
 
 
 @needs_weights
-def test_weights_are_small_and_have_a_card():
+def test_weights_are_small_and_have_a_whole_card():
     for name in cir_weights.names():
         assert cir_weights.path_of(name).stat().st_size < 16 * 2**20
-        assert cir_weights.path_of(name).with_suffix(".md").is_file()
+        card = cir_weights.path_of(name).with_suffix(".md").read_text(encoding="utf-8")
+        assert "BLANK" not in card, "fill in what is marked"
 
 
 @needs_weights
