@@ -78,15 +78,15 @@ def test_a_fine_photograph_loses_nothing(restorer):
 @needs_weights
 @pytest.mark.parametrize("quality", [30, 95])
 def test_graphics_and_text_keep_their_colours(restorer, quality):
-    """The means of the channels, in the whole and in each flat area, which a tint would move.
+    """The means of the channels, in the whole and in each flat area, in levels of 255.
 
-    They may move to those of the original, which a JPEG misses by a level or two.
+    A JPEG of quality 30 misses those of the saturated areas by up to 4 levels itself.
     """
-    original = np.asarray(graphics(), dtype=float)
     before, after = restored(restorer, compress(graphics(), quality))
-    for part in (np.s_[:, :], *(np.s_[40:72, 16 + 46 * i : 38 + 46 * i] for i in range(4))):
-        off_before, off = (abs((i[part] - original[part]).mean((0, 1))) for i in (before, after))
-        assert (off < off_before + 0.5).all(), part
+    areas = [np.s_[40:72, 16 + 46 * i : 38 + 46 * i] for i in range(4)]
+    for part, most in ((np.s_[:, :], 0.5), *((area, 2) for area in areas)):
+        shift = (after[part] - before[part]).mean((0, 1))
+        assert abs(shift).max() < most, part
 
 
 @needs_weights
