@@ -169,8 +169,8 @@ def _summary(results: _Results) -> str:
     ]
     if test_set == "LIVE1":
         for published in LIVE1_COLOUR:
-            cells = [f"{p:.2f} / {s:.3f} / {b:.2f}" for p, s, b in published.scores.values()]
-            lines.append([f"{published.network} (quoted)", f"{published.parameters:.2f}M", *cells])
+            cells = [cell.replace("/", " / ") for cell in published.scores.split()]
+            lines.append([f"{published.network} (quoted)", published.parameters, *cells])
     return _table([test_set, "parameters", *(f"q = {q}" for q in rows)], lines)
 
 

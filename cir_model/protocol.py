@@ -8,8 +8,10 @@ import csv
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -144,21 +146,26 @@ class Table:
         return facts
 
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """Write what holds for all rows, unless it stands there.
+        """Write what holds for all rows, and the head of the table, unless they stand there.
+
+        Processes that begin at once write the same, and none sees a half of it.
 
         Raises:
             UserError: The table is of other weights, or of another codec.
         """
         if not self._facts_path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-            write_text_whole(self._facts_path, text)
+            own = self._facts_path.with_suffix(f".{os.getpid()}")
+            own.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            own.replace(self._facts_path)
         for key in ("sha256", "codec"):
             if self.facts.get(key) != facts[key]:
                 raise UserError(
                     f"{self.path}: has figures of another {key} ({self.facts.get(key)}, now"
                     f" {facts[key]}); delete it and its .json, or give another --output"
                 )
+        with suppress(FileExistsError), self.path.open("x", newline="", encoding="utf-8") as file:
+            file.write(_csv_text([], head=True))
 
     def rows(self) -> list[Row]:
         """Return all rows, in the order of the protocol; of two that measure the same, the last."""
@@ -174,9 +181,8 @@ class Table:
 
     def append(self, row: Row) -> None:
         """Add a row by one write, so that several processes can."""
-        text = _csv_text([row], head=not self.path.exists())
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            file.write(text)
+            file.write(_csv_text([row], head=False))
 
     def tidy(self) -> None:
         """Write the rows in their order."""

@@ -55,7 +55,7 @@ def test_distances_grow_with_the_difference(metric, cache, monkeypatch):
         return outline
 
     monkeypatch.setattr(torchvision.models, network, untrained)
-    if metric == "dists":  # it has the function's name from torchvision
+    if metric == "dists":  # which took the function from torchvision on import
         monkeypatch.setattr("torchmetrics.functional.image.dists.vgg16", untrained)
     (cache / file).touch()
     assert perceptual.available() == [metric]

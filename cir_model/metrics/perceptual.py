@@ -80,9 +80,10 @@ def _network(metric: str) -> Any:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
-    from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity
+    # not torchmetrics' metric, which reads the network from its file for every image
+    from torchmetrics.functional.image.dists import DISTSNetwork
 
-    return DeepImageStructureAndTextureSimilarity().eval()
+    return DISTSNetwork().eval()
 
 
 def _to_tensor(image: Any) -> Tensor:
