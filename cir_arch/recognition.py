@@ -13,6 +13,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+import cir_weights  # noqa: F401 (checkpoints may be named by the names of ours)
 from cir_arch import basicsr_networks
 from cir_arch.cave_arch import CaVE
 from cir_arch.fbcnn_arch import FBCNN

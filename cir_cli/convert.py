@@ -2,14 +2,16 @@
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 import yaml
+from torch import Tensor
 
 from cir_arch.export import compare_onnx, export_onnx, require_onnx, save_safetensors
 from cir_arch.recognition import NetworkOptions, described, load_network, recognise
+from cir_cli.options_files import find
 from cir_host.checkpoint import Checkpoint, read_checkpoint
 from cir_host.errors import UserError
 
@@ -31,7 +33,13 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--network",
         metavar="YAML",
-        help="the network, where the file does not tell it: '{type: HAT, conv_scale: 0.02}'",
+        help="the network, where the file does not tell it: '{type: HAT, conv_scale: 0.02}',"
+        " or the options file that it was trained by",
+    )
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="store float16, half as large; loading gives float32 again",
     )
     parser.add_argument(
         "--size",
@@ -44,16 +52,19 @@ def run(arguments: list[str]) -> None:
     output: Path = options.output
     _check_output(output, options.overwrite)
     if output.suffix == ".onnx":
+        if options.half:
+            raise UserError("--half: ONNX is written in float32; leave it out")
         require_onnx()
     file = read_checkpoint(options.file, options.key)
     network = _network(file, options.network)
+    state = _halved(file.state) if options.half else file.state
     if output.suffix == ".onnx":
         _write(output, lambda part: _to_onnx(options.file, options, network, part))
     elif output.suffix == ".safetensors":
-        _write(output, lambda part: save_safetensors(file.state, part, network))
+        _write(output, lambda part: save_safetensors(state, part, network))
         print(f"{output}: {_named(network)}")
     else:
-        _write(output, lambda part: torch.save({"params": file.state}, part))
+        _write(output, lambda part: torch.save({"params": state}, part))
         print(f"{output}: {_named(network)}, under params")
 
 
@@ -72,12 +83,29 @@ def _network(file: Checkpoint, given: str | None) -> NetworkOptions | None:
     if given is None:
         return described(file.metadata) or recognise(file.state)
     try:
-        section = yaml.safe_load(given)
+        if given.endswith((".yml", ".yaml")):
+            section = yaml.safe_load(find(given).read_text(encoding="utf-8"))["network_g"]
+        else:
+            section = yaml.safe_load(given)
         return NetworkOptions(section.pop("type"), section)
     except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
         raise UserError(
-            f"--network {given}: give a section like '{{type: HAT, upscale: 2}}'"
+            f"--network {given}: give a section like '{{type: HAT, upscale: 2}}', or an options"
+            " file that has network_g"
         ) from error
+
+
+def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return float32 as float16.
+
+    Raises:
+        UserError: A weight is too large for it.
+    """
+    halved = {n: v.half() if v.dtype == torch.float32 else v for n, v in state.items()}
+    for name, value in halved.items():
+        if not torch.equal(value.isfinite(), state[name].isfinite()):
+            raise UserError(f"--half: {name} has values beyond 65504, the most that float16 holds")
+    return halved
 
 
 def _to_onnx(

@@ -1,4 +1,4 @@
-"""``basicsr demo``: a small PromptCIR trained and tested for real, on photographs at hand.
+"""``basicsr demo``: real photographs restored, then a small PromptCIR trained and tested for real.
 
 The photographs come with scikit-image's wheel, which BasicSR depends on, so nothing is downloaded.
 """
@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import time
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,22 @@ import yaml
 from basicsr.archs import build_network
 from basicsr.data import build_dataset
 from basicsr.utils import tensor2img
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch.nn.functional import l1_loss
 from tqdm import tqdm
 
+from cir_arch import load_network
 from cir_cli.options_files import find
+from cir_cli.restore import default_weights
+from cir_cli.showcase import SHOWPIECES, photograph, show, side_by_side, stacked
 from cir_host.errors import UserError
+from cir_model.inference import InferenceOptions, Restorer
 
 PHOTOGRAPHS = {
-    "train": ("astronaut.png", "coffee.png", "motorcycle_left.png"),
-    "test": ("chelsea.png",),
+    "train": ("astronaut", "coffee", "motorcycle_left"),
+    "test": ("chelsea",),
 }
-"""Lossless photographs in ``skimage.data``; the one for the test is never trained on."""
+"""Lossless photographs; the one for the test is never trained on."""
 
 LEAST_ITERATIONS = 150
 """Fewer leave the network worse than the JPEG; a slow machine takes longer instead."""
@@ -40,10 +43,12 @@ CROP = (110, 60, 240, 190)
 
 
 def run(arguments: list[str]) -> None:
-    """Train for about two minutes, test, print the table, write ``comparison.png``.
+    """Restore by the weights of the package; then train for about two minutes, and test.
+
+    Writes ``restored.png`` and ``comparison.png``.
 
     Raises:
-        UserError: A step failed, or the restored photograph is no better than its JPEG.
+        UserError: A step failed, or a restored photograph is no better than its JPEG.
     """
     parser = argparse.ArgumentParser("basicsr demo", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="default: %(default)s")
@@ -52,6 +57,7 @@ def run(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
     folder: Path = options.folder
+    _restore(folder)
     _copy_photographs(folder / "photographs")
     fitting = int(options.seconds / _seconds_per_step("demo_train.yml"))
     iterations = max(LEAST_ITERATIONS, fitting)
@@ -76,12 +82,34 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"the restored photograph is no better than its JPEG (gain in dB: {gains})")
 
 
+def _restore(folder: Path) -> None:
+    """Restore by the weights that the package carries, and show it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = default_weights()
+    print(f"Restoring photographs by the weights {weights.stem} ...", flush=True)
+    restorer = Restorer([load_network(weights)], InferenceOptions())
+    strips = []
+    for piece in SHOWPIECES[:3]:
+        shown = show(restorer, piece)
+        strips.append(shown.strip)
+        gain = shown.after - shown.before
+        print(
+            f"  {piece.name}, JPEG quality {piece.quality}: PSNR {shown.before:.2f} ->"
+            f" {shown.after:.2f} dB ({gain:+.2f})",
+            flush=True,
+        )
+        if gain <= 0:
+            raise UserError(f"{piece.name}: restored, it is no better than its JPEG")
+    path = folder / "restored.png"
+    stacked(strips).save(path)
+    print(f"Input, restored, original side by side: {path}")
+
+
 def _copy_photographs(folder: Path) -> None:
-    source = Path(str(files("skimage.data")))
     for part, names in PHOTOGRAPHS.items():
         (folder / part).mkdir(parents=True, exist_ok=True)
         for name in names:
-            shutil.copyfile(source / name, folder / part / name)
+            shutil.copy(photograph(name), folder / part)
 
 
 def _options(name: str) -> dict[str, Any]:
@@ -150,14 +178,7 @@ def _write_comparison(folder: Path, results: Path) -> Path:
         "restored": Image.open(restored),
         "original": original,
     }
-    zoom, caption = 3, 22
-    width, height = zoom * (CROP[2] - CROP[0]), zoom * (CROP[3] - CROP[1])
-    strip = Image.new("RGB", (width * len(panels), height + caption), "white")
-    draw = ImageDraw.Draw(strip)
-    for i, (title, image) in enumerate(panels.items()):
-        part = image.crop(CROP).resize((width, height), Image.Resampling.NEAREST)
-        strip.paste(part, (i * width, caption))
-        draw.text((i * width + 6, 5), title, fill="black")
+    strip = side_by_side({title: image.crop(CROP) for title, image in panels.items()}, zoom=3)
     path = folder / "comparison.png"
     strip.save(path)
     return path

@@ -17,6 +17,7 @@ from cir_cli import (
     plot,
     prepare,
     restore,
+    results,
 )
 from cir_host import __version__
 from cir_host.distributed import normalise_argv
@@ -25,13 +26,17 @@ from cir_host.errors import UserError
 COMMANDS: dict[str, tuple[Callable[[list[str]], int | None], str]] = {
     "train": (pipelines.train, "train a network: basicsr train -opt FILE.yml"),
     "test": (pipelines.test, "measure a network on test sets: basicsr test -opt FILE.yml"),
-    "restore": (restore.run, "restore pictures: basicsr restore photos -o restored -m FILE"),
+    "restore": (restore.run, "restore pictures: basicsr restore photos -o restored"),
+    "results": (results.run, "measure weights on the papers' test sets and write the page of it"),
     "prepare": (prepare.run, "make an LMDB or sub-images: basicsr prepare FOLDER -o OUT"),
     "models": (models.run, "list the networks; basicsr models FILE: what a checkpoint holds"),
     "convert": (convert.run, "write a checkpoint as safetensors, .pth or ONNX"),
     "options": (options_reference.run, "print what may stand in an options file"),
     "plot": (plot.run, "draw the curves of a training run: basicsr plot experiments/NAME"),
-    "demo": (demo.run, "train and test a small PromptCIR on photographs of scikit-image"),
+    "demo": (
+        demo.run,
+        "restore photographs of scikit-image, then train and test a small PromptCIR",
+    ),
 }
 
 

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cir_arch import load_network
+from cir_cli.flags import number, shard, tile
 from cir_cli.restore_jobs import STANDARD_STREAM, Job, list_jobs
 from cir_cli.restore_views import Report, write_comparison
 from cir_data.picture import FileFacts, examine, read
@@ -22,6 +23,7 @@ from cir_data.picture_writing import SIXTEEN_BITS, SUFFIXES, Encoding, write_fil
 from cir_host.errors import UserError
 from cir_model.inference import SYMMETRIES, InferenceOptions, Restorer
 from cir_model.picture import restore_picture
+from cir_weights import path_of
 
 FINE_QUALITY = 95
 """From this JPEG quality on a file is copied by default."""
@@ -51,15 +53,8 @@ def run(arguments: list[str]) -> int:
 
 
 def default_weights() -> Path:
-    """Return the weights that are used without ``-m``.
-
-    Raises:
-        UserError: The package carries none.
-    """
-    raise UserError(
-        "-m: give a checkpoint; the package does not carry weights of its own yet"
-        " (`basicsr models` says where published ones are found)"
-    )
+    """Return the weights that are used without ``-m``."""
+    return path_of("promptcir_s_x1")
 
 
 @dataclass
@@ -252,26 +247,6 @@ def _shard_of_torchrun() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1))
 
 
-def _shard(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 1/4, ..., 4/4")
-    return int(part), int(parts)
-
-
-def _tile(text: str) -> int | str:
-    return text if text == "auto" else _number(0, 2**31)(text)
-
-
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no integer from {least} to {most}")
-        return int(text)
-
-    return parse
-
-
 def _strength(text: str) -> float:
     try:
         value = float(text)
@@ -300,7 +275,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         type=Path,
         metavar="WEIGHTS",
-        help="checkpoint, its network is recognised; several times: their outputs are averaged",
+        help="checkpoint, its network is recognised; several times: their outputs are averaged;"
+        " default: the weights of the package",
     )
     _add_file_flags(parser.add_argument_group("files"))
     _add_network_flags(parser.add_argument_group("networks"))
@@ -313,7 +289,7 @@ def _add_file_flags(group: Any) -> None:
     )
     group.add_argument(
         "--quality",
-        type=_number(1, 100),
+        type=number(1, 100),
         default=95,
         help="of JPEG (4:4:4) and WebP (100: without loss); default: %(default)s",
     )
@@ -326,14 +302,14 @@ def _add_file_flags(group: Any) -> None:
     )
     group.add_argument(
         "--fine-quality",
-        type=_number(1, 101),
+        type=number(1, 101),
         default=FINE_QUALITY,
         metavar="Q",
         help="copy JPEGs from this quality on, by their tables; default: %(default)s",
     )
     group.add_argument(
         "--max-pixels",
-        type=_number(1, 2**40),
+        type=number(1, 2**40),
         default=MAX_PIXELS,
         metavar="N",
         help="refuse larger pictures; default: %(default)s",
@@ -346,15 +322,15 @@ def _add_file_flags(group: Any) -> None:
         "--report", type=Path, metavar="FILE.html", help="write a page with a slider for each pair"
     )
     group.add_argument(
-        "--shard", type=_shard, metavar="I/N", help="do the I-th of N parts; torchrun sets it"
+        "--shard", type=shard, metavar="I/N", help="do the I-th of N parts; torchrun sets it"
     )
 
 
 def _add_network_flags(group: Any) -> None:
     group.add_argument(
-        "--tile", type=_tile, default="auto", help="pixels; 0: whole; default: by memory"
+        "--tile", type=tile, default="auto", help="pixels; 0: whole; default: by memory"
     )
-    group.add_argument("--overlap", type=_number(0, 2**31), help="of tiles; default: by network")
+    group.add_argument("--overlap", type=number(0, 2**31), help="of tiles; default: by network")
     group.add_argument("--self-ensemble", choices=list(SYMMETRIES), default="none")
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     group.add_argument(
@@ -362,4 +338,4 @@ def _add_network_flags(group: Any) -> None:
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--compile", action="store_true", help="compile the networks first")
-    group.add_argument("--threads", type=_number(1, 1024), help="of the CPU")
+    group.add_argument("--threads", type=number(1, 1024), help="of the CPU")

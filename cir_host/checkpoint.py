@@ -34,6 +34,9 @@ _DERIVED_MASKS = ("attn_mask",)
 """Float buffers that a constructor computes (SwinIR's and HAT's shift masks)."""
 
 
+finders: list[Callable[[Path], Path | None]] = []
+"""Ask for a file that is not there under the name given. Whoever ships weights adds to the list."""
+
 describers: list[Callable[[Mapping[str, Tensor]], str | None]] = []
 """Ask what a state dict looks like, for messages. Whoever knows networks adds to the list."""
 
@@ -93,6 +96,17 @@ class LoadReport:
         return ", ".join(parts)
 
 
+def locate(path: Path) -> Path:
+    """Return the file itself, or the one that is meant by its name; it need not be there.
+
+    Raises:
+        UserError: The name could be one of :data:`finders`' and is not.
+    """
+    if path.exists():
+        return path
+    return next((file for find in finders if (file := find(path))), path)
+
+
 def read_checkpoint(
     path: Path | str, key: str | None = None, names: Iterable[str] = ()
 ) -> Checkpoint:
@@ -102,7 +116,8 @@ def read_checkpoint(
         path: A file of ``torch.save``, old or new format, or of safetensors (by its ending). It
             holds a state dict, or a container with one under ``params_ema``, ``params``,
             ``state_dict``, ``model_state_dict``, ``model``, ``net`` or its only key; the first of
-            these that is there is taken.
+            these that is there is taken. Where there is no such file, a name without a folder
+            (``promptcir_s_x1`` or ``promptcir_s_x1.safetensors``) is one of ``cir_weights``.
         key: The container's key. ``params`` and ``params_ema`` are preferred if there, as in
             BasicSR, which asks for one of them by default; any other must be there.
         names: Those of the network that the weights are for. Without them, ``net.`` or another
@@ -112,7 +127,7 @@ def read_checkpoint(
         UserError: The file is missing, damaged, no checkpoint, or holds other objects than tensors
             and plain values; or the key is not there.
     """
-    path = Path(path)
+    path = locate(Path(path))
     if not path.is_file():
         raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     metadata: Mapping[str, str] = {}

@@ -23,6 +23,7 @@ from basicsr.utils import logger as basicsr_logger
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 from torch import nn
 
+from cir_host.checkpoint import locate
 from cir_host.errors import OptionsError, UserError
 from cir_host.option_keys import known_to_us
 from cir_host.parsing import command_line
@@ -178,7 +179,11 @@ def _load(model: Any, key: str, network: nn.Module) -> None:
                 " would measure a random network"
             )
     elif _loads_as_basicsr(type(model)):
-        if not Path(path).is_file():
+        try:
+            there = locate(Path(path)).is_file()
+        except UserError as error:
+            raise OptionsError(f"path.pretrain_{key}: {error}") from error
+        if not there:
             raise OptionsError(f"path.pretrain_{key}: no file {path}")
         strict = paths.get(f"strict_load_{label}", True)
         model.load_network(network, path, strict, paths.get(f"param_key_{label}", "params"))

@@ -1,7 +1,8 @@
 """BasicSR models, metrics and inference for compressed-image restoration.
 
 Importing this package registers ``CIRModel``, ``CaVEModel`` and ``CIRGANModel``, the metrics
-``calculate_psnrb`` and ``calculate_quality_error``, and the losses that BasicSR lacks.
+``calculate_psnrb``, ``calculate_lpips``, ``calculate_dists`` and ``calculate_quality_error``, and
+the losses that BasicSR lacks.
 """
 
 import cir_host  # noqa: F401 (BasicSR is importable only after it)
@@ -9,6 +10,7 @@ from cir_model.cave_model import CaVEModel
 from cir_model.cir_gan_model import CIRGANModel
 from cir_model.cir_model import CIRModel
 from cir_model.inference import restore_image
+from cir_model.metrics.perceptual import calculate_dists, calculate_lpips
 from cir_model.metrics.psnrb import calculate_psnrb
 from cir_model.metrics.quality_error import calculate_quality_error
 
@@ -16,6 +18,8 @@ __all__ = [
     "CIRGANModel",
     "CIRModel",
     "CaVEModel",
+    "calculate_dists",
+    "calculate_lpips",
     "calculate_psnrb",
     "calculate_quality_error",
     "restore_image",

@@ -19,11 +19,7 @@ _LUMA = (0.299, 0.587, 0.114)
 def restore_picture(
     restorer: Restorer, picture: Picture, bits: int | None = None, **inputs: Any
 ) -> Picture:
-    """Restore a picture.
-
-    Grey passes through a network for colour as three equal channels, and the luma of what comes
-    back is taken. Of colour, a network for grey restores the luma, and the chroma stays. Alpha is
-    carried, and enlarged with the picture.
+    """Restore a picture, as :func:`restore_channels` does; alpha is carried, and enlarged with it.
 
     Args:
         restorer: The networks.
@@ -34,20 +30,7 @@ def restore_picture(
     Raises:
         UserError: The networks have other numbers of channels than 1 and 3, or fail.
     """
-    image = _to_tensor(picture.samples)
-    channels = image.shape[1]
-    if channels == restorer.channels:
-        restored = restorer(image, **inputs)
-    elif restorer.channels == 3:
-        restored = _luma(restorer(image.expand(-1, 3, -1, -1), **inputs))
-    elif restorer.channels == 1 and restorer.scale == 1:
-        luma = _luma(image)
-        restored = image + (restorer(luma, **inputs) - luma)
-    else:
-        raise UserError(
-            f"a picture of {channels} channels does not fit a network of {restorer.channels}"
-            f" channels and scale {restorer.scale}"
-        )
+    restored = restore_channels(restorer, _to_tensor(picture.samples), **inputs)
     dtype = picture.samples.dtype if bits is None else np.dtype(f"uint{bits}")
     alpha = picture.alpha
     if alpha is not None:
@@ -56,6 +39,37 @@ def restore_picture(
             alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC)
         alpha = _to_samples(_to_tensor(alpha), dtype)
     return replace(picture, samples=_to_samples(restored, dtype), alpha=alpha)
+
+
+def restore_channels(restorer: Restorer, image: Tensor, **inputs: Any) -> Tensor:
+    """Restore grey or colour by networks for either.
+
+    Grey passes through a network for colour as three equal channels, and the luma of what comes
+    back is taken. Of colour, a network for grey restores the luma, and the chroma stays.
+
+    Args:
+        restorer: The networks.
+        image: (1, 1 or 3, H, W) in [0, 1].
+        inputs: What the networks take beside the image.
+
+    Returns:
+        As many channels as came, (1, C, scale H, scale W), not clamped.
+
+    Raises:
+        UserError: The networks have other numbers of channels than 1 and 3, or fail.
+    """
+    channels = image.shape[1]
+    if channels == restorer.channels:
+        return restorer(image, **inputs)
+    if restorer.channels == 3:
+        return _luma(restorer(image.expand(-1, 3, -1, -1), **inputs))
+    if restorer.channels == 1 and restorer.scale == 1:
+        luma = _luma(image)
+        return image + (restorer(luma, **inputs) - luma)
+    raise UserError(
+        f"a picture of {channels} channels does not fit a network of {restorer.channels}"
+        f" channels and scale {restorer.scale}"
+    )
 
 
 def _to_tensor(samples: Samples) -> Tensor:

@@ -163,21 +163,8 @@ class MeasuringModel(SRModel):
     def _scores(
         self, metrics: Mapping[str, Any], images: Mapping[str, Any]
     ) -> dict[str, dict[str, float]]:
-        """``scores[metric][kind]``; the input has no score where the network changes the size."""
-        scores: dict[str, dict[str, float]] = {}
-        for metric, options in metrics.items():
-            row = scores[metric] = {}
-            for kind in ("input", "output"):
-                if images[kind].shape == images["gt"].shape:
-                    try:
-                        data = {"img": images[kind], "img2": images["gt"]}
-                        row[kind] = float(calculate_metric(data, options))
-                    except UndefinedMetric as error:
-                        get_root_logger().warning(f"{metric}: {error}; left out of the mean.")
-            if len(row) == 2:
-                sign = -1 if options.get("better", "higher") == "lower" else 1
-                row["gain"] = sign * (row["output"] - row["input"])
-        return scores
+        """``scores[metric][kind]`` of one image; a model that has more to measure adds it."""
+        return scores_of(images, metrics)
 
     def _protocol(self, data_set: Any) -> dict[str, Any]:
         """What a reader needs to know to compare a figure of this data set with another's."""
@@ -230,6 +217,33 @@ class MeasuringModel(SRModel):
         if self.is_train:
             return folder / image / f"{image}_{current_iter}.png"
         return folder / f"{image}_{self.opt['val'].get('suffix') or self.opt['name']}.png"
+
+
+def scores_of(images: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Measure an input and an output against the original.
+
+    Args:
+        images: ``input``, ``output`` and ``gt``: 8-bit images, (H, W, BGR), or (H, W) if grey.
+        metrics: Sections of an options file, by the name of the metric.
+
+    Returns:
+        ``scores[metric][kind]``; the input has no score where the network changes the size, and
+        nothing has one where the metric is not defined, which is logged.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for metric, options in metrics.items():
+        row = scores[metric] = {}
+        for kind in ("input", "output"):
+            if images[kind].shape == images["gt"].shape:
+                try:
+                    data = {"img": images[kind], "img2": images["gt"]}
+                    row[kind] = float(calculate_metric(data, options))
+                except UndefinedMetric as error:
+                    get_root_logger().warning(f"{metric}: {error}; left out of the mean.")
+        if len(row) == 2:
+            sign = -1 if options.get("better", "higher") == "lower" else 1
+            row["gain"] = sign * (row["output"] - row["input"])
+    return scores
 
 
 @contextmanager

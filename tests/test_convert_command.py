@@ -1,5 +1,7 @@
 """``basicsr convert``: safetensors that name their network, BasicSR's .pth, and ONNX."""
 
+import json
+
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -153,3 +155,42 @@ def test_onnx_of_promptcir_is_for_one_size(tmp_path, capsys, session):
         assert "that height and width alone" in capsys.readouterr().out
         assert session().get_inputs()[0].shape == [1, 3, height, width]
         assert_same_image(network, session(), (height, width))
+
+
+def test_half_precision_and_the_network_of_an_options_file(tmp_path, capsys):
+    """Read as float32; what the shapes do not tell is from the options file."""
+    network = saved(tmp_path, "PromptCIR", conv_scale=0.5)
+    section = {"type": "PromptCIR", **SMALL["PromptCIR"], **TINY["PromptCIR"], "conv_scale": 0.5}
+    options = tmp_path / "train.yml"
+    options.write_text(json.dumps({"name": "run", "network_g": section}))
+    output, whole = tmp_path / "half.safetensors", tmp_path / "whole.safetensors"
+    flags = ["--network", str(options)]
+    assert convert(tmp_path, "-o", str(output), "--half", *flags) == 0
+    assert convert(tmp_path, "-o", str(whole), *flags) == 0
+    assert output.stat().st_size < 0.6 * whole.stat().st_size
+    loaded = load_network(output)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    x = image(64, 64)
+    torch.testing.assert_close(restore(loaded, x), restore(network, x), rtol=0, atol=2e-3)
+    assert convert(tmp_path, "-o", str(tmp_path / "net.onnx"), "--half") == 2
+    assert "--half: ONNX is written in float32" in capsys.readouterr().err
+
+
+def test_half_precision_refuses_what_it_cannot_hold(tmp_path, capsys):
+    network = saved(tmp_path, "UCIP")
+    state = network.state_dict()
+    name = next(n for n, value in state.items() if value.is_floating_point())
+    state[name][..., 0] = 1e6
+    torch.save(state, tmp_path / "net.pth")
+    assert convert(tmp_path, "-o", str(tmp_path / "half.pth"), "--half") == 2
+    assert f"--half: {name} has values beyond 65504" in capsys.readouterr().err
+    assert not (tmp_path / "half.pth").exists()
+
+
+def test_an_options_file_without_a_network(tmp_path, capsys):
+    saved(tmp_path)
+    options = tmp_path / "train.yml"
+    options.write_text("name: run\n")
+    flags = ["-o", str(tmp_path / "a.pth"), "--network", str(options)]
+    assert convert(tmp_path, *flags) == 2
+    assert "or an options file that has network_g" in capsys.readouterr().err

@@ -240,8 +240,14 @@ def test_comparison_and_report(photos, identity):
 def test_flags_that_cannot_be_used(flags, reason, photos, identity, capsys):
     assert main.main(["restore", "photos", "-o", "out", "-m", "x.pth", *flags]) == 2
     assert reason in capsys.readouterr().err
-    assert main.main(["restore", "photos", "-o", "out"]) == 2
-    assert "-m: give a checkpoint" in capsys.readouterr().err
+
+
+def test_without_m_the_weights_of_the_package_restore(photos, identity, monkeypatch):
+    asked = []
+    monkeypatch.setattr(restore, "load_network", lambda path: asked.append(path) or identity)
+    monkeypatch.setattr(restore, "default_weights", lambda: Path("ours.safetensors"))
+    assert main.main(["restore", "photos", "-o", "out"]) == 0
+    assert asked == [Path("ours.safetensors")]
 
 
 def test_networks_that_do_not_go_together(photos, monkeypatch, capsys):

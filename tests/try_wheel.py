@@ -52,6 +52,14 @@ def main() -> None:
         if "Classic5_q40" not in table.read_text(encoding="utf-8") or "Traceback" in printed:
             sys.exit(f"{printed}\nThe installed wheel did not give the table.")
         print(table.read_text(encoding="utf-8"))
+        # the weights of the package, without -m
+        Image.effect_noise((64, 48), 60).save(elsewhere / "photograph.jpg", quality=20)
+        printed = run(
+            bin_folder / "basicsr", "restore", "photograph.jpg", "-o", "restored", cwd=elsewhere
+        )
+        with Image.open(elsewhere / "restored" / "photograph.png") as image:
+            if image.size != (64, 48):
+                sys.exit(f"{printed}\nThe weights of the wheel did not restore the photograph.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""``basicsr results``: a network measured on the papers' test sets, and the page that shows it."""
+
+import argparse
+from pathlib import Path
+
+from cir_arch import load_network
+from cir_cli.flags import number, shard, tile
+from cir_cli.restore import default_weights
+from cir_cli.results_page import fill, write_page
+from cir_cli.showcase import SHOWPIECES, show
+from cir_host.errors import UserError
+from cir_model.inference import InferenceOptions, Restorer
+from cir_model.metrics import perceptual
+from cir_model.protocol import Table, facts_of_run, jobs, measure
+
+
+def run(arguments: list[str]) -> None:
+    """Measure, and write the page once everything is measured.
+
+    Raises:
+        UserError: A file or folder cannot be used.
+    """
+    options = _parser().parse_args(arguments)
+    weights: Path = options.model or default_weights()
+    folder: Path = options.output or Path("docs/results") / weights.stem
+    table = Table(folder / f"{weights.stem}.csv")
+    if not options.page_only:
+        _measure(options, weights, table)
+    if options.shard is None:
+        write_page(table, options.page or folder / "RESULTS.md")
+        for card in options.fill:
+            fill(card, table)
+
+
+def _measure(options: argparse.Namespace, weights: Path, table: Table) -> None:
+    work = list(jobs(options.data, options.every))
+    if not work:
+        raise UserError(f"--data {options.data}: holds none of the test sets")
+    for name in perceptual.METRICS:
+        if reason := perceptual.lacking(name):
+            print(f"{name.upper()} is left out: {reason}")
+    restorer = Restorer([load_network(weights)], InferenceOptions(tile=options.tile))
+    part, parts = options.shard or (1, 1)
+    measure(restorer, table, work[part - 1 :: parts], facts_of_run(weights, restorer))
+    if options.shard is None:
+        table.tidy()
+        _write_pictures(restorer, table.path.parent)
+
+
+def _write_pictures(restorer: Restorer, folder: Path) -> None:
+    for index, piece in enumerate(SHOWPIECES, 1):
+        show(restorer, piece).strip.save(folder / f"picture_{index}.webp", lossless=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("basicsr results", description=__doc__)
+    parser.add_argument(
+        "-m", "--model", type=Path, metavar="WEIGHTS", help="default: the weights of the package"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where NAME.csv goes, to which a later call adds what it lacks; default:"
+        " docs/results/NAME",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("datasets"),
+        metavar="FOLDER",
+        help="holds LIVE1, Classic5, Set14, train; what is missing is left out; default: datasets",
+    )
+    parser.add_argument(
+        "--every",
+        type=number(1, 1000),
+        default=1,
+        metavar="N",
+        help="measure qualities other than 10, 20, 30, 40 on every N-th image; default: 1",
+    )
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="measure the I-th of N parts and write no page; a call without it ends the work",
+    )
+    parser.add_argument("--tile", type=tile, default=0, help="pixels; default: whole images")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE.md", help="default: RESULTS.md in the folder"
+    )
+    parser.add_argument(
+        "--page-only", action="store_true", help="write the page from the stored table"
+    )
+    parser.add_argument(
+        "--fill",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.md",
+        help="write the main table between its marks, <!-- results --> and <!-- end -->, too",
+    )
+    return parser

@@ -1,0 +1,259 @@
+"""The page of results: tables, a curve and pictures, from the stored figures of one network."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cir_cli.showcase import SHOWPIECES
+from cir_host.errors import UserError
+from cir_host.files import write_text_whole
+from cir_model.protocol import (
+    CLEAN,
+    DOUBLE,
+    DOUBLE_SHIFT,
+    JPEG_ONCE,
+    MAIN_QUALITIES,
+    METRICS,
+    QUALITIES,
+    TEST_SETS,
+    Row,
+    Table,
+    TestSet,
+)
+from cir_model.published import LIVE1_COLOUR, SOURCE
+
+_DECIMALS = {"psnr": 2, "ssim": 4, "psnrb": 2, "lpips": 4, "dists": 4}
+_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "psnrb": "PSNR-B", "lpips": "LPIPS", "dists": "DISTS"}
+_SHOWN = ("psnr", "ssim", "psnrb")
+"""Metrics of every table; the others are shown where they were measured."""
+
+_MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def write_page(table: Table, page: Path) -> None:
+    """Write the page, and the curve beside the table.
+
+    Raises:
+        UserError: The table holds nothing, or matplotlib is not installed.
+    """
+    results = _Results(table)
+    curve = table.path.with_name("gain.png")
+    _draw(results, curve)
+    link = Path(os.path.relpath(table.path.parent, page.parent)).as_posix()
+    write_text_whole(page, "\n\n".join([*_parts(results, link), ""]).rstrip("\n") + "\n")
+    print(page)
+
+
+def fill(file: Path, table: Table) -> None:
+    """Write the table of LIVE1 between the marks of a Markdown file.
+
+    Raises:
+        UserError: The file cannot be read, or has no marks.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--fill {file}: {error.strerror}") from error
+    if not _MARKS.search(text):
+        raise UserError(f"--fill {file}: has no lines <!-- results --> and <!-- end -->")
+    short = _summary(_Results(table))
+    write_text_whole(file, _MARKS.sub(lambda m: f"{m[1]}\n{short}\n\n{m[2]}", text))
+    print(file)
+
+
+class _Results:
+    """The rows of a table, and means over some of them."""
+
+    def __init__(self, table: Table) -> None:
+        self.rows = table.rows()
+        if not self.rows:
+            raise UserError(f"{table.path}: holds no results; `basicsr results` measures them")
+        self.facts = table.facts
+
+    def of(self, test_set: str, name: str) -> list[Row]:
+        return [r for r in self.rows if (r["set"], r["input"]) == (test_set, name)]
+
+    def present(self) -> list[TestSet]:
+        there = {row["set"] for row in self.rows}
+        return [test_set for test_set in TEST_SETS if test_set.name in there]
+
+    def at_every_quality(self, test_set: str) -> dict[int, list[Row]]:
+        """Rows by quality, of the images that were measured at all of them."""
+        by_quality = {q: self.of(test_set, d.name) for q, d in JPEG_ONCE.items()}
+        shared = set.intersection(*({r["image"] for r in rows} for rows in by_quality.values()))
+        return {q: [r for r in rows if r["image"] in shared] for q, rows in by_quality.items()}
+
+    def seconds_per_megapixel(self, test_set: str) -> float:
+        rows = [r for r in self.rows if r["set"] == test_set]
+        pixels = sum(int(r["height"]) * int(r["width"]) for r in rows)
+        return sum(float(r["seconds"]) for r in rows) / (pixels / 1e6)
+
+
+def _mean(rows: Iterable[Row], column: str) -> float | None:
+    """Return the mean of a column; None where an image has no value."""
+    values = [row[column] for row in rows]
+    return sum(map(float, values)) / len(values) if values and all(values) else None
+
+
+def _gain(rows: Sequence[Row], metric: str = "psnr") -> float | None:
+    before, after = (_mean(rows, f"{metric}_{kind}") for kind in ("input", "output"))
+    return None if before is None or after is None else after - before
+
+
+def _told(value: float | None, metric: str, sign: str = "") -> str:
+    return "–" if value is None else f"{value:{sign}.{_DECIMALS[metric]}f}"
+
+
+def _scores(rows: Sequence[Row], kind: str) -> str:
+    return " / ".join(_told(_mean(rows, f"{m}_{kind}"), m) for m in _SHOWN)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _parts(results: _Results, link: str) -> Iterable[str]:
+    facts = results.facts
+    yield f"# Results of `{facts['weights']}`"
+    yield (
+        f"{facts['network']}, {facts['parameters']:,} parameters, {facts['precision']},"
+        f" {_inference(facts)}. Measured with {facts['codec']}, Pillow's defaults (4:2:0), torch"
+        f" {facts['torch']}, on {facts['device']}; SHA-256 of the weights"
+        f" `{facts['sha256'][:16]}`. Metrics on 8-bit images, all channels, no border cropped, mean"
+        " over images. Grey images pass as three equal channels, and the luma of what comes back is"
+        " measured. Every figure is in"
+        f" [{facts['weights']}.csv]({link}/{facts['weights']}.csv), a row per image; `basicsr"
+        " results` measured them and wrote this page."
+    )
+    yield "## LIVE1, colour, beside published figures"
+    yield _summary(results)
+    yield (
+        f"PSNR / SSIM / PSNR-B. Rows marked “quoted” are from {SOURCE}; their PSNR-B may be"
+        " computed by another form than ours."
+    )
+    yield "## Gain over quality"
+    yield f"![Gain in PSNR over JPEG quality]({link}/gain.png)"
+    for test_set in results.present():
+        yield from _every_quality(results, test_set)
+    if any(results.of(TEST_SETS[-1].name, d.name) for d in (*DOUBLE, CLEAN)):
+        yield "## Compressed twice, and not at all"
+        yield _further(results)
+    yield "## Speed"
+    yield _speed(results)
+    yield "## Pictures"
+    yield "JPEG, restored, original; magnified without smoothing. None was trained on."
+    for number, piece in enumerate(SHOWPIECES, 1):
+        title = f"{piece.name}, quality {piece.quality}"
+        yield f"![{title}]({link}/picture_{number}.webp)\n\n{piece.name} ({piece.credit})"
+
+
+def _inference(facts: dict[str, Any]) -> str:
+    return f"tiles of {facts['tile']}" if isinstance(facts["tile"], int) else str(facts["tile"])
+
+
+def _summary(results: _Results) -> str:
+    """The table of LIVE1 at the qualities of the papers; at those of another set without it."""
+    names = [test_set.name for test_set in results.present()]
+    test_set = "LIVE1" if "LIVE1" in names else names[0]
+    rows = {q: results.of(test_set, JPEG_ONCE[q].name) for q in MAIN_QUALITIES}
+    millions = f"{results.facts['parameters'] / 1e6:.2f}M"
+    ours = f"**{results.facts['weights']}**"
+    lines = [
+        ["JPEG", "", *(_scores(r, "input") for r in rows.values())],
+        [ours, millions, *(_scores(r, "output") for r in rows.values())],
+        ["gain, PSNR", "", *(_told(_gain(r), "psnr", "+") for r in rows.values())],
+        ["PSNR − PSNR-B", "", *(_told(_blocking(r), "psnr") for r in rows.values())],
+    ]
+    if test_set == "LIVE1":
+        for published in LIVE1_COLOUR:
+            cells = [cell.replace("/", " / ") for cell in published.scores.split()]
+            lines.append([f"{published.network} (quoted)", published.parameters, *cells])
+    return _table([test_set, "parameters", *(f"q = {q}" for q in rows)], lines)
+
+
+def _blocking(rows: Sequence[Row]) -> float | None:
+    psnr, psnrb = _mean(rows, "psnr_output"), _mean(rows, "psnrb_output")
+    return None if psnr is None or psnrb is None else psnr - psnrb
+
+
+def _every_quality(results: _Results, test_set: TestSet) -> Iterable[str]:
+    yield f"### {test_set.name}: {test_set.about}"
+    rows = {q: results.of(test_set.name, JPEG_ONCE[q].name) for q in QUALITIES}
+    metrics = [m for m in METRICS if m in _SHOWN or _measured(rows.values(), m)]
+    head = ["quality", "images", *(f"{_NAMES[m]}: input / output / gain" for m in metrics)]
+    lines = []
+    for quality, some in rows.items():
+        if some:
+            cells = [_three(some, metric) for metric in metrics]
+            lines.append([str(quality), str(len(some)), *cells])
+    yield _table(head, lines)
+    if len({len(some) for some in rows.values() if some}) > 1:
+        yield (
+            "Rows of fewer images are of every so many in the order of their names; compare them"
+            " with each other, not with the rows of all images. The curve is of the images that"
+            " were measured at every quality."
+        )
+
+
+def _measured(rows: Iterable[Sequence[Row]], metric: str) -> bool:
+    return any(row[f"{metric}_output"] for some in rows for row in some)
+
+
+def _three(rows: Sequence[Row], metric: str) -> str:
+    before, after = (_told(_mean(rows, f"{metric}_{kind}"), metric) for kind in ("input", "output"))
+    return f"{before} / {after} / {_told(_gain(rows, metric), metric, '+')}"
+
+
+def _further(results: _Results) -> str:
+    name = TEST_SETS[-1].name
+    height, width = DOUBLE_SHIFT
+    lines = []
+    for degrading in (*DOUBLE, CLEAN):
+        rows = results.of(name, degrading.name)
+        if rows:
+            lines.append(
+                [degrading.name, str(len(rows)), *(_three(rows, metric) for metric in _SHOWN)]
+            )
+    head = [name, "images", *(f"{_NAMES[m]}: input / output / gain" for m in _SHOWN)]
+    return _table(head, lines) + (
+        f"\n\n“q20 shifted q75”: quality 20, then {height} rows and {width} columns cut off, then"
+        " quality 75. “clean”: the original itself, restored by force and compared with itself."
+        " `basicsr restore` copies files without loss unless it is forced."
+    )
+
+
+def _speed(results: _Results) -> str:
+    lines = [
+        [test_set.name, f"{results.seconds_per_megapixel(test_set.name):.1f}"]
+        for test_set in results.present()
+    ]
+    return _table(["", "seconds per megapixel"], lines) + (
+        f"\n\nOn {results.facts['device']}, the network alone, without reading, compressing and"
+        " measuring; other work may have shared the machine."
+    )
+
+
+def _draw(results: _Results, output: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(
+            "basicsr results needs matplotlib for its curve; `pip install matplotlib`"
+        ) from None
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis: Any = figure.subplots()
+    for test_set in results.present():
+        rows = results.at_every_quality(test_set.name)
+        gains = {q: gain for q, some in rows.items() if (gain := _gain(some)) is not None}
+        if gains:
+            label = f"{test_set.name} ({len(next(iter(rows.values())))} images)"
+            axis.plot(list(gains), list(gains.values()), marker=".", label=label)
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set(xlabel="JPEG quality", ylabel="gain in PSNR, dB", title=results.facts["weights"])
+    axis.grid(alpha=0.3)
+    if axis.lines[1:]:
+        axis.legend()
+    figure.savefig(output, dpi=110, metadata={"Software": None})

@@ -1,0 +1,96 @@
+"""LPIPS and DISTS by torchmetrics, where their networks are at hand: nothing is downloaded."""
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from basicsr.utils.registry import METRIC_REGISTRY
+from torch import Tensor
+
+from cir_host.errors import UserError
+from cir_host.registration import register
+
+METRICS = {
+    "lpips": ("alexnet", "alexnet-owt-7be5be79.pth"),
+    "dists": ("vgg16", "vgg16-397923af.pth"),
+}
+"""Of each metric the network of torchvision, and the file in PyTorch's cache."""
+
+
+def available() -> list[str]:
+    """Return the metrics of which package and network are there."""
+    return [name for name in METRICS if lacking(name) is None]
+
+
+def lacking(metric: str) -> str | None:
+    """Say what a metric lacks, and how to get it; None if it can be computed."""
+    if find_spec("torchmetrics") is None:
+        return "torchmetrics is not installed; `pip install 'basicsr-cir[metrics]'`"
+    network, name = METRICS[metric]
+    if not (_cache_folder() / name).is_file():
+        return (
+            f'{name} is not in {_cache_folder()}; python -c "import torchvision;'
+            f" torchvision.models.{network}(weights='DEFAULT')\" downloads it"
+        )
+    return None
+
+
+@register(METRIC_REGISTRY)
+def calculate_lpips(img: Any, img2: Any, **_: Any) -> float:
+    """Return LPIPS (Zhang et al., CVPR 2018) by AlexNet, version 0.1; lower is better.
+
+    Args:
+        img: 8-bit image, (H, W, BGR), or (H, W) if grey, which passes as three equal channels.
+        img2: The original, likewise.
+
+    Raises:
+        UserError: torchmetrics, or AlexNet in PyTorch's cache, is missing.
+    """
+    return _distance("lpips", img, img2)
+
+
+@register(METRIC_REGISTRY)
+def calculate_dists(img: Any, img2: Any, **_: Any) -> float:
+    """Return DISTS (Ding et al., TPAMI 2020) by VGG16; lower is better.
+
+    Args:
+        img: 8-bit image, (H, W, BGR), or (H, W) if grey, which passes as three equal channels.
+        img2: The original, likewise.
+
+    Raises:
+        UserError: torchmetrics, or VGG16 in PyTorch's cache, is missing.
+    """
+    return _distance("dists", img, img2)
+
+
+@torch.inference_mode()
+def _distance(metric: str, img: Any, img2: Any) -> float:
+    reason = lacking(metric)
+    if reason is not None:
+        raise UserError(f"{metric}: {reason}")
+    return float(_network(metric)(_to_tensor(img), _to_tensor(img2)))
+
+
+@cache
+def _network(metric: str) -> Any:
+    if metric == "lpips":
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
+    # not torchmetrics' metric, which reads the network from its file for every image
+    from torchmetrics.functional.image.dists import DISTSNetwork
+
+    return DISTSNetwork().eval()
+
+
+def _to_tensor(image: Any) -> Tensor:
+    pixels = np.atleast_3d(image)[..., ::-1]
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None] / 255
+    return tensor.expand(-1, 3, -1, -1)
+
+
+def _cache_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"

@@ -1,0 +1,174 @@
+"""``basicsr results``: what is measured, the table that goes on, and the page."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from basicsr.archs import build_network
+from command_tools import photographs
+from PIL import Image
+
+from cir_cli import main, results
+from cir_cli.results_page import fill, write_page
+from cir_host.errors import UserError
+from cir_model import protocol
+from cir_model.inference import InferenceOptions, Restorer
+from cir_model.protocol import COLUMNS, Table, facts_of_run, jobs, measure
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Small test sets: three photographs, one of them grey, and one held out."""
+    monkeypatch.chdir(tmp_path)
+    photographs(tmp_path / "datasets/LIVE1", size=48)
+    photographs(tmp_path / "datasets/train", ("coffee", "chelsea"), size=48)
+    grey = tmp_path / "datasets/Classic5/grey.png"
+    grey.parent.mkdir()
+    Image.open(tmp_path / "datasets/LIVE1/chelsea.png").convert("L").save(grey)
+    listed = Path("options/meta_info/photographs_val.txt")
+    listed.parent.mkdir(parents=True)
+    listed.write_text("coffee.png (48,48,3)\n")
+    Path("net.pth").write_bytes(b"weights")
+    return Path("datasets")
+
+
+@pytest.fixture
+def restorer():
+    return Restorer([build_network({"type": "Identity"}).eval()], InferenceOptions())
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """The main qualities and two others, which tell as much as all."""
+    some = {q: protocol.JPEG_ONCE[q] for q in (*protocol.MAIN_QUALITIES, 45, 95)}
+    monkeypatch.setattr(protocol, "JPEG_ONCE", some)
+
+
+def measured(restorer, data, file="out/net.csv", every=1, part=slice(None)):
+    table = Table(Path(file))
+    facts = facts_of_run(Path("net.pth"), restorer)
+    measure(restorer, table, list(jobs(data, every))[part], facts)
+    return table
+
+
+def one(table, *key):
+    (row,) = (r for r in table.rows() if (r["set"], r["input"], r["image"]) == key)
+    return row
+
+
+def test_figures_are_those_of_pillow_and_numpy(data, few, restorer):
+    """Recomputed without our code: once in colour, once twice compressed on shifted grids."""
+    table = measured(restorer, data, every=3)
+
+    def compressed(image, quality):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+        return np.array(Image.open(buffer))
+
+    def psnr(image, original):
+        return 10 * np.log10(255**2 / np.mean((image.astype(float) - original) ** 2))
+
+    original = np.array(Image.open(data / "LIVE1/coffee.png").convert("RGB"))
+    row = one(table, "LIVE1", "q10", "coffee")
+    assert float(row["psnr_input"]) == pytest.approx(psnr(compressed(original, 10), original))
+    assert row["psnr_output"] == row["psnr_input"]  # the network changes nothing
+    rows, columns = protocol.DOUBLE_SHIFT
+    first = compressed(original, 20)[rows:, columns:]
+    row = one(table, "photographs", "q20 shifted q75", "coffee")
+    expected = psnr(compressed(first, 75), original[rows:, columns:])
+    assert float(row["psnr_input"]) == pytest.approx(expected)
+    grey = np.array(Image.open(data / "Classic5/grey.png"))
+    row = one(table, "Classic5", "q40", "grey")
+    assert float(row["psnr_input"]) == pytest.approx(psnr(compressed(grey, 40), grey))
+    assert float(row["psnr_output"]) == pytest.approx(float(row["psnr_input"]), abs=0.01)
+
+
+def test_what_is_measured(data):
+    found = [job.key for job in jobs(data, every=2)]
+    assert found[0] == ("LIVE1", "q10", "astronaut")
+    assert len(found) == len(set(found))
+    by_input = {}
+    for test_set, name, _ in found:
+        by_input.setdefault(name, []).append(test_set)
+    assert by_input["q40"] == ["LIVE1"] * 3 + ["Classic5", "photographs"]
+    assert by_input["q45"] == ["LIVE1"] * 2 + ["Classic5", "photographs"]
+    assert by_input["clean"] == ["photographs"]
+    assert set(by_input) >= {f"q{q}" for q in range(5, 100, 5)}
+    assert list(jobs(Path("nothing"), 1)) == []
+
+
+def test_a_stopped_run_goes_on_and_parts_make_the_whole(data, few, restorer, monkeypatch):
+    whole = measured(restorer, data, "whole/net.csv", every=3).rows()
+    count = []
+    real = protocol._measured
+    monkeypatch.setattr(protocol, "_measured", lambda *a: count.append(1) or real(*a))
+    for part in (slice(0, None, 2), slice(0, 20), slice(1, None, 2)):
+        table = measured(restorer, data, every=3, part=part)
+    assert len(count) == len(whole)
+    measured(restorer, data, every=3)
+    assert len(count) == len(whole)
+    for row in (*whole, *table.rows()):
+        del row["seconds"]
+    assert table.rows()[0].keys() == set(COLUMNS)
+    assert [list(r.values()) for r in whole] == [
+        [value for column, value in r.items() if column != "seconds"] for r in table.rows()
+    ]
+
+
+def test_a_half_written_row_is_measured_again(data, few, restorer):
+    table = measured(restorer, data, every=3)
+    text = table.path.read_text()
+    table.path.write_text(text[: text.rindex(",coffee") + 9])
+    assert len(table.rows()) == text.count("\n") - 2
+    assert len(measured(restorer, data, every=3).rows()) == text.count("\n") - 1
+
+
+def test_figures_of_other_weights_are_not_mixed(data, few, restorer):
+    measured(restorer, data, every=3)
+    Path("net.pth").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"out/net\.csv: has figures of another sha256"):
+        measured(restorer, data, every=3)
+
+
+def test_the_command_and_its_page(data, restorer, monkeypatch, capsys):
+    monkeypatch.setattr(results, "load_network", lambda path: restorer.networks[0])
+    monkeypatch.setattr(results, "SHOWPIECES", results.SHOWPIECES[:1])
+    Path("card.md").write_text("# Card\n\n<!-- results -->\nold\n<!-- end -->\n\nafter\n")
+    flags = ["-m", "net.pth", "-o", "docs/out", "--every", "2", "--page", "RESULTS.md"]
+    assert main.main(["results", *flags, "--shard", "1/2"]) == 0
+    assert not Path("RESULTS.md").exists()
+    assert main.main(["results", *flags, "--fill", "card.md"]) == 0
+    page = Path("RESULTS.md").read_text(encoding="utf-8")
+    for link in ("docs/out/net.csv", "docs/out/gain.png", "docs/out/picture_1.webp"):
+        assert f"({link})" in page
+        assert Path(link).stat().st_size > 100
+    rows = list(csv.DictReader(Path("docs/out/net.csv").read_text().splitlines()))
+    some = [float(r["psnr_input"]) for r in rows if (r["set"], r["input"]) == ("LIVE1", "q10")]
+    assert len(some) == 3
+    mean = f"{np.mean(some):.2f}"
+    assert f"| 10 | 3 | {mean} / {mean} / +0.00 |" in page
+    assert "FBCNN (quoted) | 71.92M | 27.77 / 0.803 / 27.51" in page
+    assert "| clean | 1 | – / 100.00 / – | – / 1.0000 / – |" in page
+    card = Path("card.md").read_text(encoding="utf-8")
+    assert card.startswith("# Card\n\n<!-- results -->\n\n| LIVE1 |")
+    assert card.endswith("<!-- end -->\n\nafter\n")
+    assert "old" not in card
+    before = page
+    assert main.main(["results", *flags, "--page-only"]) == 0
+    assert Path("RESULTS.md").read_text(encoding="utf-8") == before
+    Path("card.md").write_text("no marks")
+    with pytest.raises(UserError, match=r"--fill card\.md: has no lines"):
+        fill(Path("card.md"), Table(Path("docs/out/net.csv")))
+    assert "LPIPS is left out: " in capsys.readouterr().out
+
+
+def test_a_page_needs_figures(tmp_path):
+    with pytest.raises(UserError, match=r"net\.csv: holds no results"):
+        write_page(Table(tmp_path / "net.csv"), tmp_path / "RESULTS.md")
+
+
+def test_no_test_sets(data, restorer, monkeypatch, capsys):
+    assert main.main(["results", "-m", "net.pth", "--data", "nowhere"]) == 2
+    assert "--data nowhere: holds none of the test sets" in capsys.readouterr().err

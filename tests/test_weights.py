@@ -1,0 +1,123 @@
+"""The weights that the package carries: found by name, and doing to real pictures what they say."""
+
+import io
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import cir_weights
+from cir_arch import load_network
+from cir_cli.restore import default_weights
+from cir_data.picture import read
+from cir_host.checkpoint import locate, read_checkpoint
+from cir_host.errors import UserError
+from cir_model.inference import InferenceOptions, Restorer
+from cir_model.picture import restore_picture
+
+needs_weights = pytest.mark.skipif(
+    "promptcir_s_x1" not in cir_weights.names(), reason="cir_weights/promptcir_s_x1 is not there"
+)
+
+
+@pytest.fixture(scope="module")
+def restorer():
+    return Restorer([load_network(default_weights())], InferenceOptions())
+
+
+def compress(image, quality):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def restored(restorer, data):
+    """A JPEG's pixels, and those that the weights make of it, (H, W, 3) in 0..255."""
+    picture = read(data, "photograph.jpg")
+    return (p.samples.astype(float) for p in (picture, restore_picture(restorer, picture)))
+
+
+def psnr(image, original):
+    return 10 * np.log10(255**2 / np.mean((image - original) ** 2))
+
+
+def gain(restorer, name, quality):
+    source = Path(str(files("skimage.data"))) / name
+    original = Image.open(source).convert("RGB").crop((128, 32, 320, 224))
+    before, after = restored(restorer, compress(original, quality))
+    pixels = np.asarray(original, dtype=float)
+    return psnr(after, pixels) - psnr(before, pixels)
+
+
+def graphics():
+    """A window with a title bar, flat areas of strong colours, and text."""
+    image = Image.new("RGB", (192, 160), (240, 240, 240))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, 191, 23), fill=(32, 84, 147))
+    draw.text((8, 7), "Untitled document - Editor", fill="white")
+    for index, fill in enumerate(((200, 30, 40), (250, 200, 0), (20, 150, 70), (0, 0, 0))):
+        draw.rectangle((8 + 46 * index, 32, 45 + 46 * index, 79), fill=fill)
+    for line in range(5):
+        draw.text((8, 90 + 13 * line), "The quick brown fox jumps over 12", fill=(20, 20, 20))
+    return image
+
+
+@needs_weights
+@pytest.mark.parametrize("name", ["chelsea.png", "coffee.png"])
+def test_a_photograph_gains(restorer, name):
+    assert gain(restorer, name, 10) > 0.3
+
+
+@needs_weights
+def test_a_fine_photograph_loses_nothing(restorer):
+    assert gain(restorer, "chelsea.png", 95) > -0.05
+
+
+@needs_weights
+@pytest.mark.parametrize("quality", [30, 95])
+def test_graphics_and_text_keep_their_colours(restorer, quality):
+    """The means of the channels, in the whole and in each flat area, in levels of 255.
+
+    A JPEG of quality 30 misses those of the saturated areas by up to 4 levels itself.
+    """
+    before, after = restored(restorer, compress(graphics(), quality))
+    areas = [np.s_[40:72, 16 + 46 * i : 38 + 46 * i] for i in range(4)]
+    for part, most in ((np.s_[:, :], 0.5), *((area, 2) for area in areas)):
+        shift = (after[part] - before[part]).mean((0, 1))
+        assert abs(shift).max() < most, part
+
+
+@needs_weights
+def test_weights_are_small_and_have_a_whole_card():
+    for name in cir_weights.names():
+        assert cir_weights.path_of(name).stat().st_size < 16 * 2**20
+        card = cir_weights.path_of(name).with_suffix(".md").read_text(encoding="utf-8")
+        assert "BLANK" not in card, "fill in what is marked"
+
+
+@needs_weights
+def test_half_precision_is_read_as_single(restorer):
+    stored = read_checkpoint(default_weights()).state
+    assert {str(value.dtype) for value in stored.values() if value.is_floating_point()} == {
+        "torch.float16"
+    }
+    assert {str(p.dtype) for p in restorer.networks[0].parameters()} == {"torch.float32"}
+
+
+def test_a_name_without_a_folder_is_looked_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cir_weights, "_FOLDER", tmp_path / "package")
+    (tmp_path / "package").mkdir()
+    shipped = tmp_path / "package" / "net.safetensors"
+    shipped.touch()
+    for name in ("net", "net.safetensors"):
+        assert locate(Path(name)) == shipped
+    for other in ("folder/net.safetensors", "net.pth"):
+        with pytest.raises(UserError, match="no such file"):
+            read_checkpoint(other)
+    with pytest.raises(UserError, match=r"other: no such file, nor weights .* \(it has: net\)"):
+        read_checkpoint("other.safetensors")
+    Path("net.safetensors").write_bytes(b"mine")
+    assert locate(Path("net.safetensors")) == Path("net.safetensors")
