@@ -33,7 +33,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 DEFAULT = [name for name in OPTIONS if name != "compile"]
 """Compilation takes minutes on a CPU, in every run anew."""
 
-WARM_UP, COUNTED = 3, 9
+WARM_UP, COUNTED = 2, 6
 """Steps; the first wait for the workers to start."""
 
 
