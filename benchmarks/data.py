@@ -2,6 +2,7 @@
 
     python benchmarks/data.py datasets/train                  # stores go to a temporary folder
     python benchmarks/data.py datasets/train --memory 100000  # also memory over so many samples
+    python benchmarks/data.py --names 300000                  # only: what a worker copies of names
 
 Crops of 128x128 in colour, quality 10 to 70. Every loader runs in this process, on one thread, in
 turns with the others, and is charged the processor's time; the figure is the median of the turns.
@@ -17,11 +18,12 @@ Files are in the page cache. The loaders with workers are timed by the clock.
 
 import argparse
 import io
+import multiprocessing
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +43,7 @@ from cir_data import jpeg
 from cir_data.geometry import Window
 from cir_data.image_io import decode
 from cir_data.preparation import Preparation, Settings, keys_of
-from cir_data.sources import open_images
+from cir_data.sources import FolderSource, StoredImage, StoredImages, open_images
 from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 
 CROP = 128
@@ -183,12 +185,52 @@ def memory(root: Path, samples: int) -> str:
     return "\n".join(lines)
 
 
+def copied_by_worker(images: Sequence[StoredImage]) -> float:
+    """Megabytes that a forked worker comes to own by reading the path of every image."""
+
+    def private() -> int:
+        lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
+
+    def read_all() -> None:
+        before = private()
+        sender.send(all(image.path for image in images) and private() - before)
+
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=read_all)
+    worker.start()
+    kilobytes: int = receiver.recv()
+    worker.join()
+    return kilobytes / 1e3
+
+
+def memory_of_names(count: int) -> str:
+    source = FolderSource(Path())
+    images = [StoredImage(source, f"sub/{i:07d}_s{i % 40:03d}.png") for i in range(count)]
+    return "\n".join(
+        [
+            f"| {count:,} images | a worker copies, MB |\n|---|---|",
+            f"| list of objects | {copied_by_worker(images):.1f} |",
+            f"| StoredImages | {copied_by_worker(StoredImages(images)):.1f} |",
+        ]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", type=Path, help="folder of lossless images, 480x480 or so")
+    parser.add_argument(
+        "images", type=Path, nargs="?", help="folder of lossless images, 480x480 or so"
+    )
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--memory", type=int, default=0, metavar="SAMPLES")
+    parser.add_argument("--names", type=int, metavar="IMAGES")
     options = parser.parse_args()
+    if options.names:
+        print(memory_of_names(options.names))
+        return
+    if options.images is None:
+        parser.error("give a folder of images")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:

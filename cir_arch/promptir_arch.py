@@ -81,6 +81,7 @@ class PromptIR(UNet):
         prompt_len: Learned maps that each prompt is mixed of.
         prompt_dims: Channels of the prompts at the decoder's output of level 1, 2 and 3.
         prompt_sizes: Height and width of the learned maps of these three prompts.
+        zero_last: Start the last convolution at zero: the untrained network is the identity.
         use_checkpoint: Recompute each block in the backward pass: less memory, more time.
 
     Raises:
@@ -104,6 +105,7 @@ class PromptIR(UNet):
         prompt_len: int = 5,
         prompt_dims: Sequence[int] = (64, 128, 320),
         prompt_sizes: Sequence[int] = (64, 32, 16),
+        zero_last: bool = False,
         use_checkpoint: bool = False,
     ) -> None:
         sizes = UNetSizes(in_channels, dim, num_blocks, num_refinement_blocks, heads)
@@ -145,6 +147,8 @@ class PromptIR(UNet):
         self.reduce_noise_channel_1 = conv1x1(c1 + 64, c1)
         self.reduce_noise_channel_2 = conv1x1(c2 + 128, c2)
         self.reduce_noise_channel_3 = conv1x1(c3 + 256, c3)
+        if zero_last:
+            nn.init.zeros_(self.output.weight)
 
     @classmethod
     def arguments_from(cls, state: State) -> dict[str, Any] | None:
@@ -153,6 +157,7 @@ class PromptIR(UNet):
             return None
         prompts = [state[f"prompt{level}.prompt_param"].shape for level in (1, 2, 3)]
         return {
+            # zero_last: only for training.
             **unet_arguments(state, attention="attn"),
             "ffn_expansion": ratio(gdfn_widths(state), 2.66),
             "prompt_len": prompts[0][1],

@@ -18,7 +18,7 @@ from cir_data.options import PairOptions
 from cir_data.randomness import sample_generator
 from cir_data.sample import PairSample
 from cir_data.shared_marks import FirstTime, UnreadableImages
-from cir_data.sources import StoredImage, open_images
+from cir_data.sources import StoredImages, open_images
 from cir_host.errors import UserError
 from cir_host.options import convert
 from cir_host.sampler import DataPlan, Stage, TrainingBatches
@@ -43,7 +43,7 @@ class PairDataset(Dataset[PairSample], ABC):
         self.opt = opt  # BasicSR's validation reads the name here
         self.options = convert(opt, self.options_type, f"datasets.{opt.get('phase')}")
         roots = open_images("dataroot_gt", self.options.dataroot_gt, self.options.meta_info_file)
-        self.originals: list[StoredImage] = list(chain.from_iterable(roots))
+        self.originals = StoredImages(chain.from_iterable(roots))
         self.unreadable = UnreadableImages(len(self.originals))
         self._sheet = FirstTime() if self.options.debug_pairs else None
 

@@ -16,7 +16,7 @@ from cir_data.options import PairedJPEGOptions
 from cir_data.pair_dataset import PairDataset, extend
 from cir_data.partners import partners
 from cir_data.sample import PairSample, make_pair, make_sample
-from cir_data.sources import StoredImage, open_images
+from cir_data.sources import StoredImages, open_images
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -46,11 +46,11 @@ class PairedJPEGDataset(PairDataset):
         roots_gt = (list(images) for _, images in groupby(self.originals, attrgetter("source")))
         roots_lq = open_images("dataroot_lq", self.options.dataroot_lq)
         all_needed = self.options.meta_info_file is None
-        self.compressed: list[StoredImage] = [
+        self.compressed = StoredImages(
             partner
             for originals, compressed in zip(roots_gt, roots_lq, strict=True)
             for partner in partners(originals, compressed, all_needed)
-        ]
+        )
 
     def whole(self, index: int) -> PairSample:
         """Return a pair of whole images."""

@@ -4,9 +4,10 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import lmdb
 
@@ -21,13 +22,23 @@ MANIFEST = "prepare.json"
 
 
 class ImageSource(ABC):
-    """Images under one root, each with its path relative to the root as its name."""
+    """Images under one root, each with its path relative to the root as its name.
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
+    Raises:
+        UserError: There is no such root.
+    """
+
+    def __init__(self, root: Path) -> None:
         self.root = root
-        self.names = names
-        """With forward slashes and extension, no two alike."""
         self._prefix = str(root / "x")[:-1]
+
+    @abstractmethod
+    def names(self, listed: Sequence[str] | None = None) -> Sequence[str]:
+        """Return all names, or those listed: with forward slashes and extension, no two alike.
+
+        Raises:
+            UserError: Images are listed that are not there, or there are none.
+        """
 
     def path(self, name: str) -> str:
         """Return where an image is, for messages and samples."""
@@ -65,27 +76,67 @@ class StoredImage(NamedTuple):
         return self.source.read(self.name)
 
 
+class StoredImages(Sequence[StoredImage]):
+    """Images as a data set keeps them: their names in one array, objects made when asked for.
+
+    Counting the references to an object writes to it, so that a list of objects is copied, page by
+    page, into the memory of every worker that reads it.
+    """
+
+    def __init__(self, images: Iterable[StoredImage]) -> None:
+        sources: dict[ImageSource, int] = {}
+        text, ends, of = bytearray(), array("q", [0]), array("i")
+        for source, name in images:
+            of.append(sources.setdefault(source, len(sources)))
+            text += os.fsencode(name)
+            ends.append(len(text))
+        self._sources = list(sources)
+        self._text, self._ends, self._of = bytes(text), ends, of
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredImage: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "StoredImages": ...
+
+    def __getitem__(self, index: int | slice) -> "StoredImage | StoredImages":
+        """Return one image; a slice gives several.
+
+        Raises:
+            IndexError: There is none at the index.
+        """
+        if isinstance(index, slice):
+            return StoredImages(self[i] for i in range(*index.indices(len(self))))
+        index = range(len(self))[index]
+        name = self._text[self._ends[index] : self._ends[index + 1]]
+        return StoredImage(self._sources[self._of[index]], os.fsdecode(name))
+
+
 class FolderSource(ImageSource):
     """A folder and the folders below it. Hidden files and folders are passed over."""
 
-    def __init__(self, root: Path, listed: Sequence[str] | None = None) -> None:
+    def __init__(self, root: Path) -> None:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder")
-        super().__init__(root, self._check(root, listed) if listed else self._scan(root))
+        super().__init__(root)
 
-    @staticmethod
-    def _check(root: Path, listed: Sequence[str]) -> Sequence[str]:
-        missing = [name for name in listed if not (root / name).is_file()]
+    def names(self, listed: Sequence[str] | None = None) -> Sequence[str]:
+        """Return all names in order, or those listed; see :meth:`ImageSource.names`."""
+        if not listed:
+            return self._scan()
+        missing = [name for name in listed if not (self.root / name).is_file()]
         if missing:
-            raise UserError(f"{root}: the meta_info_file lists {some(missing)}, not there")
+            raise UserError(f"{self.root}: the meta_info_file lists {some(missing)}, not there")
         return listed
 
-    @staticmethod
-    def _scan(root: Path) -> list[str]:
-        paths = (path.relative_to(root).as_posix() for path in _images_below(root, ()))
+    def _scan(self) -> list[str]:
+        paths = (path.relative_to(self.root).as_posix() for path in _images_below(self.root, ()))
         names = sorted(paths)
         if not names:
-            raise UserError(f"{root}: no images in it ({', '.join(sorted(EXTENSIONS))})")
+            raise UserError(f"{self.root}: no images in it ({', '.join(sorted(EXTENSIONS))})")
         return names
 
     def read(self, name: str) -> bytes:
@@ -105,17 +156,22 @@ class LmdbSource(ImageSource):
     that ``basicsr prepare`` made must be as it was then, and may hold raw pixels instead.
     """
 
-    def __init__(self, root: Path, listed: Sequence[str] | None = None) -> None:
+    def __init__(self, root: Path) -> None:
         if not (root / "data.mdb").is_file():
             raise UserError(f"{root}: no LMDB there (it would be a folder with a file data.mdb)")
-        held = read_meta_info(root / "meta_info.txt")
-        if listed:
-            keys = {_stem(name) for name in held}
-            missing = [name for name in listed if _stem(name) not in keys]
-            if missing:
-                raise UserError(f"{root}: the meta_info_file lists {some(missing)}, not in it")
-        super().__init__(root, listed or held)
+        super().__init__(root)
         self._location = root.resolve()
+
+    def names(self, listed: Sequence[str] | None = None) -> Sequence[str]:
+        """Return the names in ``meta_info.txt``, or those listed; see :meth:`ImageSource.names`."""
+        held = read_meta_info(self.root / "meta_info.txt")
+        if not listed:
+            return held
+        keys = {_stem(name) for name in held}
+        missing = [name for name in listed if _stem(name) not in keys]
+        if missing:
+            raise UserError(f"{self.root}: the meta_info_file lists {some(missing)}, not in it")
+        return listed
 
     def read(self, name: str) -> memoryview:
         """Return the image under the name's key, in place; see :meth:`ImageSource.read`."""
@@ -192,8 +248,8 @@ def some(names: Sequence[str]) -> str:
 
 def _open_images(root: Path, meta_info_file: str | None) -> list[StoredImage]:
     listed = read_meta_info(Path(meta_info_file).expanduser()) if meta_info_file else None
-    source = (LmdbSource if is_lmdb(root) else FolderSource)(root, listed)
-    return [StoredImage(source, name) for name in source.names]
+    source = (LmdbSource if is_lmdb(root) else FolderSource)(root)
+    return [StoredImage(source, name) for name in source.names(listed)]
 
 
 def _stem(name: str) -> str:

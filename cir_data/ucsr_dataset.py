@@ -21,7 +21,7 @@ from cir_data.pair_dataset import PairDataset, extend
 from cir_data.partners import partners
 from cir_data.randomness import sample_generator
 from cir_data.sample import UCSRSample, make_pair, make_sample
-from cir_data.sources import LMDB_SUFFIX, StoredImage, as_list, open_images
+from cir_data.sources import LMDB_SUFFIX, StoredImage, StoredImages, as_list, open_images
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -139,7 +139,7 @@ class _Maker(ABC):
 
 class _Online(_Maker):
     def __init__(
-        self, originals: list[StoredImage], scale: int, codec: Codec, qualities: Mixture[int]
+        self, originals: StoredImages, scale: int, codec: Codec, qualities: Mixture[int]
     ) -> None:
         self._originals = originals
         self._reduce = Reduce(scale)
@@ -163,7 +163,7 @@ class _Online(_Maker):
 class _Stored(_Maker):
     def __init__(
         self,
-        originals: list[StoredImage],
+        originals: StoredImages,
         scale: int,
         name: str,
         folder: Path,
@@ -174,7 +174,7 @@ class _Stored(_Maker):
         self._scale = scale
         self._qualities = qualities
         self._images = [
-            list(partners(originals, _listed(folder / str(quality)), all_needed))
+            StoredImages(partners(originals, _listed(folder / str(quality)), all_needed))
             for quality in qualities
         ]
         self._name = name

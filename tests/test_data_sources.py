@@ -8,7 +8,7 @@ import pytest
 from data_tools import coordinate_image, save, write_lmdb
 
 from cir_data.image_io import decode
-from cir_data.sources import open_images
+from cir_data.sources import FolderSource, StoredImage, StoredImages, open_images
 from cir_host.errors import UserError
 
 IMAGE = coordinate_image(9, 7)
@@ -70,6 +70,48 @@ def save_text(path, text):
 
 def read_all(images):
     return [bytes(image.read()) for image in images]
+
+
+def test_stored_images_are_those_put_in(tmp_path):
+    one, two = FolderSource(tmp_path), FolderSource(tmp_path)
+    images = [
+        StoredImage(one, "a.png"),
+        StoredImage(two, "ä b/\N{SNOWMAN}.png"),
+        StoredImage(one, "z\udcff.png"),  # a file name that is no UTF-8
+    ]
+    stored = StoredImages(iter(images))
+    assert list(stored) == images
+    assert [image.source for image in stored] == [one, two, one]
+    assert (len(stored), stored[-1], list(stored[1:])) == (3, images[2], images[1:])
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            stored[index]
+
+
+def inherit(images):
+    global inherited
+    inherited = images
+
+
+def kilobytes_to_read_inherited():
+    """What reading every name adds to this process's own memory."""
+
+    def private():
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
+
+    before = private()
+    assert all(image.name for image in inherited)
+    return private() - before
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
+def test_a_worker_that_reads_stored_images_does_not_copy_them(tmp_path):
+    source = FolderSource(tmp_path)
+    stored = StoredImages(StoredImage(source, f"{number:06}.png") for number in range(50_000))
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, context, inherit, (stored,)) as pool:
+        assert pool.submit(kilobytes_to_read_inherited).result() < 2_000  # a list's: 8,000
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -21,6 +21,12 @@ def test_network_that_promptcir_is_compared_with():
     assert parameter_count(network) == 36_543_885
 
 
+def test_zero_last_starts_as_the_identity():
+    x = torch.rand(1, 3, 13, 10)
+    assert torch.equal(small(zero_last=True)(x), x)
+    assert not torch.allclose(small()(x), x)
+
+
 def test_unused_parameters_are_named():
     with torch.device("meta"):
         network = PromptIR()
