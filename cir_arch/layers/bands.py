@@ -1,6 +1,6 @@
 """A large map in bands of rows: what a block makes of each fits into a processor's cache."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,11 +21,13 @@ class Band(NamedTuple):
 
     def own(self, result: Tensor) -> Tensor:
         """Cut what was made of ``rows`` to the band's own rows."""
+        if not (self.above or self.below):
+            return result
         return result.narrow(1, self.above, result.shape[1] - self.above - self.below)
 
 
-def bands(x: Tensor, halo: int = 0, multiple: int = 1) -> Iterator[Band]:
-    """Cut a map (B, H, W, C) into bands; one alone where nothing would be won.
+def bands(x: Tensor, halo: int = 0, multiple: int = 1) -> list[Band]:
+    """Cut a map (B, H, W, C) into bands; it is one where nothing would be won.
 
     Every operation writes memory that the system must first provide and the next operation must
     read again; a band's is in the cache still. GPUs want whole maps, compilers and exporters see to
@@ -36,34 +38,37 @@ def bands(x: Tensor, halo: int = 0, multiple: int = 1) -> Iterator[Band]:
         halo: Rows above and below that a band's result depends on.
         multiple: Of which a band's height is one, but for the last.
     """
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return [Band(x, 0, 0)]
     height = x.shape[1]
-    size = height
-    if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        fitting = VALUES * height // max(1, x.numel())
-        size = max(fitting // multiple, 1) * multiple
+    size = max(VALUES * height // x.numel() // multiple, 1) * multiple
+    parts = []
     for top in range(0, height, size):
         bottom = min(top + size, height)
         start, stop = max(top - halo, 0), min(bottom + halo, height)
-        yield Band(x[:, start:stop], top - start, stop - bottom)
+        parts.append(Band(x[:, start:stop], top - start, stop - bottom))
+    return parts
 
 
 def in_bands(
     run: Callable[[Tensor], Tensor], x: Tensor, halo: int = 0, multiple: int = 1
 ) -> Tensor:
     """Return ``run(x)`` of a map (B, H, W, C), made by :func:`bands`; (B, H, W, C')."""
-    return joined((band.own(run(band.rows)) for band in bands(x, halo, multiple)), x.shape[1])
+    return joined(lambda band: band.own(run(band.rows)), bands(x, halo, multiple))
 
 
-def joined(parts: Iterable[Tensor], height: int) -> Tensor:
-    """Put bands (B, H', W, C), which may be passed as they are made, together to a map."""
+def joined(run: Callable[[Band], Tensor], parts: Sequence[Band]) -> Tensor:
+    """Put what ``run`` makes of each band's own rows, (B, H', W, C'), together to a map."""
+    if len(parts) == 1:
+        return run(parts[0])
+    height = sum(band.rows.shape[1] - band.above - band.below for band in parts)
     whole: Tensor | None = None
     top = 0
-    for part in parts:
-        if part.shape[1] == height:
-            return part
+    for band in parts:
+        made = run(band)
         if whole is None:
-            whole = part.new_empty(part.shape[0], height, *part.shape[2:])
-        whole.narrow(1, top, part.shape[1]).copy_(part)
-        top += part.shape[1]
-    assert whole is not None  # a map has a band
+            whole = made.new_empty(made.shape[0], height, *made.shape[2:])
+        whole.narrow(1, top, made.shape[1]).copy_(made)
+        top += made.shape[1]
+    assert whole is not None  # there is a band
     return whole

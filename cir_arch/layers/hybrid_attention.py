@@ -109,7 +109,7 @@ class OCAB(_FeedForwardBlock):
         """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
         bias = position_bias(self.relative_position_bias_table, positions.overlap)
         parts = bands(x, overhang(self.window_size, self.extended_size), self.window_size)
-        x = joined((self._attend(part, bias) for part in parts), x.shape[1])
+        x = joined(lambda band: self._attend(band, bias), parts)
         return x + self.feed_forward(x)
 
     def _attend(self, band: Band, bias: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class MDTA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
-        parts = list(bands(x, halo=1))
+        parts = bands(x, halo=1)
         if len(parts) > 1:
             return self._in_bands(x, parts)
         q, k, v = self._heads(self.qkv_dwconv(self.qkv(x)))
@@ -53,7 +53,7 @@ class MDTA(nn.Module):
             of_k.add_(_squares(k))
             return qkv[..., -x.shape[-1] :]
 
-        v = joined(map(values, parts), x.shape[1])
+        v = joined(values, parts)
         scores = scores * _inverse_norm(of_q).mT * _inverse_norm(of_k) * self.temperature
         projection = self.project_out.weight.reshape(-1, self.heads, width)
         matrix = torch.einsum("bhij,chi->bhjc", scores.softmax(dim=-1), projection.to(wide))
