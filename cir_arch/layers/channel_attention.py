@@ -44,6 +44,6 @@ class CAB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
-        *convolutions, attention = self.cab
-        out: Tensor = attention(in_bands(nn.Sequential(*convolutions), x, halo=2))
+        first, gelu, second, attention = self.cab
+        out: Tensor = attention(in_bands(lambda rows: second(gelu(first(rows))), x, halo=2))
         return out
