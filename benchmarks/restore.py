@@ -48,7 +48,8 @@ def arguments() -> dict[str, Any]:
 
 def load(options: argparse.Namespace) -> nn.Module:
     if options.weights:
-        return load_network(options.weights)
+        # a checkpoint of a training does not tell ``conv_scale``
+        return load_network(options.weights, type="PromptCIR", **arguments())
     torch.manual_seed(0)
     return PromptCIR(**{**arguments(), "zero_last": False}).eval()
 
