@@ -6,11 +6,14 @@
 
 The published way is that of the NTIRE 2024 winner's script: always padded, tiles of 384 pixels with
 96 overlap, float32, one pass, by the plain form of the network. Images are taken in turn by all
-ways, so that a busy machine disturbs all alike. Without ``--weights`` the demo's small network is
-random: its times mean something, its gain does not.
+ways, so that a busy machine disturbs all alike; seconds of one thread are those that it had a
+processor, not those that others had it. Without ``--weights`` the default network is random: its
+times mean something, its gain does not.
 
-``--memory HEIGHTxWIDTH`` prints instead what one picture of that size takes beyond the loaded
-network, which is the peak of the whole process, reading and writing included.
+``--tiles 128 256`` compares tiles of these sizes with whole images instead. ``--memory
+HEIGHTxWIDTH`` prints instead what one picture of that size takes beyond the loaded network, which
+is the peak of the whole process, reading and writing included; ``--passes 3`` returns tiles after
+the third as they are, for whose peak one need not wait.
 """
 
 import argparse
@@ -37,24 +40,33 @@ from cir_model.picture import restore_picture
 PUBLISHED = {"tile": 384, "overlap": 96, "tiling": "ntire2024"}
 
 
-def demo_arguments() -> dict[str, Any]:
-    options = yaml.safe_load(find("demo_test.yml").read_text(encoding="utf-8"))
+def arguments() -> dict[str, Any]:
+    """Return the default network's."""
+    options = yaml.safe_load(find("promptcir_s_x1.yml").read_text(encoding="utf-8"))
     return {key: value for key, value in options["network_g"].items() if key != "type"}
 
 
 def load(options: argparse.Namespace) -> nn.Module:
     if options.weights:
-        return load_network(options.weights)
+        # a checkpoint of a training does not tell ``conv_scale``
+        return load_network(options.weights, type="PromptCIR", **arguments())
     torch.manual_seed(0)
-    return PromptCIR(**demo_arguments()).eval()
+    return PromptCIR(**{**arguments(), "zero_last": False}).eval()
 
 
 def plain_form(network: nn.Module) -> nn.Module:
-    """The formulas written out, with the same weights; of the demo's sizes."""
-    naive = NaivePromptCIR(**demo_arguments()).eval()
+    """The formulas written out, with the same weights; of the default network's sizes."""
+    sizes = {name: value for name, value in arguments().items() if name != "zero_last"}
+    naive = NaivePromptCIR(**sizes).eval()
     naive.load_state_dict(network.state_dict(), strict=False)
     naive.facts = network.facts  # type: ignore[assignment]
     return naive
+
+
+def now() -> float:
+    """Seconds of the processor for one thread, those of the clock for several and for GPUs."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_initialized()
+    return time.process_time() if alone else time.perf_counter()
 
 
 def psnr(image: Samples, original: Samples) -> float:
@@ -72,13 +84,30 @@ class Clock(nn.Module):
         self.seconds = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        start = time.perf_counter()
+        start = now()
         out: Tensor = self.network(x)
         if out.is_cuda:
             torch.cuda.synchronize()
         if not x.is_meta:
-            self.seconds += time.perf_counter() - start
+            self.seconds += now() - start
         return out
+
+
+class First(nn.Module):
+    """A network for the first so many tiles; what comes after them stays as it is."""
+
+    def __init__(self, network: nn.Module, passes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.facts = network.facts
+        self.passes = passes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_meta:
+            out: Tensor = self.network(x)
+            return out
+        self.passes -= 1
+        return self.network(x) if self.passes >= 0 else x
 
 
 def ways(options: argparse.Namespace) -> dict[str, tuple[Clock, Restorer]]:
@@ -108,18 +137,20 @@ def measure(options: argparse.Namespace) -> None:
     seconds = dict.fromkeys(restorers, 0.0)
     scores: dict[str, list[float]] = {name: [] for name in restorers}
     inputs, pixels = [], 0
-    for index, path in enumerate([files[0], *files]):  # the first once to warm up
+    for index, path in enumerate([files[0], *files]):  # a corner of the first one to warm up
         original = np.asarray(Image.open(path).convert("RGB"))
+        if not index:
+            original = original[:128, :128]
         buffer = io.BytesIO()
         Image.fromarray(original).save(buffer, "JPEG", quality=options.quality)
         for name, (clock, restorer) in restorers.items():
             if index == 1:
                 clock.seconds = seconds[name] = 0.0
-            start = time.perf_counter()
+            start = now()
             picture = read(buffer.getvalue(), path.name)
             restored = restore_picture(restorer, picture)
             Encoding("png").encode(restored, path.name)
-            seconds[name] += time.perf_counter() - start
+            seconds[name] += now() - start
             if index:
                 scores[name].append(psnr(restored.samples, original))
         if index:
@@ -137,21 +168,52 @@ def measure(options: argparse.Namespace) -> None:
         )
 
 
+def measure_tiles(options: argparse.Namespace) -> None:
+    network = load(options).to(options.device)
+    restorers = {"whole": Restorer([network], InferenceOptions())}
+    for tile in options.tiles:
+        restorers[f"{tile}"] = Restorer([network], InferenceOptions(tile=tile))
+    scores: dict[str, list[float]] = {name: [] for name in restorers}
+    apart: dict[str, list[float]] = {name: [] for name in restorers}
+    files = sorted(options.folder.iterdir())[: options.images]
+    for path in files:
+        original = np.asarray(Image.open(path).convert("RGB"))
+        buffer = io.BytesIO()
+        Image.fromarray(original).save(buffer, "JPEG", quality=options.quality)
+        picture = read(buffer.getvalue(), path.name)
+        results = {name: restore_picture(r, picture).samples for name, r in restorers.items()}
+        for name, samples in results.items():
+            scores[name].append(psnr(samples, original))
+            apart[name].append(float(np.abs(samples - results["whole"].astype(float)).mean()))
+    print("| tile | PSNR, dB | less than whole, dB | worst | mean difference, of 255 |")
+    print("|---|---|---|---|---|")
+    for name in restorers:
+        less = np.subtract(scores["whole"], scores[name])
+        print(
+            f"| {name} | {np.mean(scores[name]):.4f} | {less.mean():.4f} | {less.max():.4f} |"
+            f" {np.mean(apart[name]):.3f} |"
+        )
+
+
 def measure_memory(options: argparse.Namespace) -> None:
     height, width = map(int, options.memory.split("x"))
     noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((width, height)).save(buffer, "JPEG", quality=50)
-    restorer = Restorer([load(options).to(options.device)], InferenceOptions(tile="auto"))
-    restorer(torch.rand(1, restorer.channels, 64, 64))  # what libraries allocate once
+    network = load(options).to(options.device)
+    with torch.inference_mode():
+        network(torch.rand(1, network.in_channels, 64, 64))  # what libraries allocate once
+    if options.passes:
+        network = First(network, options.passes)
+    restorer = Restorer([network], InferenceOptions(tile="auto"))
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    start = now()
     picture = read(buffer.getvalue(), "picture")
     Encoding("png").encode(restore_picture(restorer, picture), "picture")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
         f"{width} x {height}: {(peak - loaded) / 2**20:.2f} GiB over the loaded network,"
-        f" {time.perf_counter() - start:.1f} s, {restorer.describe()['inference']}"
+        f" {now() - start:.1f} s, {restorer.describe()['inference']}"
     )
 
 
@@ -161,14 +223,18 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("datasets/LIVE1"))
     parser.add_argument("--images", type=int, help="the first so many")
     parser.add_argument("--quality", type=int, default=10)
-    parser.add_argument("--weights", type=Path, help="of a PromptCIR of the demo's size")
+    parser.add_argument("--weights", type=Path, help="of a PromptCIR of the default size")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--tiles", type=int, nargs="+", metavar="PIXELS")
     parser.add_argument("--memory", metavar="HEIGHTxWIDTH")
+    parser.add_argument("--passes", type=int, help="of tiles through the network, with --memory")
     options = parser.parse_args()
     if options.memory:
         measure_memory(options)
+    elif options.tiles:
+        measure_tiles(options)
     else:
         measure(options)
 

@@ -159,7 +159,7 @@ class Restorer:
         total: Tensor | None = None
         symmetries = SYMMETRIES[self.options.self_ensemble]
         for index in range(len(self.networks)):
-            runner = self._runner(index, inputs)
+            runner = self._runner(index, self._inputs_of(index, image, tiling, inputs))
             for apply, undo in symmetries:
                 output = undo(self._pass(runner, apply(image), tiling))
                 # the first output may share the memory of the image
@@ -174,11 +174,28 @@ class Restorer:
             return ntire2024.restore(runner, image, tiling, multiple, self.scale)
         if tiling is None:
             return runner(image).to(image.device)
-        return tiling.restore(runner, image, self.scale, self._batch(tiling))
+        # of several images, whose inputs may differ, one tile is a batch already
+        batch = self._batch(tiling) if len(image) == 1 else 1
+        return tiling.restore(runner, image, self.scale, batch)
 
-    def _runner(self, index: int, inputs: Mapping[str, Any]) -> Run:
-        network, takes = self.networks[index], self.facts[index].extra_inputs
-        own = {name: value for name, value in inputs.items() if name in takes}
+    def _inputs_of(
+        self, index: int, image: Tensor, tiling: Tiling | None, inputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what a network takes beside the image.
+
+        A network that predicts the quality unless it is given would do so for each tile; all get
+        what it predicts for the one in the middle.
+        """
+        network, facts = self.networks[index], self.facts[index]
+        own = {name: value for name, value in inputs.items() if name in facts.extra_inputs}
+        predicts = "quality" in facts.extra_inputs and "quality" in facts.extra_outputs
+        if predicts and tiling is not None and own.get("quality") is None:
+            middle = tiling.middle(image).to(self.device)
+            _, own["quality"] = run(network, middle, return_quality=True)
+        return own
+
+    def _runner(self, index: int, own: Mapping[str, Any]) -> Run:
+        network = self.networks[index]
 
         def checked(image: Tensor) -> Tensor:
             image = image.to(self.device)

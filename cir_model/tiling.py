@@ -81,6 +81,14 @@ class Tiling:
         starts = [*range(0, last, self.stride), last]
         return [Span(start, min(start + self.tile, length)) for start in starts]
 
+    def middle(self, image: Tensor) -> Tensor:
+        """Cut a tile out of the middle of an image (..., H, W), on the grid."""
+        for axis in (-2, -1):
+            length = image.shape[axis]
+            start = max(length - self.tile, 0) // 2 // self.grid * self.grid
+            image = image.narrow(axis, start, min(self.tile, length))
+        return image
+
     def restore(self, run: Run, image: Tensor, scale: int, batch: int = 1) -> Tensor:
         """Pass an image through ``run`` tile by tile.
 

@@ -21,6 +21,10 @@ TINY_PROMPTCIR = {
 }
 
 
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+"""Two processes, as torchrun starts them."""
+
+
 def photographs(folder, names=("astronaut", "coffee", "chelsea"), size=64):
     """Crop photographs of scikit-image's wheel into a folder of PNGs."""
     folder.mkdir(parents=True)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from command_tools import (
+    LAUNCH,
     TINY_PROMPTCIR,
     basicsr,
     one_line_error,
@@ -93,9 +94,6 @@ def test_how_images_passed_is_named_in_the_results(trained):
     assert protocol["precision"] in ("fp32", "bf16")  # by what the machine computes fast
     assert protocol["networks averaged"] == "2"
     assert protocol["inference"].startswith("tiles of 48 px, stride 32 (multiples of 16)")
-
-
-LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def means(run):

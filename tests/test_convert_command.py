@@ -1,6 +1,7 @@
 """``basicsr convert``: safetensors that name their network, BasicSR's .pth, and ONNX."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -56,6 +57,16 @@ def test_safetensors_of_what_the_shapes_tell(tmp_path):
     torch.testing.assert_close(
         restore(load_network(output), x), restore(network, x), rtol=0, atol=0
     )
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    saved(tmp_path)
+    old = os.umask(0o022)
+    try:
+        assert convert(tmp_path, "-o", str(tmp_path / "net.safetensors")) == 0
+    finally:
+        os.umask(old)
+    assert (tmp_path / "net.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_file_for_basicsr(tmp_path):

@@ -5,6 +5,7 @@ import torch
 from basicsr.archs import build_network
 from small_networks import SMALL
 from torch import nn
+from vector_tools import filled
 
 import cir_arch  # noqa: F401
 from cir_arch.facts import NetworkFacts
@@ -235,3 +236,21 @@ def test_compiled_gives_the_same():
 def test_options_that_cannot_be_used(option, message):
     with pytest.raises(OptionsError, match=message):
         convert(option, InferenceOptions, "val")
+
+
+def test_tiles_share_the_quality_that_fbcnn_predicts():
+    """Each tile would predict its own: a smooth sky another than the leaves before it."""
+    torch.manual_seed(0)
+    network = filled(build_network({"type": "FBCNN", **SMALL["FBCNN"]}).eval())
+    smooth, rough = torch.full((1, 3, 48, 48), 0.5), torch.rand(1, 3, 48, 48)
+    image = torch.cat((smooth, rough, smooth), dim=-1)
+    with torch.inference_mode():
+        _, middle = network(image[..., :32, 48:80], return_quality=True)
+        _, left = network(image[..., :32, :32], return_quality=True)
+    assert abs(middle - left) > 1e-3
+    restorer = Restorer([network], InferenceOptions(tile=32, overlap=16))
+    given = restorer(image, quality=middle)
+    torch.testing.assert_close(restorer(image), given)
+    assert not torch.allclose(restorer(image, quality=left), given, atol=1e-5)
+    pair = restorer(torch.cat((image, image.flip(1))))
+    torch.testing.assert_close(pair[:1], given)

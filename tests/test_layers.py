@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vector_tools import fill
 
 from cir_arch.layers import attention as attention_module
+from cir_arch.layers import bands
 from cir_arch.layers.attention import attend
 from cir_arch.layers.channel_attention import CAB
 from cir_arch.layers.drop_path import DropPath
@@ -232,3 +233,42 @@ def test_padding_reflects_where_it_can_and_replicates_where_it_cannot():
 @pytest.mark.parametrize(("length", "missing"), [(1, 5), (5, 1), (6, 0), (7, 1), (8, 0)])
 def test_padding_to_a_multiple_from_a_smallest_side_on(length, missing):
     assert PaddingRule(2, "reflect", smallest=6).missing(length) == missing
+
+
+@pytest.mark.parametrize("values", [1, 6 * 7 * 5])
+@pytest.mark.parametrize("name", ["CAB", "GDFN", "MDTA"])
+def test_bands_of_rows_give_the_map_of_the_whole(monkeypatch, name, values):
+    """One row at a time, and five with a rest of four."""
+    block = BLOCKS[name][0]().double()
+    block.load_state_dict(fill(block.state_dict()))
+    x = maps(2, 9, 7, 6)
+    whole = block(x)
+    monkeypatch.setattr(bands, "VALUES", 2 * values)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_bands_of_windows_give_the_map_of_the_whole(monkeypatch, rows):
+    """Five rows of windows, shifted and overlapping ones among them."""
+    sizes = HybridSizes(4, 0.5, 2, 2, 0.5, "gdfn", 2.0)
+    group = RHAG(6, 2, 2, sizes).double().eval()
+    group.load_state_dict(fill(group.state_dict()))
+    positions = PositionIndices(self_attention_index(4), overlap_index(4, 6).remainder(9**2))
+    x = maps(2, 20, 12, 6)
+    whole = group(x, positions)
+    monkeypatch.setattr(bands, "VALUES", rows * 2 * 4 * 12 * 6)
+    with torch.no_grad():
+        torch.testing.assert_close(group(x, positions), whole, rtol=0, atol=1e-12)
+
+
+def test_bands_are_for_processors_without_gradients_alone():
+    x = torch.zeros(1, 2**10, 16, 32)
+    assert len(bands.bands(x)) == 1
+    with torch.no_grad():
+        assert len(bands.bands(x)) == 2
+        assert len(bands.bands(x.to("meta"))) == 1
+        compiled = torch.compile(lambda y: len(bands.bands(y)), backend="eager")
+        assert compiled(x) == 1
+        sizes = [(band.rows.shape[1], band.above, band.below) for band in bands.bands(x, 3, 7)]
+    assert sizes == [(511 + 3, 0, 3), (3 + 511 + 2, 3, 2), (3 + 2, 3, 0)]

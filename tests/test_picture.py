@@ -4,6 +4,7 @@ import io
 import shutil
 import struct
 import subprocess
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -233,7 +234,33 @@ def test_ycck_is_converted(tmp_path):
     assert picture.metadata.icc == srgb_profile()
 
 
-def test_the_profile_of_cmyk_is_used():
+PRESS = Path("/usr/share/color/icc/ghostscript/default_cmyk.icc")
+"""The profile of a printing press, in Debian's package libgs-common."""
+
+
+@pytest.mark.skipif(not PRESS.exists(), reason="needs Ghostscript's CMYK profile, libgs-common")
+@pytest.mark.parametrize("file_format", ["JPEG", "TIFF"])
+def test_cmyk_of_a_printing_press_has_its_colours_again(file_format):
+    muted = 80 + gradient() // 4  # what ink can print
+    printed = ImageCms.profileToProfile(
+        Image.fromarray(muted),
+        ImageCms.createProfile("sRGB"),
+        str(PRESS),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="CMYK",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    keywords = {"quality": 98, "subsampling": 0} if file_format == "JPEG" else {}
+    data = encoded(printed, file_format, icc_profile=PRESS.read_bytes(), **keywords)
+    picture = read(data, "in")
+    assert not picture.warnings
+    assert picture.metadata.icc == srgb_profile()
+    assert np.abs(picture.samples.astype(int) - muted).max() < 5
+    formula = np.asarray(printed.convert("RGB")).astype(int)
+    assert np.abs(formula - muted).max() > 15
+
+
+def test_a_profile_that_is_not_of_cmyk_is_not_used():
     """A profile for grey is of another kind: it cannot be used, which is said."""
     image = Image.fromarray(gradient()).convert("CMYK")
     wrong = srgb_profile()

@@ -2,13 +2,14 @@
 
 import io
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from basicsr.archs import build_network
-from command_tools import TINY_PROMPTCIR, photographs
+from command_tools import LAUNCH, TINY_PROMPTCIR, basicsr, photographs
 from PIL import Image
 from small_networks import SMALL
 
@@ -95,6 +96,19 @@ def test_shards_share_the_files(photos, identity, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     run(photos, "-o", "out")
     assert written() == ["astronaut.png", "sub/chelsea.png", "sub/coffee.png"]
+
+
+def test_processes_of_torchrun_share_a_folder(photos):
+    torch.manual_seed(0)
+    torch.save(build_network(dict(TINY_PROMPTCIR)).state_dict(), "tiny.pth")
+    arguments = ["restore", "photos", "-o", "out", "-m", "tiny.pth", "--device", "cpu"]
+    done = basicsr(".", *arguments, launch=LAUNCH)
+    assert done.returncode == 0, done.stderr
+    assert written() == ["astronaut.png", "sub/chelsea.png", "sub/coffee.png"]
+    assert sorted(re.findall(r"\d restored, 0 copied, 0 skipped", done.stderr)) == [
+        "1 restored, 0 copied, 0 skipped",
+        "2 restored, 0 copied, 0 skipped",
+    ]
 
 
 def test_fine_files_are_copied_byte_for_byte(photos, identity, capsys):

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from cir_arch.layers.bands import in_bands
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 
 
@@ -43,5 +44,6 @@ class CAB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
-        out: Tensor = self.cab(x)
+        first, gelu, second, attention = self.cab
+        out: Tensor = attention(in_bands(lambda rows: second(gelu(first(rows))), x, halo=2))
         return out

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from cir_arch.layers.bands import in_bands
 from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_map
 
 
@@ -42,6 +43,9 @@ class GDFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
+        return in_bands(self._of_rows, x, halo=1)
+
+    def _of_rows(self, x: Tensor) -> Tensor:
         gate, value = (self._hidden(x, half) for half in range(2))
         out: Tensor = self.project_out(_GatedGELU.apply(gate, value))
         return out

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cir_arch.layers.attention import attend
+from cir_arch.layers.bands import Band, bands, joined
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.channel_attention import CAB
 from cir_arch.layers.convolution import MapConv2d
@@ -20,6 +21,7 @@ from cir_arch.layers.window_attention import (
     bias_table,
     extended_window,
     merge,
+    overhang,
     partition,
     partition_overlapping,
     position_bias,
@@ -105,13 +107,21 @@ class OCAB(_FeedForwardBlock):
 
     def forward(self, x: Tensor, positions: PositionIndices) -> Tensor:
         """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
-        channels = x.shape[-1]
-        q, kv = self.qkv(self.norm1(x)).split((channels, 2 * channels), dim=-1)
         bias = position_bias(self.relative_position_bias_table, positions.overlap)
-        k, v = partition_overlapping(kv, self.window_size, self.extended_size).chunk(2, dim=-1)
-        out = attend(partition(q, self.window_size), k, v, bias, self.heads)
-        x = x + merge(self.proj(out), self.window_size, *x.shape[1:3])
+        parts = bands(x, overhang(self.window_size, self.extended_size), self.window_size)
+        x = joined(lambda band: self._attend(band, bias), parts)
         return x + self.feed_forward(x)
+
+    def _attend(self, band: Band, bias: Tensor) -> Tensor:
+        """Map a band's rows to its own; keys and values come from those next to it too."""
+        x, channels = band.rows, band.rows.shape[-1]
+        q, kv = self.qkv(self.norm1(x)).split((channels, 2 * channels), dim=-1)
+        k, v = partition_overlapping(
+            kv, self.window_size, self.extended_size, band.above, band.below
+        ).chunk(2, dim=-1)
+        x = band.own(x)
+        out = attend(partition(band.own(q), self.window_size), k, v, bias, self.heads)
+        return x + merge(self.proj(out), self.window_size, *x.shape[1:3])
 
 
 class _AttentionBlocks(nn.Module):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cir_arch.layers.attention import attend
+from cir_arch.layers.bands import in_bands
 from cir_host.errors import UserError
 
 MASKED = -100.0
@@ -74,15 +75,23 @@ def merge(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
     return x.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
 
 
-def partition_overlapping(x: Tensor, window_size: int, extended_size: int) -> Tensor:
+def overhang(window_size: int, extended_size: int) -> int:
+    """Return by how much an extended window reaches over its window, on each side."""
+    return (extended_size - window_size) // 2
+
+
+def partition_overlapping(
+    x: Tensor, window_size: int, extended_size: int, above: int = 0, below: int = 0
+) -> Tensor:
     """Cut (B, H, W, C) into (windows, extended_size ** 2, C); outside the map there are zeros.
 
     Window order and count are those of :func:`partition`. ``extended_size`` is at most twice
-    ``window_size``.
+    ``window_size``. So many of the rows as ``above`` and ``below`` are in no window, only in
+    extended ones.
     """
-    before = (extended_size - window_size) // 2
+    before = overhang(window_size, extended_size)
     after = window_size - before
-    x = F.pad(x, (0, 0, before, after, before, after))
+    x = F.pad(x, (0, 0, before, after, before - above, after - below))
     batch, height, width, channels = x.shape
     rows, columns = height // window_size, width // window_size
     x = x.reshape(batch, rows, window_size, columns, window_size, channels).transpose(2, 3)
@@ -162,12 +171,15 @@ class WindowAttention(nn.Module):
         return x.narrow(axis, 0, before), x.narrow(axis, before, self.window_size)
 
     def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        if not height or not width:
+        if not x.numel():
             return x
-        q, k, v = self.qkv(partition(x, self.window_size)).chunk(3, dim=-1)
-        out = self.proj(attend(q, k, v, bias, self.heads))
-        return merge(out, self.window_size, height, width)
+
+        def run(rows: Tensor) -> Tensor:
+            q, k, v = self.qkv(partition(rows, self.window_size)).chunk(3, dim=-1)
+            out = self.proj(attend(q, k, v, bias, self.heads))
+            return merge(out, self.window_size, *rows.shape[1:3])
+
+        return in_bands(run, x, multiple=self.window_size)
 
 
 def bias_table(entries: int, heads: int) -> nn.Parameter:

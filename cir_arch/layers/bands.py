@@ -1,0 +1,74 @@
+"""A large map in bands of rows: what a block makes of each fits into a processor's cache."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+VALUES = 2**18
+"""Values of a map per band: 1 MB in float32."""
+
+
+class Band(NamedTuple):
+    """Rows of a map (B, H, W, C), and those next to them that a result depends on."""
+
+    rows: Tensor
+    """(B, above + H' + below, W, C), a view."""
+    above: int
+    """Rows before the band's own; none at the top of the map."""
+    below: int
+
+    def own(self, result: Tensor) -> Tensor:
+        """Cut what was made of ``rows`` to the band's own rows."""
+        if not (self.above or self.below):
+            return result
+        return result.narrow(1, self.above, result.shape[1] - self.above - self.below)
+
+
+def bands(x: Tensor, halo: int = 0, multiple: int = 1) -> list[Band]:
+    """Cut a map (B, H, W, C) into bands; it is one where nothing would be won.
+
+    Every operation writes memory that the system must first provide and the next operation must
+    read again; a band's is in the cache still. GPUs want whole maps, compilers and exporters see to
+    it themselves, and the backward pass needs all that was made.
+
+    Args:
+        x: The map.
+        halo: Rows above and below that a band's result depends on.
+        multiple: Of which a band's height is one, but for the last.
+    """
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return [Band(x, 0, 0)]
+    height = x.shape[1]
+    size = max(VALUES * height // x.numel() // multiple, 1) * multiple
+    parts = []
+    for top in range(0, height, size):
+        bottom = min(top + size, height)
+        start, stop = max(top - halo, 0), min(bottom + halo, height)
+        parts.append(Band(x[:, start:stop], top - start, stop - bottom))
+    return parts
+
+
+def in_bands(
+    run: Callable[[Tensor], Tensor], x: Tensor, halo: int = 0, multiple: int = 1
+) -> Tensor:
+    """Return ``run(x)`` of a map (B, H, W, C), made by :func:`bands`; (B, H, W, C')."""
+    return joined(lambda band: band.own(run(band.rows)), bands(x, halo, multiple))
+
+
+def joined(run: Callable[[Band], Tensor], parts: Sequence[Band]) -> Tensor:
+    """Put what ``run`` makes of each band's own rows, (B, H', W, C'), together to a map."""
+    if len(parts) == 1:
+        return run(parts[0])
+    height = sum(band.rows.shape[1] - band.above - band.below for band in parts)
+    whole: Tensor | None = None
+    top = 0
+    for band in parts:
+        made = run(band)
+        if whole is None:
+            whole = made.new_empty(made.shape[0], height, *made.shape[2:])
+        whole.narrow(1, top, made.shape[1]).copy_(made)
+        top += made.shape[1]
+    assert whole is not None  # there is a band
+    return whole
