@@ -61,7 +61,7 @@ class MDTA(nn.Module):
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
         """Take query, key and value, (B, heads, H W, C / heads), from (B, H, W, 3 C)."""
-        heads = qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1))
+        heads = qkv.reshape(qkv.shape[0], -1, 3, self.heads, qkv.shape[-1] // (3 * self.heads))
         return heads.permute(2, 0, 3, 1, 4).unbind(0)
 
 
