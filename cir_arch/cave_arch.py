@@ -11,11 +11,11 @@ Same function as the release, otherwise done here:
 - Any image size from 1 x 1 on, for image, quality and embedding: padded to multiples of 32, the
   network's total stride. The release pads to 8 and ends with an error at most sizes; its embedding
   and quality leave out what lies beyond the last multiple of 32.
-- The encoder can be built and loaded alone.
+- The encoder can be built and loaded alone, and with the head that predicts the quality.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
@@ -33,8 +33,13 @@ from cir_arch.layers.residual_unet import (
 from cir_arch.state_dict import State
 from cir_host.registration import register
 
-NOT_IN_ENCODER = ("m_body_decoder.", "m_up3.", "m_up2.", "m_up1.", "m_tail.", "qf_pred.")
-"""How the keys of a checkpoint begin that the encoder alone does not need."""
+DECODER = ("m_body_decoder.", "m_up3.", "m_up2.", "m_up1.", "m_tail.")
+"""How the keys of a checkpoint begin that make the image."""
+HEAD = ("qf_pred.",)
+"""How those begin that make the quality of the embedding."""
+
+
+_ENCODER_AND_HEAD = {"m_body_encoder.0.res.0.weight", "qf_pred.0.res.0.weight"}
 
 
 class ShiftedResBlock(ResBlock):
@@ -88,7 +93,7 @@ class CaVE(ResidualUNet):
     def arguments_from(cls, state: State) -> dict[str, Any] | None:
         """Read the arguments off a state dict; None if it is of another network."""
         # FBCNN has the same keys and, in addition, an embedding of the quality.
-        if not {"m_body_encoder.0.res.0.weight", "qf_pred.0.res.0.weight"} <= state.keys():
+        if not _ENCODER_AND_HEAD <= state.keys() or "m_tail.weight" not in state:
             return None
         return None if "qf_embed.0.weight" in state else residual_arguments(state)
 
@@ -139,11 +144,29 @@ class CaVE(ResidualUNet):
         return 100 * (1 - quality)
 
 
-class CaVEEncoder(ResidualEncoder):
+class _PartOfCaVE(ResidualEncoder):
+    """Base of what loads the checkpoints of the whole network, and takes its part of them."""
+
+    left_out: ClassVar[tuple[str, ...]]
+    """How the keys begin that it does not need."""
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Leave out what is not needed, so that strict loading accepts it."""
+        left_out = tuple(prefix + start for start in self.left_out)
+        for key in [key for key in state_dict if key.startswith(left_out)]:
+            del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class CaVEEncoder(_PartOfCaVE):
     """What of :class:`CaVE` its embedding needs; loads the checkpoints of the whole network too.
 
     Arguments and errors are those of :class:`CaVE`.
     """
+
+    left_out = DECODER + HEAD
 
     def __init__(
         self,
@@ -160,14 +183,65 @@ class CaVEEncoder(ResidualEncoder):
         """Return what :meth:`CaVE.embed` returns: (B, K, ``nc[3]``) for images (B, C, H, W)."""
         return _tokens(self.encode(x)[-1])
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+
+@register(ARCH_REGISTRY)
+class CaVEQuality(_PartOfCaVE):
+    """What of :class:`CaVE` the quality needs: the image is returned as it is.
+
+    Trains by explicit learning alone without the cost of a decoder. Loads the checkpoints of the
+    whole network too. Arguments and errors are those of :class:`CaVE`.
+    """
+
+    left_out = DECODER
+
+    def __init__(
+        self,
+        in_nc: int = 3,
+        nc: Sequence[int] = (64, 128, 256, 512),
+        nb: int = 4,
+        act_mode: str = "BR",
+        strides: Sequence[int] = (2, 4, 4),
+        quality_nc: int = 512,
+        use_checkpoint: bool = False,
     ) -> None:
-        """Leave out the decoder and the quality head, so that strict loading accepts them."""
-        left_out = tuple(prefix + start for start in NOT_IN_ENCODER)
-        for key in [key for key in state_dict if key.startswith(left_out)]:
-            del state_dict[key]
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super().__init__(ResidualSizes(in_nc, nc, nb, strides, act_mode, use_checkpoint))
+        self.qf_pred = QualityHead(nc[3], quality_nc, nb, act_mode, use_checkpoint)
+
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None if it is of another network."""
+        if not _ENCODER_AND_HEAD <= state.keys() or "m_tail.weight" in state:
+            return None
+        arguments = residual_arguments(state)
+        del arguments["out_nc"]
+        return arguments
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """What tools need to know of this network."""
+        return NetworkFacts(
+            size_multiple=1,
+            min_size=1,
+            scale=1,
+            halo=0,
+            in_channels=self.sizes.in_nc,
+            precisions=frozenset({"fp32", "bf16", "fp16"}),
+            extra_outputs=("quality",),
+        )
+
+    def forward(self, x: Tensor, return_quality: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Return images (B, C, H, W), RGB in [0, 1], as they are.
+
+        Args:
+            x: Images.
+            return_quality: Return the image and the predicted quality (B, 1), 1 - QF / 100.
+        """
+        return (x, self.qf_pred(self.encode(x)[-1])) if return_quality else x
+
+    def predict_quality(self, x: Tensor) -> Tensor:
+        """Return the JPEG quality factor (B, 1), in 0..100, of images (B, C, H, W)."""
+        quality: Tensor = self.qf_pred(self.encode(x)[-1])
+        return 100 * (1 - quality)
 
 
 def _tokens(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ SMALL = {
         "prompt_dims": (4, 8, 16),
     },
     "CaVE": {"nc": (8, 8, 12, 16), "nb": 1, "quality_nc": 16},
+    "CaVEQuality": {"nc": (8, 8, 12, 16), "nb": 1, "quality_nc": 16},
     "FBCNN": {"nc": (8, 8, 12, 16), "nb": 1, "quality_nc": 16},
     "HAT": {
         "upscale": 1,
