@@ -34,7 +34,7 @@ def restore_picture(
     Raises:
         UserError: The networks have other numbers of channels than 1 and 3, or fail.
     """
-    image = _to_tensor(picture.samples)
+    image = as_tensor(picture)
     channels = image.shape[1]
     if channels == restorer.channels:
         restored = restorer(image, **inputs)
@@ -56,6 +56,11 @@ def restore_picture(
             alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC)
         alpha = _to_samples(_to_tensor(alpha), dtype)
     return replace(picture, samples=_to_samples(restored, dtype), alpha=alpha)
+
+
+def as_tensor(picture: Picture) -> Tensor:
+    """Return a picture's samples (1, C, H, W) in [0, 1], without its alpha."""
+    return _to_tensor(picture.samples)
 
 
 def _to_tensor(samples: Samples) -> Tensor:
