@@ -151,6 +151,10 @@ class _PartOfCaVE(ResidualEncoder):
     left_out: ClassVar[tuple[str, ...]]
     """How the keys begin that it does not need."""
 
+    def embed(self, x: Tensor) -> Tensor:
+        """Return what :meth:`CaVE.embed` returns: (B, K, ``nc[3]``) for images (B, C, H, W)."""
+        return _tokens(self.encode(x)[-1])
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
@@ -181,8 +185,8 @@ class CaVEEncoder(_PartOfCaVE):
         super().__init__(ResidualSizes(in_nc, nc, nb, strides, act_mode, use_checkpoint))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what :meth:`CaVE.embed` returns: (B, K, ``nc[3]``) for images (B, C, H, W)."""
-        return _tokens(self.encode(x)[-1])
+        """Return the embedding (B, K, ``nc[3]``) of images (B, C, H, W)."""
+        return self.embed(x)
 
 
 @register(ARCH_REGISTRY)

@@ -1,7 +1,6 @@
 """``basicsr restore``: pictures made better, with everything kept that their files hold."""
 
 import argparse
-import functools
 import logging
 import os
 import sys
@@ -23,8 +22,7 @@ from cir_data.picture_writing import SIXTEEN_BITS, SUFFIXES, Encoding, write_fil
 from cir_host.errors import UserError
 from cir_model.inference import SYMMETRIES, InferenceOptions, Restorer
 from cir_model.picture import as_tensor, restore_picture
-from cir_model.pixel_quality import pixel_quality
-from cir_weights import path_of
+from cir_model.pixel_quality import pixel_quality, quality_network
 
 FINE_QUALITY = 95
 """From this JPEG quality on a file is copied by default."""
@@ -161,15 +159,10 @@ class _Batch:
         if facts.quality is not None:
             return facts.quality, f"JPEG quality {_told(facts)}"
         image = as_tensor(picture).to(self.restorer.device)
-        estimate = pixel_quality(_estimator(self.restorer.device), image)
+        estimate = pixel_quality(quality_network(self.restorer.device), image)
         if estimate is None:
             return None, ""
         return estimate, f"pixels of JPEG quality about {estimate:.0f}"
-
-
-@functools.cache
-def _estimator(device: torch.device) -> nn.Module:
-    return load_network(path_of("cave_s_x1")).to(device)
 
 
 def _needs_nothing(facts: FileFacts, fine_quality: int) -> str | None:

@@ -1,12 +1,15 @@
 """The JPEG quality that the pixels of an image show, whatever its file says."""
 
+import functools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cir_arch import load_network
 from cir_arch.layers.dct import BLOCK, LUMA, dct_matrix
+from cir_weights import path_of
 
 SMALLEST = 32
 """Height and width from which on there is an estimate."""
@@ -16,6 +19,12 @@ WINDOW = 384
 
 _NEAR_ZERO = 2.0
 """Coefficients below this, on a scale of 255, may have been rounded to zero."""
+
+
+@functools.cache
+def quality_network(device: torch.device) -> nn.Module:
+    """Return CaVE-S, which the package carries."""
+    return load_network(path_of("cave_s_x1")).to(device)
 
 
 @torch.inference_mode()
@@ -60,7 +69,9 @@ def block_offset(image: Tensor) -> tuple[int, int]:
     kernels = torch.einsum("ui,vj->uvij", basis, basis).flatten(0, 1)[1:, None] * 255
     total = torch.zeros(BLOCK, BLOCK, device=image.device)
     for window in _windows(image):
-        near = F.conv2d(_luma(window), kernels).abs_().div_(-_NEAR_ZERO).add_(1).relu_().mean((0, 1))
+        near = (
+            F.conv2d(_luma(window), kernels).abs_().div_(-_NEAR_ZERO).add_(1).relu_().mean((0, 1))
+        )
         rows, columns = (side // BLOCK * BLOCK for side in near.shape)
         cut = near[:rows, :columns].reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
         total += cut.sum((0, 2))
@@ -73,9 +84,7 @@ def _windows(image: Tensor) -> Iterator[Tensor]:
     height, width = (side // BLOCK * BLOCK for side in image.shape[-2:])
     tall, wide = min(height, WINDOW), min(width, WINDOW)
     places = ((2, 2), (1, 1), (1, 3), (3, 1), (3, 3))  # of the centres, in quarters
-    corners = {
-        (_start(height, tall, down), _start(width, wide, right)) for down, right in places
-    }
+    corners = {(_start(height, tall, down), _start(width, wide, right)) for down, right in places}
     for top, left in sorted(corners):
         yield image[..., top : top + tall, left : left + wide]
 
