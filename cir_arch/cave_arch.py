@@ -94,7 +94,7 @@ class CaVE(ResidualUNet):
     def arguments_from(cls, state: State) -> dict[str, Any] | None:
         """Read the arguments off a state dict; None if it is of another network."""
         # FBCNN has the same keys and, in addition, an embedding of the quality.
-        if not _ENCODER_AND_HEAD <= state.keys() or "m_tail.weight" not in state:
+        if not state.keys() >= _ENCODER_AND_HEAD or "m_tail.weight" not in state:
             return None
         return None if "qf_embed.0.weight" in state else residual_arguments(state)
 
@@ -197,8 +197,8 @@ class CaVEQuality(_PartOfCaVE):
     whole network too. Arguments and errors are those of :class:`CaVE`, and:
 
     Args:
-        start: The first weights; ``dct``: those of :func:`cir_arch.layers.dct.start_with_dct`, with
-            which small sizes learn in minutes what they else do not in hours.
+        start: The first weights; ``dct``: those of :func:`cir_arch.layers.dct.start_with_dct`, from
+            which a small size learns at once, where random ones had not begun to after 600 steps.
     """
 
     left_out = DECODER
@@ -225,7 +225,7 @@ class CaVEQuality(_PartOfCaVE):
     def arguments_from(cls, state: State) -> dict[str, Any] | None:
         """Read the arguments off a state dict; None if it is of another network."""
         # start changes no shape
-        if not _ENCODER_AND_HEAD <= state.keys() or "m_tail.weight" in state:
+        if not state.keys() >= _ENCODER_AND_HEAD or "m_tail.weight" in state:
             return None
         arguments = residual_arguments(state)
         del arguments["out_nc"]

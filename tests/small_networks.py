@@ -60,6 +60,9 @@ SMALL = {
     "UnifyFormer": {"dim": 20, "num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1},
 }
 
+RETURN_THE_IMAGE = {"CaVEQuality", "Identity"}
+"""Networks whose output is the input."""
+
 APART_FROM_THE_IMAGE = {
     "CaVE": r"qf_pred\..*",  # the quality does not enter the image
     "PromptIR": r"(chnl_reduce|reduce_noise_channel_)\d\.weight",  # in the checkpoint, used nowhere

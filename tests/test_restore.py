@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,15 @@ def test_larger_scales_and_alpha(photos, monkeypatch):
     restored = Image.open("large.png")
     assert restored.size == (42, 60)
     assert (np.asarray(restored)[..., 3] == 77).all()
+
+
+def test_pixels_tell_the_quality_where_the_file_does_not(photos, identity, capsys):
+    Image.open(photos / "astronaut.jpg").save("again.png")
+    run("again.png", "-o", "out", "--force")
+    told = re.search(
+        r"again.png: pixels of JPEG quality about (\d+), restored", capsys.readouterr().err
+    )
+    assert abs(int(told[1]) - 20) <= 8
 
 
 def test_the_quality_reaches_the_network(photos, monkeypatch):
