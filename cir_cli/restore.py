@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,10 @@ class _Batch:
         if fine and not options.force:
             _write(job.copied, data)
             self.copied += 1
+            if facts.lossless:
+                with suppress(UserError):  # it is copied as it is, also if it is damaged
+                    told = self._quality(read(data, where), facts)[1]
+                    fine += f", {told}" if told else ""
             _say(f"{where}: {fine}, copied (--force restores it)")
             return
         self._restore_data(job, where, data, facts)

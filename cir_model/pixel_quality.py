@@ -14,7 +14,7 @@ from cir_weights import path_of
 SMALLEST = 32
 """Height and width from which on there is an estimate."""
 
-WINDOW = 384
+WINDOW = 512
 """Larger images are looked at through windows of this height and width."""
 
 _NEAR_ZERO = 2.0

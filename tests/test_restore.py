@@ -195,11 +195,11 @@ def test_larger_scales_and_alpha(photos, monkeypatch):
 
 def test_pixels_tell_the_quality_where_the_file_does_not(photos, identity, capsys):
     Image.open(photos / "astronaut.jpg").save("again.png")
-    run("again.png", "-o", "out", "--force")
-    told = re.search(
-        r"again.png: pixels of JPEG quality about (\d+), restored", capsys.readouterr().err
-    )
-    assert abs(int(told[1]) - 20) <= 8
+    for flags, outcome in (([], "PNG without loss, {}, copied"), (["--force"], "{}, restored to")):
+        run("again.png", "-o", "out", "--overwrite", *flags)
+        pattern = "again.png: " + outcome.format(r"pixels of JPEG quality about (\d+)")
+        told = re.search(pattern, capsys.readouterr().err)
+        assert abs(int(told[1]) - 20) <= 8
 
 
 def test_the_quality_reaches_the_network(photos, monkeypatch):
