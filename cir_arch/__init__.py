@@ -3,7 +3,7 @@
 import cir_host  # noqa: F401, I001 (makes BasicSR importable, so it comes first)
 
 from cir_arch.basicsr_networks import facts_of
-from cir_arch.cave_arch import CaVE
+from cir_arch.cave_arch import CaVE, CaVEQuality
 from cir_arch.facts import NetworkFacts
 from cir_arch.fbcnn_arch import FBCNN
 from cir_arch.hat_arch import HAT
@@ -24,6 +24,7 @@ __all__ = [
     "SAFMN_BCIE",
     "UCIP",
     "CaVE",
+    "CaVEQuality",
     "Identity",
     "NetworkFacts",
     "PromptCIR",

@@ -11,16 +11,17 @@ Same function as the release, otherwise done here:
 - Any image size from 1 x 1 on, for image, quality and embedding: padded to multiples of 32, the
   network's total stride. The release pads to 8 and ends with an error at most sizes; its embedding
   and quality leave out what lies beyond the last multiple of 32.
-- The encoder can be built and loaded alone.
+- The encoder can be built and loaded alone, and with the head that predicts the quality.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from basicsr.utils.registry import ARCH_REGISTRY
-from torch import Tensor
+from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
+from cir_arch.layers.dct import start_with_dct
 from cir_arch.layers.padding import crop_to
 from cir_arch.layers.quality_head import QualityHead
 from cir_arch.layers.residual_conv import ResBlock
@@ -33,8 +34,13 @@ from cir_arch.layers.residual_unet import (
 from cir_arch.state_dict import State
 from cir_host.registration import register
 
-NOT_IN_ENCODER = ("m_body_decoder.", "m_up3.", "m_up2.", "m_up1.", "m_tail.", "qf_pred.")
-"""How the keys of a checkpoint begin that the encoder alone does not need."""
+DECODER = ("m_body_decoder.", "m_up3.", "m_up2.", "m_up1.", "m_tail.")
+"""How the keys of a checkpoint begin that make the image."""
+HEAD = ("qf_pred.",)
+"""How those begin that make the quality of the embedding."""
+
+
+_ENCODER_AND_HEAD = {"m_body_encoder.0.res.0.weight", "qf_pred.0.res.0.weight"}
 
 
 class ShiftedResBlock(ResBlock):
@@ -88,7 +94,7 @@ class CaVE(ResidualUNet):
     def arguments_from(cls, state: State) -> dict[str, Any] | None:
         """Read the arguments off a state dict; None if it is of another network."""
         # FBCNN has the same keys and, in addition, an embedding of the quality.
-        if not {"m_body_encoder.0.res.0.weight", "qf_pred.0.res.0.weight"} <= state.keys():
+        if not state.keys() >= _ENCODER_AND_HEAD or "m_tail.weight" not in state:
             return None
         return None if "qf_embed.0.weight" in state else residual_arguments(state)
 
@@ -139,11 +145,33 @@ class CaVE(ResidualUNet):
         return 100 * (1 - quality)
 
 
-class CaVEEncoder(ResidualEncoder):
+class _PartOfCaVE(ResidualEncoder):
+    """Base of what loads the checkpoints of the whole network, and takes its part of them."""
+
+    left_out: ClassVar[tuple[str, ...]]
+    """How the keys begin that it does not need."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return what :meth:`CaVE.embed` returns: (B, K, ``nc[3]``) for images (B, C, H, W)."""
+        return _tokens(self.encode(x)[-1])
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Leave out what is not needed, so that strict loading accepts it."""
+        left_out = tuple(prefix + start for start in self.left_out)
+        for key in [key for key in state_dict if key.startswith(left_out)]:
+            del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class CaVEEncoder(_PartOfCaVE):
     """What of :class:`CaVE` its embedding needs; loads the checkpoints of the whole network too.
 
     Arguments and errors are those of :class:`CaVE`.
     """
+
+    left_out = DECODER + HEAD
 
     def __init__(
         self,
@@ -157,17 +185,78 @@ class CaVEEncoder(ResidualEncoder):
         super().__init__(ResidualSizes(in_nc, nc, nb, strides, act_mode, use_checkpoint))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what :meth:`CaVE.embed` returns: (B, K, ``nc[3]``) for images (B, C, H, W)."""
-        return _tokens(self.encode(x)[-1])
+        """Return the embedding (B, K, ``nc[3]``) of images (B, C, H, W)."""
+        return self.embed(x)
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+
+@register(ARCH_REGISTRY)
+class CaVEQuality(_PartOfCaVE):
+    """What of :class:`CaVE` the quality needs: the image is returned as it is.
+
+    Trains by explicit learning alone without the cost of a decoder. Loads the checkpoints of the
+    whole network too. Arguments and errors are those of :class:`CaVE`, and:
+
+    Args:
+        start: The first weights; ``dct``: those of :func:`cir_arch.layers.dct.start_with_dct`, from
+            which a small size learns at once, where random ones had not begun to after 600 steps.
+    """
+
+    left_out = DECODER
+
+    def __init__(
+        self,
+        in_nc: int = 3,
+        nc: Sequence[int] = (64, 128, 256, 512),
+        nb: int = 4,
+        act_mode: str = "BR",
+        strides: Sequence[int] = (2, 4, 4),
+        quality_nc: int = 512,
+        use_checkpoint: bool = False,
+        start: Literal["random", "dct"] = "random",
     ) -> None:
-        """Leave out the decoder and the quality head, so that strict loading accepts them."""
-        left_out = tuple(prefix + start for start in NOT_IN_ENCODER)
-        for key in [key for key in state_dict if key.startswith(left_out)]:
-            del state_dict[key]
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super().__init__(ResidualSizes(in_nc, nc, nb, strides, act_mode, use_checkpoint))
+        self.qf_pred = QualityHead(nc[3], quality_nc, nb, act_mode, use_checkpoint)
+        if start == "dct":
+            start_with_dct(self)
+            first_block: Any = self.qf_pred[0]
+            nn.init.zeros_(first_block.res[-1].weight)
+
+    @classmethod
+    def arguments_from(cls, state: State) -> dict[str, Any] | None:
+        """Read the arguments off a state dict; None if it is of another network."""
+        # start changes no shape
+        if not state.keys() >= _ENCODER_AND_HEAD or "m_tail.weight" in state:
+            return None
+        arguments = residual_arguments(state)
+        del arguments["out_nc"]
+        return arguments
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """What tools need to know of this network."""
+        return NetworkFacts(
+            size_multiple=1,
+            min_size=1,
+            scale=1,
+            halo=0,
+            in_channels=self.sizes.in_nc,
+            precisions=frozenset({"fp32", "bf16", "fp16"}),
+            extra_outputs=("quality",),
+        )
+
+    def forward(self, x: Tensor, return_quality: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Return images (B, C, H, W), RGB in [0, 1], as they are.
+
+        Args:
+            x: Images.
+            return_quality: Return the image and the predicted quality (B, 1), 1 - QF / 100.
+        """
+        return (x, self.qf_pred(self.encode(x)[-1])) if return_quality else x
+
+    def predict_quality(self, x: Tensor) -> Tensor:
+        """Return the JPEG quality factor (B, 1), in 0..100, of images (B, C, H, W)."""
+        quality: Tensor = self.qf_pred(self.encode(x)[-1])
+        return 100 * (1 - quality)
 
 
 def _tokens(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 import cir_weights  # noqa: F401 (checkpoints may be named by the names of ours)
 from cir_arch import basicsr_networks
-from cir_arch.cave_arch import CaVE
+from cir_arch.cave_arch import CaVE, CaVEQuality
 from cir_arch.fbcnn_arch import FBCNN
 from cir_arch.hat_arch import HAT
 from cir_arch.hft_arch import HFT
@@ -31,7 +31,19 @@ from cir_host.checkpoint import load_into, read_checkpoint
 from cir_host.errors import UserError
 from cir_host.lookup import look_up
 
-OURS = (PromptCIR, PromptIR, UCIP, CaVE, FBCNN, HFT, HAT, SCUNet, UnifyFormer, SAFMN_BCIE)
+OURS = (
+    PromptCIR,
+    PromptIR,
+    UCIP,
+    CaVE,
+    CaVEQuality,
+    FBCNN,
+    HFT,
+    HAT,
+    SCUNet,
+    UnifyFormer,
+    SAFMN_BCIE,
+)
 """In the order in which they are asked: HFT, which is a HAT, before HAT."""
 
 METADATA_KEY = "network_g"

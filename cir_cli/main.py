@@ -11,6 +11,7 @@ import cir_model  # noqa: F401
 from cir_cli import (
     convert,
     demo,
+    embed,
     models,
     options_reference,
     pipelines,
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int | None], str]] = {
     "convert": (convert.run, "write a checkpoint as safetensors, .pth or ONNX"),
     "options": (options_reference.run, "print what may stand in an options file"),
     "plot": (plot.run, "draw the curves of a training run: basicsr plot experiments/NAME"),
+    "embed": (embed.run, "draw CaVE's embeddings by quality: basicsr embed photos -m FILE -o PNG"),
     "demo": (
         demo.run,
         "restore photographs of scikit-image, then train and test a small PromptCIR",

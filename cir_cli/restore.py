@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from cir_arch import load_network
 from cir_cli.flags import number, shard, tile
 from cir_cli.restore_jobs import STANDARD_STREAM, Job, list_jobs
 from cir_cli.restore_views import Report, write_comparison
-from cir_data.picture import FileFacts, examine, read
+from cir_data.picture import FileFacts, Picture, examine, read
 from cir_data.picture_writing import SIXTEEN_BITS, SUFFIXES, Encoding, write_file
 from cir_host.errors import UserError
 from cir_model.inference import SYMMETRIES, InferenceOptions, Restorer
-from cir_model.picture import restore_picture
+from cir_model.picture import as_tensor, restore_picture
+from cir_model.pixel_quality import pixel_quality, quality_network
 from cir_weights import path_of
 
 FINE_QUALITY = 95
@@ -119,6 +121,10 @@ class _Batch:
         if fine and not options.force:
             _write(job.copied, data)
             self.copied += 1
+            if facts.lossless:
+                with suppress(UserError):  # it is copied as it is, also if it is damaged
+                    told = self._quality(read(data, where), facts)[1]
+                    fine += f", {told}" if told else ""
             _say(f"{where}: {fine}, copied (--force restores it)")
             return
         self._restore_data(job, where, data, facts)
@@ -131,7 +137,8 @@ class _Batch:
         bits = options.bits
         if bits is None and job.format not in SIXTEEN_BITS:
             bits = 8
-        inputs = _inputs(options.strength, facts)
+        quality, told = self._quality(picture, facts)
+        inputs = _inputs(options.strength, quality)
         try:
             restored = restore_picture(self.restorer, picture, bits, **inputs)
         except UserError as error:
@@ -140,13 +147,22 @@ class _Batch:
         _write(job.restored, encoding.encode(restored, where))
         self.restored += 1
         self.pixels += facts.pixels
-        told = "" if facts.quality is None else f"JPEG quality {_told(facts)}, "
-        _say(f"{where}: {told}restored to {job.restored}")
+        _say(f"{where}: {told + ', ' if told else ''}restored to {job.restored}")
         if options.compare:
             strip = options.compare / job.copied.relative_to(_root(job, options.output))
             write_comparison(strip.with_name(strip.name + ".png"), picture, restored)
         if self.report is not None:
-            self.report.add(where, told.removesuffix(", "), picture, restored)
+            self.report.add(where, told, picture, restored)
+
+    def _quality(self, picture: Picture, facts: FileFacts) -> tuple[float | None, str]:
+        """Return the JPEG quality by the file's tables, else by the pixels, and how it is told."""
+        if facts.quality is not None:
+            return facts.quality, f"JPEG quality {_told(facts)}"
+        image = as_tensor(picture).to(self.restorer.device)
+        estimate = pixel_quality(quality_network(self.restorer.device), image)
+        if estimate is None:
+            return None, ""
+        return estimate, f"pixels of JPEG quality about {estimate:.0f}"
 
 
 def _needs_nothing(facts: FileFacts, fine_quality: int) -> str | None:
@@ -162,11 +178,11 @@ def _told(facts: FileFacts) -> str:
     return f"{facts.quality}" if facts.standard_tables else f"about {facts.quality}"
 
 
-def _inputs(strength: float | None, facts: FileFacts) -> dict[str, Any]:
+def _inputs(strength: float | None, quality: float | None) -> dict[str, Any]:
     """Return what networks take that restore by quality: FBCNN's is 1 - quality / 100."""
     if strength is not None:
         return {"quality": strength}
-    return {} if facts.quality is None else {"quality": 1 - facts.quality / 100}
+    return {} if quality is None else {"quality": 1 - quality / 100}
 
 
 def _root(job: Job, output: str) -> Path:
@@ -334,7 +350,9 @@ def _add_network_flags(group: Any) -> None:
     group.add_argument("--self-ensemble", choices=list(SYMMETRIES), default="none")
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     group.add_argument(
-        "--strength", type=_strength, help="of FBCNN, 0 to 1; default: by the file's quality"
+        "--strength",
+        type=_strength,
+        help="of FBCNN, 0 to 1; default: by the quality of the file, else of its pixels",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--compile", action="store_true", help="compile the networks first")

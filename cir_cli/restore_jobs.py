@@ -60,8 +60,6 @@ def list_jobs(inputs: Sequence[str], output: str, wanted: str) -> list[Job]:
         if Path(entry).is_dir() and folder.resolve() == Path(entry).resolve():
             raise UserError(f"-o {output}: is the input folder; give another one")
     found = _found(inputs, folder.resolve())
-    if not found:
-        raise UserError(f"{', '.join(inputs)}: no pictures ({', '.join(sorted(IN_FOLDERS))})")
     relative = _distinct(found)
     formats = [_format_of(name, wanted) for name in relative]
     jobs = [
@@ -76,6 +74,18 @@ def list_jobs(inputs: Sequence[str], output: str, wanted: str) -> list[Job]:
             if path.resolve() in sources:
                 raise UserError(f"{path}: would be overwritten; give another folder by -o")
     return jobs
+
+
+def list_pictures(inputs: Sequence[str]) -> list[Path]:
+    """Return the files that inputs stand for, each once.
+
+    Args:
+        inputs: Files, folders, or patterns.
+
+    Raises:
+        UserError: An input is not there, or holds no picture.
+    """
+    return [source for source, _ in _found(inputs, Path())]
 
 
 def _names_a_file(inputs: Sequence[str], output: str) -> bool:
@@ -113,6 +123,8 @@ def _found(inputs: Sequence[str], output: Path) -> list[tuple[Path, PurePosixPat
             if not (inside and output in resolved.parents):
                 name = PurePosixPath(path.relative_to(root).as_posix())
                 found.setdefault(resolved, (path, name))
+    if not found:
+        raise UserError(f"{', '.join(inputs)}: no pictures ({', '.join(sorted(IN_FOLDERS))})")
     return sorted(found.values(), key=lambda item: (item[1].as_posix(), str(item[0])))
 
 

@@ -1,16 +1,15 @@
 """The loss in JPEG's own domain: the DCT coefficients of the 8 x 8 blocks."""
 
-import math
 from typing import ClassVar
 
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
+from cir_arch.layers.dct import BLOCK, dct_matrix
 from cir_host.errors import UserError
 from cir_host.registration import register
 
-BLOCK = 8
 SMALLEST = 2 * BLOCK - 1
 """Pixels in which a whole block lies, wherever the first boundary is."""
 
@@ -69,17 +68,6 @@ class DCTLoss(nn.Module):
         whole = whole_rows[:, :, None] & whole_columns[:, None]
         total = (found.mean(dim=(-3, -2, -1)) * whole).sum()
         return self.loss_weight * total / whole.sum()
-
-
-def dct_matrix() -> Tensor:
-    """Return the orthonormal DCT-II of 8 samples: (frequency, sample), float32."""
-    frequency, sample = torch.meshgrid(
-        *[torch.arange(BLOCK, dtype=torch.float64)] * 2, indexing="ij"
-    )
-    basis = torch.cos((2 * sample + 1) * frequency * math.pi / (2 * BLOCK))
-    basis *= math.sqrt(2 / BLOCK)
-    basis[0] /= math.sqrt(2)
-    return basis.float()
 
 
 def _whole_blocks(first: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ def restore_picture(
     Raises:
         UserError: The networks have other numbers of channels than 1 and 3, or fail.
     """
-    restored = restore_channels(restorer, _to_tensor(picture.samples), **inputs)
+    restored = restore_channels(restorer, as_tensor(picture), **inputs)
     dtype = picture.samples.dtype if bits is None else np.dtype(f"uint{bits}")
     alpha = picture.alpha
     if alpha is not None:
@@ -70,6 +70,11 @@ def restore_channels(restorer: Restorer, image: Tensor, **inputs: Any) -> Tensor
         f"a picture of {channels} channels does not fit a network of {restorer.channels}"
         f" channels and scale {restorer.scale}"
     )
+
+
+def as_tensor(picture: Picture) -> Tensor:
+    """Return a picture's samples (1, C, H, W) in [0, 1], without its alpha."""
+    return _to_tensor(picture.samples)
 
 
 def _to_tensor(samples: Samples) -> Tensor:

@@ -16,6 +16,7 @@ SMALL = {
         "prompt_dims": (4, 8, 16),
     },
     "CaVE": {"nc": (8, 8, 12, 16), "nb": 1, "quality_nc": 16},
+    "CaVEQuality": {"nc": (8, 8, 12, 16), "nb": 1, "quality_nc": 16},
     "FBCNN": {"nc": (8, 8, 12, 16), "nb": 1, "quality_nc": 16},
     "HAT": {
         "upscale": 1,
@@ -58,6 +59,9 @@ SMALL = {
     },
     "UnifyFormer": {"dim": 20, "num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1},
 }
+
+RETURN_THE_IMAGE = {"CaVEQuality", "Identity"}
+"""Networks whose output is the input."""
 
 APART_FROM_THE_IMAGE = {
     "CaVE": r"qf_pred\..*",  # the quality does not enter the image

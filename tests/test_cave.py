@@ -9,7 +9,10 @@ from network_tools import (
 from torch import nn
 from vector_tools import filled, image, parameter_count, shapes
 
-from cir_arch.cave_arch import CaVE, CaVEEncoder, ShiftedResBlock
+from cir_arch.cave_arch import CaVE, CaVEEncoder, CaVEQuality, ShiftedResBlock
+from cir_arch.layers.dct import LUMA, LUMA_STEPS, WIDTHS, dct_matrix
+from cir_arch.recognition import NetworkOptions, recognise
+from cir_host.errors import UserError
 
 SMALL = {"nc": (8, 8, 12, 16), "nb": 1}
 
@@ -108,6 +111,43 @@ def test_encoder_alone_refuses_what_is_no_checkpoint_of_the_network():
     del weights["m_head.bias"]
     with pytest.raises(RuntimeError, match=r"[Mm]issing.*m_head.bias"):
         CaVEEncoder(**SMALL).load_state_dict(weights)
+
+
+def test_encoder_and_head_load_the_whole_networks_checkpoint():
+    network, x = small(), image(40, 70, batch=2)
+    part = CaVEQuality(**SMALL, quality_nc=16).eval()
+    part.load_state_dict(network.state_dict())
+    _, quality, embedding = outputs(network, x)
+    found = outputs(part, x)
+    assert found[0] is x
+    torch.testing.assert_close(found[1:], (quality, embedding), rtol=0, atol=0)
+    torch.testing.assert_close(part.predict_quality(x), network.predict_quality(x))
+    part(x, return_quality=True)[1].sum().backward()
+    assert all(parameter.grad.any() for parameter in part.parameters())
+
+
+def test_encoder_and_head_are_told_from_the_whole_network():
+    arguments = {"nc": [8, 8, 12, 16], "nb": 1, "quality_nc": 16}
+    part = CaVEQuality(**arguments)
+    assert recognise(part.state_dict()) == NetworkOptions("CaVEQuality", arguments)
+    assert recognise(small().state_dict()).type == "CaVE"
+
+
+def test_start_counts_coefficients_near_zero():
+    """By the formulas, for one block."""
+    sizes = {"nc": [1, 192, 128, 128], "nb": 1, "act_mode": "R", "strides": [8, 1, 1]}
+    network = CaVEQuality(**sizes, quality_nc=8, start="dct").eval()
+    x = image(16, 24)
+    with torch.inference_mode():
+        found = network.encode(x)[-1][0, :, 1, 2]
+    luma = (x[0, :, 8:, 16:] * torch.tensor(LUMA)[:, None, None]).sum(0) - 0.5
+    c = 255 * dct_matrix() @ luma @ dct_matrix().T / torch.tensor(LUMA_STEPS)
+    row = torch.arange(8)
+    near = (1 - c.abs() / torch.tensor(WIDTHS)[(row[:, None] + row) % 3]).clamp(min=0)
+    torch.testing.assert_close(found[:64], (4 * near - 2).flatten(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[65:], (c.abs() - 0.5).flatten()[1:], rtol=0, atol=1e-3)
+    with pytest.raises(UserError, match=r"start: dct needs strides \[8, 1, 1\]"):
+        CaVEQuality(**SMALL, start="dct")
 
 
 def test_size_of_the_encoder_alone():

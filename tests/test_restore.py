@@ -206,6 +206,15 @@ def test_larger_scales_and_alpha(photos, monkeypatch):
     assert (np.asarray(restored)[..., 3] == 77).all()
 
 
+def test_pixels_tell_the_quality_where_the_file_does_not(photos, identity, capsys):
+    Image.open(photos / "astronaut.jpg").save("again.png")
+    for flags, outcome in (([], "PNG without loss, {}, copied"), (["--force"], "{}, restored to")):
+        run("again.png", "-o", "out", "--overwrite", *flags)
+        pattern = "again.png: " + outcome.format(r"pixels of JPEG quality about (\d+)")
+        told = re.search(pattern, capsys.readouterr().err)
+        assert abs(int(told[1]) - 20) <= 8
+
+
 def test_the_quality_reaches_the_network(photos, monkeypatch):
     torch.manual_seed(0)
     network = build_network({"type": "FBCNN", **SMALL["FBCNN"]}).eval()

@@ -139,10 +139,11 @@ class ResidualUNet(ResidualEncoder):
 
 
 def residual_arguments(state: State) -> dict[str, Any]:
-    """Read the arguments of FBCNN and CaVE off a state dict."""
+    """Read the arguments of FBCNN and CaVE off a state dict, with or without a way up."""
     blocks = entry_count(state, "m_body_encoder.")
     downs = [state[f"m_down{level}.{blocks}.weight"] for level in (1, 2, 3)]
-    in_nc, out_nc = state["m_head.weight"].shape[1], len(state["m_tail.weight"])
+    in_nc = state["m_head.weight"].shape[1]
+    out_nc = len(state.get("m_tail.weight", downs[0][0]))
     return {
         "in_nc": in_nc,
         "out_nc": None if out_nc == in_nc else out_nc,

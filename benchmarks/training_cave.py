@@ -1,0 +1,123 @@
+"""CaVE by dual and by explicit learning: the same steps on the same data, the same held-out images.
+
+    python benchmarks/training_cave.py datasets/train -o FOLDER           # minutes on one idle core
+    python benchmarks/training_cave.py datasets/train -o FOLDER --table   # of what is trained
+
+Both train by their recipes, made small: the overrides below. Each run is ``basicsr train`` in a
+process of its own, and ends with the error of the predicted quality on photographs that no run
+trains on, at qualities that are trained on and at 1 and 5, which are not. A run that is in the
+folder already is not run again; one that was stopped is resumed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cir_cli.options_files import find
+
+RECIPES = {"dual": "cave_x1.yml", "explicit": "cave_x1_explicit.yml"}
+SEEN = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+UNSEEN = (1, 5)
+TESTED = (*UNSEEN, 10, 30, 50, 70, 90)
+SIZES = {"nc": [8, 16, 32, 64], "nb": 1, "quality_nc": 64, "strides": [2, 2, 2]}
+CROP, BATCH = 64, 16
+RESULTS = Path(__file__).parent / "results/training_cave.md"
+
+
+def training_options(name: str, steps: int, images: Path) -> dict[str, Any]:
+    """Return the recipe with what a short training on one core needs changed."""
+    options: dict[str, Any] = yaml.safe_load(find(RECIPES[name]).read_text(encoding="utf-8"))
+    options |= {"name": f"cave_{name}", "manual_seed": 0, "num_gpu": 0}
+    options["network_g"] |= SIZES
+    lists = find("cave_s_x1.yml").resolve().parent / "meta_info"
+    root = {"dataroot_gt": str(images.resolve())}
+    training = options["datasets"]["train"] | root
+    training |= {"name": "photographs", "meta_info_file": str(lists / "photographs_train.txt")}
+    training |= {"quality": {"choices": list(SEEN)}}
+    training |= {"gt_size": CROP, "batch_size_per_gpu": BATCH, "num_worker_per_gpu": 1}
+    held_out = {
+        **root,
+        "type": training["type"],
+        "meta_info_file": str(lists / "photographs_val.txt"),
+        "color": "rgb",
+    }
+    options["datasets"] = {"train": training} | {
+        f"val_{quality}": {"name": f"q{quality}", "quality": quality, **held_out}
+        for quality in TESTED
+    }
+    options["train"] |= {"total_iter": steps, "ema_decay": 0.9}
+    options["train"]["optim_g"]["lr"] = 1e-3
+    options["train"]["scheduler"] = {
+        "type": "CosineAnnealingRestartLR",
+        "periods": [steps],
+        "restart_weights": [1],
+    }
+    options["val"] |= {"val_freq": steps, "pbar": False}
+    options["val"]["metrics"] = {"qf_error": options["val"]["metrics"]["qf_error"]}
+    options["logger"] = {"print_freq": 20, "save_checkpoint_freq": 100, "use_tb_logger": False}
+    options["logger"]["keep_checkpoints"] = 1
+    return options
+
+
+def train(options: dict[str, Any], folder: Path) -> None:
+    file = folder / f"{options['name']}.yml"
+    file.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "cir_cli", "train", "-opt", file.name, "--auto_resume"]
+    subprocess.run(command, cwd=folder, check=True)
+
+
+def result_file(folder: Path, name: str) -> Path:
+    return folder / f"experiments/cave_{name}/metrics.json"
+
+
+def errors(folder: Path, name: str) -> dict[int, float]:
+    """Return the mean error by quality."""
+    sets = json.loads(result_file(folder, name).read_text(encoding="utf-8"))["data_sets"]
+    return {quality: sets[f"q{quality}"]["mean"]["qf_error"]["output"] for quality in TESTED}
+
+
+def table(folder: Path, steps: int) -> str:
+    found = {name: errors(folder, name) for name in RECIPES if result_file(folder, name).exists()}
+    heads = " | ".join(f"q = {q}" + (" (unseen)" if q in UNSEEN else "") for q in TESTED)
+    # what always answering the middle of the trained qualities would give
+    middle = {quality: abs(quality - SEEN[len(SEEN) // 2]) for quality in TESTED}
+    rows = [
+        f"| {name} | " + " | ".join(f"{row[quality]:.1f}" for quality in TESTED) + " |"
+        for name, row in (*found.items(), ("always 50", middle))
+    ]
+    return "\n".join(
+        (
+            f"Mean absolute error of the predicted quality, held-out photographs, {steps} steps of"
+            f" {BATCH} crops of {CROP}x{CROP}, qualities {SEEN[0]} to {SEEN[-1]} by 10, one seed.",
+            "",
+            f"| learning | {heads} |",
+            "|---|" + "---|" * len(TESTED),
+            *rows,
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", type=Path, help="folder or LMDB of lossless photographs")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name in RECIPES:
+        if not (options.table or result_file(options.output, name).exists()):
+            train(training_options(name, options.steps, options.images), options.output)
+    text = table(options.output, options.steps)
+    command = f"python benchmarks/training_cave.py IMAGES -o FOLDER --steps {options.steps}"
+    RESULTS.write_text(f"# CaVE: dual and explicit learning\n\n`{command}`\n\n{text}\n", "utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""``basicsr embed``: a picture of CaVE's embeddings, by the quality of the JPEG."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cir_arch import load_network
+from cir_cli.restore_jobs import list_pictures
+from cir_data.image_io import decode
+from cir_data.jpeg import JPEG
+from cir_host.errors import UserError
+
+QUALITIES = (10, 30, 50, 70, 90)
+WINDOW = 512
+"""Of larger images the middle is taken, of this height and width."""
+
+Points = NDArray[np.float64]
+
+
+def run(arguments: list[str]) -> None:
+    """Compress each image at each quality, embed all, and draw them in two dimensions.
+
+    As in Figures 2 and 4 of Guo et al., Compression-Aware One-Step Diffusion Model for JPEG
+    Artifact Removal, ICCV 2025: one point for each JPEG, its colour tells the quality.
+
+    Raises:
+        UserError: A file or value cannot be used, or a package is not installed.
+    """
+    options = _parser().parse_args(arguments)
+    output: Path = options.output
+    if output.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"-o {output}: give a name that ends in .png, .svg or .pdf")
+    if not output.parent.is_dir():
+        raise UserError(f"-o {output}: no folder {output.parent}")
+    files = list_pictures(options.images)
+    qualities = sorted(set(options.qualities))
+    if len(files) * len(qualities) < 3:
+        raise UserError(f"{len(files) * len(qualities)} points make no picture; give more images")
+    network = load_network(options.model)
+    if not hasattr(network, "embed"):
+        raise UserError(
+            f"{options.model}: {type(network).__name__} has no embedding; CaVE and CaVEQuality do"
+        )
+    embedded = embeddings(network, files, qualities)
+    points = project(embedded.reshape(-1, embedded.shape[-1]), options.method)
+    _draw(points.reshape(len(files), len(qualities), 2), qualities, options.method, output)
+    print(output)
+
+
+def embeddings(network: nn.Module, files: Iterable[Path], qualities: Sequence[int]) -> Points:
+    """Return the mean token of each image's JPEG: (images, qualities, channels)."""
+    codec = JPEG()
+    rows = []
+    for file in files:
+        image = _middle(decode(file.read_bytes(), str(file)))
+        rows.append([_embed(network, codec.compress(image, quality)) for quality in qualities])
+    return np.array(rows, np.float64)
+
+
+def project(vectors: Points, method: str) -> Points:
+    """Map vectors (N, C), each channel brought to variance 1, to points (N, 2).
+
+    Args:
+        vectors: At least 3.
+        method: ``pca``, or ``tsne`` by scikit-learn with its defaults and a fixed seed.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    centred = vectors - vectors.mean(0)
+    spread = centred.std(0)
+    centred = centred[:, spread > 0] / spread[spread > 0]
+    if method == "pca":
+        left, sizes, _ = np.linalg.svd(np.pad(centred, ((0, 0), (0, 2))), full_matrices=False)
+        points: Points = left[:, :2] * sizes[:2]
+        return points
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError:
+        raise UserError(
+            "--method tsne needs scikit-learn; `pip install scikit-learn`, or give pca"
+        ) from None
+    perplexity = min(30.0, (len(vectors) - 1) / 3)
+    placed: Points = TSNE(perplexity=perplexity, random_state=0).fit_transform(centred)
+    return placed
+
+
+def _embed(network: nn.Module, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    planes = np.stack([image] * 3) if image.ndim == 2 else image.transpose(2, 0, 1)
+    tensor = torch.from_numpy(planes.astype(np.float32) / 255)[None]
+    with torch.inference_mode():
+        tokens: torch.Tensor = network.embed(tensor)  # type: ignore[operator]
+    mean: NDArray[np.float32] = tokens[0].mean(0).numpy()
+    return mean
+
+
+def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    top, left = (max(0, side - WINDOW) // 2 for side in image.shape[:2])
+    return np.ascontiguousarray(image[top : top + WINDOW, left : left + WINDOW])
+
+
+def _draw(points: Points, qualities: Sequence[int], method: str, output: Path) -> None:
+    try:
+        from matplotlib import colormaps
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("basicsr embed needs matplotlib; `pip install matplotlib`") from None
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axis: Any = figure.subplots()
+    for index, quality in enumerate(qualities):
+        colour = colormaps["viridis"](index / max(1, len(qualities) - 1))
+        axis.scatter(*points[:, index].T, s=18, color=colour, label=f"quality {quality}")
+    title = {"pca": "PCA", "tsne": "t-SNE"}[method]
+    axis.set(title=f"Embeddings of {len(points)} images, {title}", xticks=[], yticks=[])
+    axis.legend(fontsize="small")
+    figure.savefig(output, dpi=110)
+
+
+def _quality(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no quality from 1 to 100")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("basicsr embed", description=__doc__)
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="clean images: file, folder or pattern"
+    )
+    parser.add_argument(
+        "-m", "--model", type=Path, required=True, metavar="WEIGHTS", help="of CaVE or CaVEQuality"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="picture.png")
+    parser.add_argument(
+        "--qualities",
+        nargs="+",
+        type=_quality,
+        default=QUALITIES,
+        metavar="Q",
+        help="default: 10 30 50 70 90",
+    )
+    parser.add_argument("--method", choices=("pca", "tsne"), default="pca", help="default: pca")
+    return parser
