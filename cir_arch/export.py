@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from cir_arch.basicsr_networks import facts_of
 from cir_arch.cave_arch import CaVE
 from cir_arch.fbcnn_arch import FBCNN
-from cir_arch.recognition import METADATA_KEY, NetworkOptions
+from cir_arch.recognition import NetworkOptions
 from cir_arch.ucip_arch import UCIP
+from cir_host.checkpoint import NETWORK_KEY
 from cir_host.errors import UserError
 
 ONNX_OPSET = 18
@@ -53,7 +54,7 @@ def save_safetensors(
     """
     metadata = {"format": "pt"}
     if network is not None:
-        metadata[METADATA_KEY] = json.dumps({"type": network.type, **network.arguments})
+        metadata[NETWORK_KEY] = json.dumps({"type": network.type, **network.arguments})
     apart = {name: value.detach().clone().contiguous() for name, value in state.items()}
     path.write_bytes(save(apart, metadata))  # save_file lets its owner alone read it
 

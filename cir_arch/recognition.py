@@ -27,7 +27,7 @@ from cir_arch.state_dict import State
 from cir_arch.ucip_arch import UCIP
 from cir_arch.unifyformer_arch import UnifyFormer
 from cir_host import checkpoint
-from cir_host.checkpoint import load_into, read_checkpoint
+from cir_host.checkpoint import NETWORK_KEY, load_into, read_checkpoint
 from cir_host.errors import UserError
 from cir_host.lookup import look_up
 
@@ -45,9 +45,6 @@ OURS = (
     SAFMN_BCIE,
 )
 """In the order in which they are asked: HFT, which is a HAT, before HAT."""
-
-METADATA_KEY = "network_g"
-"""Where a safetensors file holds its network: the section of an options file as JSON."""
 
 
 def _registered_name(network: type[nn.Module]) -> str:
@@ -138,8 +135,8 @@ def load_network(
 ) -> nn.Module:
     """Build the network that a file holds and load it, whole.
 
-    What the file says of itself (``basicsr convert`` writes it into safetensors) goes before what
-    its names and shapes tell.
+    What the file says of itself (``basicsr convert`` writes it into safetensors, training into its
+    checkpoints) goes before what its names and shapes tell.
 
     Args:
         path: A checkpoint, see :func:`cir_host.checkpoint.read_checkpoint`.
@@ -170,9 +167,9 @@ def load_network(
 
 
 def described(metadata: Mapping[str, str]) -> NetworkOptions | None:
-    """Return what a file of ``basicsr convert`` says of its network, None if it says nothing."""
+    """Return what a file of ours says of its network, None if it says nothing."""
     with suppress(LookupError, ValueError, AttributeError):
-        section = json.loads(metadata[METADATA_KEY])
+        section = json.loads(metadata[NETWORK_KEY])
         return NetworkOptions(str(section.pop("type")), section)
     return None
 

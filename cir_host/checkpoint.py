@@ -22,6 +22,9 @@ _logger = logging.getLogger("basicsr")
 _BY_BASICSR = ("params_ema", "params")
 """Keys of BasicSR's containers. It asks for them on its own account, so they are wishes."""
 
+NETWORK_KEY = "network_g"
+"""Where a file holds its network: the section of an options file as JSON."""
+
 _CONTAINER_KEYS = (*_BY_BASICSR, "state_dict", "model_state_dict", "model", "net")
 
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -136,6 +139,8 @@ def read_checkpoint(
         container = "safetensors"
     else:
         content = _load_pickled(path)
+        values: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+        metadata = {str(k): v for k, v in values.items() if isinstance(v, str)}
         container = "zip" if zipfile.is_zipfile(path) else "legacy"
     state, found = _state_dict_in(content, key, path)
     strangers = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]

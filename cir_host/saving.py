@@ -1,5 +1,6 @@
 """Networks and training states on disk: written whole, complete, and no more than wanted."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -10,6 +11,7 @@ from basicsr.utils import get_root_logger
 from torch import distributed as dist
 from torch import nn
 
+from cir_host.checkpoint import NETWORK_KEY
 from cir_host.distributed import connected
 from cir_host.errors import UserError
 from cir_host.files import PART, write_whole
@@ -45,7 +47,8 @@ def save_network(
 ) -> None:
     """Save networks in BasicSR's format, in place of ``BaseModel.save_network``.
 
-    BasicSR writes over the earlier file and goes on after a failure with half of one.
+    BasicSR writes over the earlier file and goes on after a failure with half of one. The
+    options of the network go with it, as the weights do not tell all of them.
 
     Args:
         self: The model.
@@ -62,10 +65,12 @@ def save_network(
         return
     nets = [net] if isinstance(net, nn.Module) else net
     keys = [param_key] if isinstance(param_key, str) else param_key
-    content = {
+    content: dict[str, Any] = {
         key: {name: tensor.cpu() for name, tensor in self.get_bare_model(n).state_dict().items()}
         for n, key in zip(nets, keys, strict=True)
     }
+    if net_label == "net_g" and "network_g" in self.opt:
+        content[NETWORK_KEY] = json.dumps(self.opt["network_g"])
     number = "latest" if current_iter == _LATEST else current_iter
     file = Path(self.opt["path"]["models"]) / f"{net_label}_{number}.pth"
     try:

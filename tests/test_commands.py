@@ -51,7 +51,8 @@ def test_training_leaves_checkpoints_and_measured_gains(trained):
         "net_g_latest.pth",
     }
     weights = torch.load(run / "models" / "net_g_latest.pth", weights_only=True)
-    assert set(weights) == {"params", "params_ema"}
+    assert set(weights) == {"params", "params_ema", "network_g"}
+    assert json.loads(weights["network_g"]) == train_options()["network_g"]
     rows = list(csv.DictReader((run / "metrics.csv").open(encoding="utf-8")))
     assert [r["iteration"] for r in rows if r["image"] == "mean"] == ["4", "8"]
     first = rows[0]

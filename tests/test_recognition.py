@@ -255,11 +255,15 @@ def test_what_the_caller_knows_goes_before_what_shapes_tell(tmp_path):
     assert type(load_network(path, type="HFT", **ALL["HFT"])).__name__ == "HFT"
 
 
-def test_a_file_that_names_its_network_is_believed(tmp_path):
+@pytest.mark.parametrize("file", ["net.safetensors", "net.pth"])
+def test_a_file_that_names_its_network_is_believed(file, tmp_path):
     network = build_network({"type": "HAT", **ALL["HAT"], "conv_scale": 0.5})
     section = json.dumps({"type": "HAT", **ALL["HAT"], "conv_scale": 0.5})
-    save_file(network.state_dict(), tmp_path / "net.safetensors", {"network_g": section})
-    loaded = load_network(tmp_path / "net.safetensors")
+    if file == "net.pth":
+        torch.save({"params": network.state_dict(), "network_g": section}, tmp_path / file)
+    else:
+        save_file(network.state_dict(), tmp_path / file, {"network_g": section})
+    loaded = load_network(tmp_path / file)
     assert loaded.layers[0].residual_group.blocks[0].conv_scale == 0.5
 
 
