@@ -14,7 +14,7 @@ from cir_model.pixel_quality import block_offset, pixel_quality, quality_network
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    files = sorted(photographs(tmp_path_factory.mktemp("photos"), size=256).iterdir())
+    files = sorted(photographs(tmp_path_factory.mktemp("quality") / "photos", size=256).iterdir())
     return [Image.open(file).convert("RGB") for file in files]
 
 
