@@ -11,14 +11,10 @@ folder already is not run again; one that was stopped is resumed.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cir_cli.options_files import find
+from training import photographs, recipe, train
 
 RECIPES = {"dual": "cave_x1.yml", "explicit": "cave_x1_explicit.yml"}
 SEEN = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -31,21 +27,13 @@ RESULTS = Path(__file__).parent / "results/training_cave.md"
 
 def training_options(name: str, steps: int, images: Path) -> dict[str, Any]:
     """Return the recipe with what a short training on one core needs changed."""
-    options: dict[str, Any] = yaml.safe_load(find(RECIPES[name]).read_text(encoding="utf-8"))
+    options = recipe(RECIPES[name])
     options |= {"name": f"cave_{name}", "manual_seed": 0, "num_gpu": 0}
     options["network_g"] |= SIZES
-    lists = find("cave_s_x1.yml").resolve().parent / "meta_info"
-    root = {"dataroot_gt": str(images.resolve())}
-    training = options["datasets"]["train"] | root
-    training |= {"name": "photographs", "meta_info_file": str(lists / "photographs_train.txt")}
-    training |= {"quality": {"choices": list(SEEN)}}
+    training = options["datasets"]["train"] | photographs(images, "train")
+    training |= {"name": "photographs", "quality": {"choices": list(SEEN)}}
     training |= {"gt_size": CROP, "batch_size_per_gpu": BATCH, "num_worker_per_gpu": 1}
-    held_out = {
-        **root,
-        "type": training["type"],
-        "meta_info_file": str(lists / "photographs_val.txt"),
-        "color": "rgb",
-    }
+    held_out = {"type": training["type"], "color": "rgb", **photographs(images, "val")}
     options["datasets"] = {"train": training} | {
         f"val_{quality}": {"name": f"q{quality}", "quality": quality, **held_out}
         for quality in TESTED
@@ -62,13 +50,6 @@ def training_options(name: str, steps: int, images: Path) -> dict[str, Any]:
     options["logger"] = {"print_freq": 20, "save_checkpoint_freq": 100, "use_tb_logger": False}
     options["logger"]["keep_checkpoints"] = 1
     return options
-
-
-def train(options: dict[str, Any], folder: Path) -> None:
-    file = folder / f"{options['name']}.yml"
-    file.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "cir_cli", "train", "-opt", file.name, "--auto_resume"]
-    subprocess.run(command, cwd=folder, check=True)
 
 
 def result_file(folder: Path, name: str) -> Path:

@@ -54,8 +54,31 @@ class ShiftedResBlock(ResBlock):
         return super().forward(x) + 1.0
 
 
+class _Embedder(ResidualEncoder):
+    """Base of what describes the compression of an image."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Describe the compression of images (B, C, H, W) by tokens (B, K, ``nc[3]``).
+
+        One token for each pixel of the lowest level, 32 x 32 of the padded image by default, row by
+        row: the visual embedding of CODiff, section 3.2.
+        """
+        return self.encode(x)[-1].flatten(2).transpose(1, 2)
+
+
+class _QualityPredictor(_Embedder):
+    """Base of what tells the quality too."""
+
+    qf_pred: QualityHead
+
+    def predict_quality(self, x: Tensor) -> Tensor:
+        """Return the JPEG quality factor (B, 1), in 0..100, of images (B, C, H, W)."""
+        quality: Tensor = self.qf_pred(self.encode(x)[-1])
+        return 100 * (1 - quality)
+
+
 @register(ARCH_REGISTRY)
-class CaVE(ResidualUNet):
+class CaVE(_QualityPredictor, ResidualUNet):
     """U-Net of residual blocks whose lowest level also tells how the image was compressed.
 
     The defaults give the published network. Without ``return_quality`` the parameters under
@@ -131,29 +154,12 @@ class CaVE(ResidualUNet):
         out = crop_to(self.decode(features), height, width)
         return (out, self.qf_pred(features[-1])) if return_quality else out
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Describe the compression of images (B, C, H, W) by tokens (B, K, ``nc[3]``).
 
-        One token for each 32 x 32 pixels of the padded image, row by row: the visual embedding of
-        CODiff, section 3.2.
-        """
-        return _tokens(self.encode(x)[-1])
-
-    def predict_quality(self, x: Tensor) -> Tensor:
-        """Return the JPEG quality factor (B, 1), in 0..100, of images (B, C, H, W)."""
-        quality: Tensor = self.qf_pred(self.encode(x)[-1])
-        return 100 * (1 - quality)
-
-
-class _PartOfCaVE(ResidualEncoder):
+class _PartOfCaVE(_Embedder):
     """Base of what loads the checkpoints of the whole network, and takes its part of them."""
 
     left_out: ClassVar[tuple[str, ...]]
     """How the keys begin that it does not need."""
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Return what :meth:`CaVE.embed` returns: (B, K, ``nc[3]``) for images (B, C, H, W)."""
-        return _tokens(self.encode(x)[-1])
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -190,7 +196,7 @@ class CaVEEncoder(_PartOfCaVE):
 
 
 @register(ARCH_REGISTRY)
-class CaVEQuality(_PartOfCaVE):
+class CaVEQuality(_PartOfCaVE, _QualityPredictor):
     """What of :class:`CaVE` the quality needs: the image is returned as it is.
 
     Trains by explicit learning alone without the cost of a decoder. Loads the checkpoints of the
@@ -252,13 +258,3 @@ class CaVEQuality(_PartOfCaVE):
             return_quality: Return the image and the predicted quality (B, 1), 1 - QF / 100.
         """
         return (x, self.qf_pred(self.encode(x)[-1])) if return_quality else x
-
-    def predict_quality(self, x: Tensor) -> Tensor:
-        """Return the JPEG quality factor (B, 1), in 0..100, of images (B, C, H, W)."""
-        quality: Tensor = self.qf_pred(self.encode(x)[-1])
-        return 100 * (1 - quality)
-
-
-def _tokens(x: Tensor) -> Tensor:
-    """Turn a map (B, C, H, W) into tokens (B, H * W, C), row by row."""
-    return x.flatten(2).transpose(1, 2)

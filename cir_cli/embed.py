@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cir_arch import load_network
+from cir_cli.figures import new_figure
+from cir_cli.flags import number
 from cir_cli.restore_jobs import list_pictures
 from cir_data.image_io import decode
 from cir_data.jpeg import JPEG
@@ -106,12 +108,9 @@ def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _draw(points: Points, qualities: Sequence[int], method: str, output: Path) -> None:
-    try:
-        from matplotlib import colormaps
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("basicsr embed needs matplotlib; `pip install matplotlib`") from None
-    figure = Figure(figsize=(6, 5), layout="constrained")
+    figure = new_figure("basicsr embed", 6, 5)
+    from matplotlib import colormaps
+
     axis: Any = figure.subplots()
     for index, quality in enumerate(qualities):
         colour = colormaps["viridis"](index / max(1, len(qualities) - 1))
@@ -120,12 +119,6 @@ def _draw(points: Points, qualities: Sequence[int], method: str, output: Path) -
     axis.set(title=f"Embeddings of {len(points)} images, {title}", xticks=[], yticks=[])
     axis.legend(fontsize="small")
     figure.savefig(output, dpi=110)
-
-
-def _quality(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is no quality from 1 to 100")
-    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--qualities",
         nargs="+",
-        type=_quality,
+        type=number(1, 100),
         default=QUALITIES,
         metavar="Q",
         help="default: 10 30 50 70 90",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cir_cli.figures import new_figure
 from cir_host.errors import UserError
 from cir_host.progress import RECORDS, read_records
 
@@ -78,13 +79,9 @@ def _validations(file: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def _draw(panels: Panels, title: str, output: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("basicsr plot needs matplotlib; `pip install matplotlib`") from None
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(6.5 * columns, 3.2 * rows), layout="constrained")
+    figure = new_figure("basicsr plot", 6.5 * columns, 3.2 * rows)
     figure.suptitle(title)
     axes: list[Any] = [*figure.subplots(rows, columns, squeeze=False).flat]
     for axis, (name, lines) in zip(axes, panels.items(), strict=False):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cir_cli.figures import new_figure
 from cir_cli.showcase import SHOWPIECES
 from cir_host.errors import UserError
 from cir_host.files import write_text_whole
@@ -237,13 +238,7 @@ def _speed(results: _Results) -> str:
 
 
 def _draw(results: _Results, output: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(
-            "basicsr results needs matplotlib for its curve; `pip install matplotlib`"
-        ) from None
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = new_figure("basicsr results", 7, 4)
     axis: Any = figure.subplots()
     for test_set in results.present():
         rows = results.at_every_quality(test_set.name)

@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 from cir_data.picture import read
 from cir_model.inference import Restorer
 from cir_model.picture import restore_picture
-from cir_model.validation import evaluating
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom."""
@@ -73,8 +72,7 @@ def show(restorer: Restorer, piece: Showpiece, zoom: int = 2) -> Shown:
     buffer = io.BytesIO()
     original.save(buffer, "JPEG", quality=piece.quality)
     jpeg = read(buffer.getvalue(), piece.name)
-    with evaluating(restorer.networks[0]):
-        restored = restore_picture(restorer, jpeg, 8)
+    restored = restore_picture(restorer, jpeg, 8)
     before, after = (Image.fromarray(p.samples) for p in (jpeg, restored))
     panels = {f"JPEG, quality {piece.quality}": before, "restored": after, "original": original}
     strip = side_by_side({title: p.crop(piece.box) for title, p in panels.items()}, zoom)

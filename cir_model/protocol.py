@@ -27,7 +27,7 @@ from cir_host.files import write_text_whole
 from cir_model.inference import Restorer
 from cir_model.metrics import perceptual
 from cir_model.picture import restore_channels
-from cir_model.validation import evaluating, scores_of
+from cir_model.validation import scores_of
 
 Row: TypeAlias = dict[str, str]
 """Values of the columns of :data:`COLUMNS`, as they stand in the file."""
@@ -230,7 +230,7 @@ def measure(
     """Measure what the table lacks.
 
     Args:
-        restorer: The network.
+        restorer: The network, in evaluation mode.
         table: Where the rows go.
         work: From :func:`jobs`, all or this process's part.
         facts: What holds for all rows, such as :func:`facts_of_run` gives.
@@ -243,9 +243,8 @@ def measure(
     metrics = {k: v for k, v in METRICS.items() if k not in perceptual.METRICS}
     metrics |= {k: METRICS[k] for k in perceptual.available()}
     left = [job for job in work if job.key not in done]
-    with evaluating(restorer.networks[0]):
-        for job in tqdm(left, unit="image", disable=None):
-            table.append(_measured(restorer, job, metrics))
+    for job in tqdm(left, unit="image", disable=None):
+        table.append(_measured(restorer, job, metrics))
 
 
 def _measured(restorer: Restorer, job: Job, metrics: Mapping[str, Any]) -> Row:
