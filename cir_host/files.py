@@ -2,11 +2,22 @@
 
 import os
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 
 PART = ".part"
 """Ending of a file that is being written; one left behind belongs to a killed run."""
+
+
+def part_of(path: Path) -> Path:
+    """Return where a file is written until it takes its place: beside it.
+
+    The name is short whatever the file's is, as file systems limit names to 255 bytes, and always
+    the same for one file, so that the next run replaces what a killed one left.
+    """
+    digest = blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    return path.with_name(f".{digest}{PART}")
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -22,7 +33,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     Raises:
         Exception: Whatever ``write`` or the system raises; nothing is left behind then.
     """
-    part = path.with_name(path.name + PART)
+    part = part_of(path)
     try:
         with part.open("wb") as file:
             write(file)
