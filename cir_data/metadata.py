@@ -1,25 +1,27 @@
-"""What an image file says beside its pixels: EXIF, colour profile, XMP, resolution."""
+"""What an image file says beside its pixels: EXIF, colour profile, XMP, IPTC, resolution, texts."""
 
-import re
-import struct
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from cir_data import exif as exif_structure
+from cir_data import xmp as xmp_packet
+from cir_data.exif import ORIENTATION, STORAGE_TAGS
+from cir_data.iptc import Iptc, iptc_of
+from cir_data.jp2 import Boxes, read_boxes
+
 _EXIF_HEADER = b"Exif\0\0"
 
-_ORIENTATION = int(ExifTags.Base.Orientation)
+_PNG_COMMENT = "Comment"
 
-_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[1-8]", re.IGNORECASE)
+_NO_TEXTS = ("Raw profile type ", "XML:com.adobe.xmp", "xmp", "exif")
+"""Starts of the keys under which PNG holds what is no text."""
 
-_OF_THE_PIXELS = frozenset(
-    {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 274, 277, 278, 279, 280, 281, 284, 290, 291}
-    | {292, 293, 297, 301, 317, 318, 319, 320, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341}
-    | {347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 700, 33723, 34377}
-    | {34675, 37724}
-)
-"""Tags of a TIFF file that describe how it is stored, or that are kept apart."""
+_DAMAGE = (OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, OverflowError)
+"""What Pillow raises as it reads damaged metadata."""
 
 
 @dataclass(frozen=True)
@@ -30,29 +32,54 @@ class Metadata:
     """A TIFF structure, without JPEG's header ``Exif``."""
     icc: bytes | None = None
     xmp: bytes | None = None
+    iptc: Iptc | None = None
     dpi: tuple[float, float] | None = None
     comment: bytes | None = None
-    """JPEG's, which other formats do not have."""
+    """JPEG's comment, or PNG's text of that name."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """PNG's texts."""
+    dropped: tuple[str, ...] = ()
+    """What the file holds and cannot be carried, in words that follow "dropped"."""
 
     def upright(self) -> "Metadata":
         """Return the same with orientation 1, as fits pixels that were turned."""
+        exif, turned = (None, False) if self.exif is None else exif_structure.upright(self.exif)
         return replace(
             self,
-            exif=None if self.exif is None else _with_orientation_1(self.exif),
-            xmp=None if self.xmp is None else _XMP_ORIENTATION.sub(rb"\g<1>1", self.xmp),
+            exif=exif,
+            xmp=None if self.xmp is None else xmp_packet.upright(self.xmp),
+            dropped=(*self.dropped, *(("the EXIF thumbnail",) if turned else ())),
         )
 
 
 def metadata_of(image: Image.Image) -> Metadata:
-    """Return what an opened file says, as it is stored."""
+    """Return what an opened file says, as it is stored; what is damaged is named as dropped."""
     info = image.info
-    dpi = info.get("dpi")
+    boxes = _boxes_of(image)
+    xmp = _as_bytes(info.get("xmp") or info.get("XML:com.adobe.xmp")) or boxes.xmp
+    dropped = []
+    try:
+        exif = boxes.exif or _exif_of(image)
+    except _DAMAGE:
+        exif, damaged = None, True
+    else:
+        damaged = exif is not None and not exif_structure.is_sound(exif)
+    if damaged:
+        exif = None
+        dropped.append("damaged EXIF")
+    if xmp is not None and image.format in ("JPEG", "MPO") and b"HasExtendedXMP" in xmp:
+        dropped.append("the extended part of the XMP")
+    texts = _texts_of(image)
+    comment = info.get("comment") if image.format in ("JPEG", "MPO", "GIF") else None
     return Metadata(
-        exif=_exif_of(image),
-        icc=info.get("icc_profile") or None,
-        xmp=_as_bytes(info.get("xmp") or info.get("XML:com.adobe.xmp")),
-        dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(dpi) else None,
-        comment=_as_bytes(info.get("comment")) if image.format in ("JPEG", "MPO") else None,
+        exif=exif,
+        icc=info.get("icc_profile") or boxes.icc,
+        xmp=xmp,
+        iptc=Iptc(boxes.iptc) if boxes.iptc else iptc_of(image),
+        dpi=_resolution(info.get("dpi")),
+        comment=_as_bytes(comment or texts.pop(_PNG_COMMENT, None)),
+        texts=texts,
+        dropped=tuple(dropped),
     )
 
 
@@ -61,8 +88,26 @@ def orientation_of(image: Image.Image) -> int:
 
     Pillow's TIFF reader turns the image as it loads it.
     """
-    value = image.getexif().get(_ORIENTATION, 1)
+    try:
+        exif = image.getexif()
+        if boxed := _boxes_of(image).exif:
+            exif = Image.Exif()
+            exif.load(_EXIF_HEADER + boxed)
+        value = exif.get(ORIENTATION, 1)
+    except _DAMAGE:
+        return 1
     return value if value in range(1, 9) else 1
+
+
+def _boxes_of(image: Image.Image) -> Boxes:
+    file = getattr(image, "fp", None)
+    if image.format != "JPEG2000" or file is None:
+        return Boxes()
+    place = file.tell()
+    file.seek(0)
+    boxes = read_boxes(file.read())
+    file.seek(place)
+    return boxes
 
 
 def _exif_of(image: Image.Image) -> bytes | None:
@@ -70,7 +115,7 @@ def _exif_of(image: Image.Image) -> bytes | None:
     if isinstance(stored, bytes) and stored:
         return stored.removeprefix(_EXIF_HEADER) or None
     exif = image.getexif()
-    if set(exif) <= {_ORIENTATION}:
+    if set(exif) <= {ORIENTATION}:
         return None  # Pillow takes it from XMP, where it is reset too
     if isinstance(image, TiffImageFile):
         exif = _without_storage(exif)
@@ -81,34 +126,32 @@ def _without_storage(tags: Image.Exif) -> Image.Exif:
     """Return what of a TIFF file's tags is EXIF."""
     exif = Image.Exif()
     for tag, value in tags.items():
-        if tag not in _OF_THE_PIXELS:
+        if tag not in STORAGE_TAGS:
             is_pointer = tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
             exif[tag] = dict(tags.get_ifd(tag)) if is_pointer else value
     return exif
 
 
+def _resolution(dpi: object) -> tuple[float, float] | None:
+    try:
+        horizontal, vertical = (float(value) for value in dpi)  # type: ignore[attr-defined]
+    except (*_DAMAGE, ZeroDivisionError):
+        return None
+    sound = all(math.isfinite(value) and value > 0 for value in (horizontal, vertical))
+    return (horizontal, vertical) if sound else None
+
+
+def _texts_of(image: Image.Image) -> dict[str, str]:
+    if image.format != "PNG":
+        return {}
+    return {
+        key: str(value)
+        for key, value in image.info.items()
+        if isinstance(key, str) and isinstance(value, str) and not key.startswith(_NO_TEXTS)
+    }
+
+
 def _as_bytes(value: object) -> bytes | None:
     if isinstance(value, str):
-        return value.encode()
+        return value.encode("utf-8", "surrogateescape")
     return value if isinstance(value, bytes) and value else None
-
-
-def _with_orientation_1(exif: bytes) -> bytes:
-    """Overwrite the orientation where it stands: everything else keeps its place and its bytes.
-
-    Maker notes hold offsets, so that a structure written anew would damage them.
-    """
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None or len(exif) < 8:
-        return exif
-    (start,) = struct.unpack_from(order + "I", exif, 4)
-    if start + 2 > len(exif):
-        return exif
-    changed = bytearray(exif)
-    (count,) = struct.unpack_from(order + "H", exif, start)
-    for offset in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
-        tag, kind = struct.unpack_from(order + "HH", exif, offset)
-        if tag == _ORIENTATION:
-            value = order + ("I" if kind == 4 else "H")
-            struct.pack_into(value, changed, offset + 8, 1)
-    return bytes(changed)
