@@ -5,9 +5,9 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,23 @@ from tqdm import tqdm
 
 from cir_arch import load_network
 from cir_cli.flags import number, shard, tile
-from cir_cli.restore_jobs import STANDARD_STREAM, Job, list_jobs
+from cir_cli.restore_jobs import STANDARD_STREAM, LeftOut, list_jobs, streams
 from cir_cli.restore_views import Report, write_comparison
-from cir_data.picture import FileFacts, Picture, examine, read
-from cir_data.picture_writing import SIXTEEN_BITS, SUFFIXES, Encoding, write_file
+from cir_data.picture_writing import SUFFIXES, write_file
 from cir_host.errors import UserError
+from cir_host.files import fitting_name
 from cir_model.inference import SYMMETRIES, InferenceOptions, Restorer
-from cir_model.picture import as_tensor, restore_picture
-from cir_model.pixel_quality import pixel_quality, quality_network
+from cir_model.restoring import (
+    FINE_QUALITY,
+    MAX_PIXELS,
+    Job,
+    Outcome,
+    RestoreOptions,
+    read_regular_file,
+    restore_bytes,
+    restore_file,
+)
 from cir_weights import path_of
-
-FINE_QUALITY = 95
-"""From this JPEG quality on a file is copied by default."""
-
-MAX_PIXELS = 200_000_000
-"""Larger pictures are refused by default, as a damaged header can claim any size."""
 
 
 def run(arguments: list[str]) -> int:
@@ -43,15 +45,27 @@ def run(arguments: list[str]) -> int:
     Raises:
         UserError: Nothing can be done as asked.
     """
-    options = _parser().parse_args(arguments)
-    jobs = list_jobs(options.inputs, options.output, options.format)
-    part, parts = options.shard or _shard_of_torchrun()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    flags = _parser().parse_args(arguments)
+    left_out = LeftOut()
+    jobs = list_jobs(flags.inputs, flags.output, flags.format, left_out)
+    part, parts = flags.shard or _shard_of_torchrun()
+    for path in (flags.report, flags.compare):
+        if path is not None and path.exists() and path.is_dir() != (path is flags.compare):
+            wanted = "a file" if path.is_dir() else "a folder"
+            raise UserError(
+                f"{path}: is {'a folder' if path.is_dir() else 'a file'}; give {wanted}"
+            )
+    if flags.threads:
+        torch.set_num_threads(flags.threads)
     with _engine_messages():
-        restorer = _restorer(options)
-        batch = _Batch(restorer, options)
-        return batch.run(jobs[part - 1 :: parts])
+        batch = _Batch(
+            _restorer(flags),
+            RestoreOptions(**{f.name: getattr(flags, f.name) for f in fields(RestoreOptions)}),
+            Path(flags.output),
+            flags.compare,
+            Report(flags.report) if flags.report else None,
+        )
+        return batch.run(jobs[part - 1 :: parts], left_out if part == 1 else LeftOut())
 
 
 def default_weights() -> Path:
@@ -64,147 +78,105 @@ class _Batch:
     """The work of one process, and what came of it."""
 
     restorer: Restorer
-    options: argparse.Namespace
-    restored: int = 0
-    copied: int = 0
-    skipped: int = 0
-    failed: int = 0
+    options: RestoreOptions
+    output: Path
+    compare: Path | None
+    report: Report | None
+    counts: Counter[str] = field(default_factory=Counter)
     pixels: int = 0
-    report: Report | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.report = Report(self.options.report) if self.options.report else None
-
-    def run(self, jobs: Sequence[Job]) -> int:
+    def run(self, jobs: Sequence[Job], left_out: LeftOut) -> int:
         start = time.perf_counter()
-        with tqdm(jobs, unit="image", disable=None if len(jobs) > 1 else True) as bar:
-            for job in bar:
-                self._do(job)
-                speed = self.pixels / 1e6 / (time.perf_counter() - start)
-                bar.set_postfix_str(f"{speed:.2f} MP/s")
-        if self.report is not None:
-            self.report.write()
+        for line in left_out.unreadable:
+            self._fail(line)
+        try:
+            with tqdm(jobs, unit="image", disable=None if len(jobs) > 1 else True) as bar:
+                for job in bar:
+                    self._do(job)
+                    speed = self.pixels / 1e6 / (time.perf_counter() - start)
+                    bar.set_postfix_str(f"{speed:.2f} MP/s")
+        finally:  # also of a batch that is interrupted
+            self._write_report()
+        for line in left_out.lines():
+            _say(f"left out: {line}")
         seconds = time.perf_counter() - start
         rate = f", {self.pixels / 1e6 / seconds:.2f} MP/s" if self.pixels else ""
         used = self.restorer.describe()
-        _say(
-            f"{self.restored} restored, {self.copied} copied, {self.skipped} skipped,"
-            f" {self.failed} failed; {self.pixels / 1e6:.1f} MP in {seconds:.1f} s{rate}"
-            + (f" ({used['inference']}, {used['precision']})" if self.restored else "")
+        counted = ", ".join(
+            f"{self.counts[kind]} {kind}" for kind in ("restored", "copied", "skipped", "failed")
         )
-        return 1 if self.failed else 0
+        _say(
+            f"{counted}; {self.pixels / 1e6:.1f} MP in {seconds:.1f} s{rate}"
+            + (f" ({used['inference']}, {used['precision']})" if self.counts["restored"] else "")
+        )
+        return 1 if self.counts["failed"] else 0
 
     def _do(self, job: Job) -> None:
         try:
-            self._restore(job)
+            outcome = self._restore(job)
+            self.counts[outcome.action] += 1
+            self.pixels += outcome.pixels
+            self._show(job, outcome)
         except UserError as error:
-            self.failed += 1
-            _say(f"error: {error}")
+            self._fail(str(error))
+        except Exception as error:
+            # whatever is wrong with one file, the others are restored
+            reason = " ".join(str(error).split())
+            self._fail(f"{job.source}: {type(error).__name__}: {reason}")
 
-    def _restore(self, job: Job) -> None:
-        options = self.options
-        if not options.overwrite and not job.streams:
-            existing = next((p for p in (job.restored, job.copied) if p.exists()), None)
-            if existing is not None:
-                self.skipped += 1
-                _say(f"{job.source}: skipped, {existing} is there (--overwrite does it anew)")
-                return
-        where = "standard input" if str(job.source) == STANDARD_STREAM else str(job.source)
-        data = _read_bytes(job.source)
-        facts = examine(data, where)
-        if facts.pixels > options.max_pixels:
-            raise UserError(
-                f"{where}: {facts.width} x {facts.height} pixels are more than --max-pixels"
-                f" {options.max_pixels}"
-            )
-        fine = _needs_nothing(facts, options.fine_quality)
-        if fine and not options.force:
-            _write(job.copied, data)
-            self.copied += 1
-            if facts.lossless:
-                with suppress(UserError):  # it is copied as it is, also if it is damaged
-                    told = self._quality(read(data, where), facts)[1]
-                    fine += f", {told}" if told else ""
-            _say(f"{where}: {fine}, copied (--force restores it)")
+    def _fail(self, line: str) -> None:
+        self.counts["failed"] += 1
+        _say(f"error: {line}")
+
+    def _restore(self, job: Job) -> Outcome:
+        if STANDARD_STREAM not in (str(job.source), str(job.restored)):
+            return restore_file(job, self.restorer, self.options)
+        if str(job.source) == STANDARD_STREAM:
+            data = sys.stdin.buffer.read()
+        else:
+            data = read_regular_file(job.source)
+        outcome = restore_bytes(data, _name(job), job.format, self.restorer, self.options)
+        if streams(job):
+            sys.stdout.buffer.write(outcome.data)
+            sys.stdout.buffer.flush()
+        elif os.path.lexists(job.restored) and not self.options.overwrite:
+            raise UserError(f"{job.restored}: exists; --overwrite replaces it")
+        else:
+            write_file(job.restored, outcome.data)
+        return replace(outcome, output=job.restored)
+
+    def _show(self, job: Job, outcome: Outcome) -> None:
+        for warning in outcome.warnings:
+            _say(f"warning: {_name(job)}: {warning}")
+        _say(f"{_name(job)}: {_told(outcome)}")
+        before, after = outcome.before, outcome.after
+        if before is None or after is None:
             return
-        self._restore_data(job, where, data, facts)
-
-    def _restore_data(self, job: Job, where: str, data: bytes, facts: FileFacts) -> None:
-        options = self.options
-        picture = read(data, where, strict=options.strict)
-        for warning in picture.warnings:
-            _say(f"warning: {where}: {warning}")
-        bits = options.bits
-        if bits is None and job.format not in SIXTEEN_BITS:
-            bits = 8
-        quality, told = self._quality(picture, facts)
-        inputs = _inputs(options.strength, quality)
-        try:
-            restored = restore_picture(self.restorer, picture, bits, **inputs)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-        encoding = Encoding(job.format, options.quality)
-        _write(job.restored, encoding.encode(restored, where))
-        self.restored += 1
-        self.pixels += facts.pixels
-        _say(f"{where}: {told + ', ' if told else ''}restored to {job.restored}")
-        if options.compare:
-            strip = options.compare / job.copied.relative_to(_root(job, options.output))
-            write_comparison(strip.with_name(strip.name + ".png"), picture, restored)
+        if self.compare:
+            below = self.output if self.output in job.copied.parents else job.copied.parent
+            strip = self.compare / job.copied.relative_to(below)
+            write_comparison(strip.with_name(fitting_name(strip.name, ".png")), before, after)
         if self.report is not None:
-            self.report.add(where, told, picture, restored)
+            self.report.add(_name(job), outcome.note, before, after)
 
-    def _quality(self, picture: Picture, facts: FileFacts) -> tuple[float | None, str]:
-        """Return the JPEG quality by the file's tables, else by the pixels, and how it is told."""
-        if facts.quality is not None:
-            return facts.quality, f"JPEG quality {_told(facts)}"
-        image = as_tensor(picture).to(self.restorer.device)
-        estimate = pixel_quality(quality_network(self.restorer.device), image)
-        if estimate is None:
-            return None, ""
-        return estimate, f"pixels of JPEG quality about {estimate:.0f}"
+    def _write_report(self) -> None:
+        if self.report is not None:
+            try:
+                self.report.write()
+            except UserError as error:
+                self._fail(str(error))
 
 
-def _needs_nothing(facts: FileFacts, fine_quality: int) -> str | None:
-    """Say why a file needs no restoring, None if it does."""
-    if facts.lossless:
-        return f"{facts.format} without loss"
-    if facts.quality is not None and facts.quality >= fine_quality:
-        return f"JPEG quality {_told(facts)}"
-    return None
+def _name(job: Job) -> str:
+    return "standard input" if str(job.source) == STANDARD_STREAM else str(job.source)
 
 
-def _told(facts: FileFacts) -> str:
-    return f"{facts.quality}" if facts.standard_tables else f"about {facts.quality}"
-
-
-def _inputs(strength: float | None, quality: float | None) -> dict[str, Any]:
-    """Return what networks take that restore by quality: FBCNN's is 1 - quality / 100."""
-    if strength is not None:
-        return {"quality": strength}
-    return {} if quality is None else {"quality": 1 - quality / 100}
-
-
-def _root(job: Job, output: str) -> Path:
-    folder = Path(output)
-    return folder if folder in job.copied.parents else job.copied.parent
-
-
-def _read_bytes(source: Path) -> bytes:
-    if str(source) == STANDARD_STREAM:
-        return sys.stdin.buffer.read()
-    try:
-        return source.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source}: {error.strerror}") from error
-
-
-def _write(target: Path, data: bytes) -> None:
-    if str(target) == STANDARD_STREAM:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    else:
-        write_file(target, data)
+def _told(outcome: Outcome) -> str:
+    if outcome.action == "skipped":
+        return f"skipped, {outcome.note} (--overwrite restores it again)"
+    if outcome.action == "copied":
+        return f"{outcome.note}, copied (--force restores it)"
+    return f"{outcome.note}{', ' if outcome.note else ''}restored to {outcome.output}"
 
 
 def _say(line: str) -> None:
@@ -260,7 +232,28 @@ def _device(name: str) -> torch.device:
 
 
 def _shard_of_torchrun() -> tuple[int, int]:
-    return int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1))
+    """Return the part of this process and their number, as torchrun tells them by variables.
+
+    Raises:
+        UserError: The variables are no such numbers.
+    """
+    given = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+    if len(given) < 2:
+        for name, value in given.items():
+            _say(f"warning: {name}={value} alone is ignored; torchrun sets RANK and WORLD_SIZE")
+        return 1, 1
+    try:
+        rank, processes = int(given["RANK"]), int(given["WORLD_SIZE"])
+    except ValueError:
+        rank, processes = -1, 0
+    if not 0 <= rank < processes:
+        raise UserError(
+            f"RANK={given['RANK']} and WORLD_SIZE={given['WORLD_SIZE']} in the environment tell no"
+            " part of the work; unset them, or set numbers as torchrun does, or give --shard I/N"
+        )
+    if processes > 1:
+        _say(f"Part {rank + 1} of {processes} of the files, by RANK and WORLD_SIZE")
+    return rank + 1, processes
 
 
 def _strength(text: str) -> float:

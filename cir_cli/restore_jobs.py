@@ -1,54 +1,85 @@
 """Which files ``basicsr restore`` reads, and the names of what it writes."""
 
+import glob
 import os
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from glob import has_magic
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import TypeAlias
 
 from cir_data.picture_writing import SUFFIXES
 from cir_data.sources import EXTENSIONS
 from cir_host.errors import UserError
+from cir_host.files import fitting_name
+from cir_model.restoring import Job
 
 STANDARD_STREAM = "-"
 
-IN_FOLDERS = EXTENSIONS | {".jpe", ".jfif", ".mpo", ".gif", ".avif", ".jp2", ".ppm", ".pgm", ".tga"}
-"""Suffixes of the files that are taken from folders; files that are named may have any."""
+IN_FOLDERS = EXTENSIONS | {".jpe", ".jfif", ".mpo", ".gif", ".avif", ".jp2", ".tga"}
+"""Suffixes of the files that are taken from folders, beside JPEGs of any name."""
 
 _FORMATS = {".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".tiff": "tiff"} | {
     suffix: name for name, suffix in SUFFIXES.items()
 }
 
+_JPEG_START = b"\xff\xd8\xff"
 
-class Job(NamedTuple):
-    """One file to restore. Paths are ``-`` for the standard streams."""
-
-    source: Path
-    restored: Path
-    """Where the restored picture goes."""
-    copied: Path
-    """Where the file goes if it needs no restoring."""
-    format: str
-    """Of the restored picture, a key of ``SUFFIXES``."""
-
-    @property
-    def streams(self) -> bool:
-        """Whether the picture goes to standard output."""
-        return str(self.restored) == STANDARD_STREAM
+_Found: TypeAlias = tuple[Path, PurePosixPath]
+"""A file, and the name that it has below its input."""
 
 
-def list_jobs(inputs: Sequence[str], output: str, wanted: str) -> list[Job]:
+@dataclass
+class LeftOut:
+    """What stands in the input folders and is not restored."""
+
+    other_files: Counter[str] = field(default_factory=Counter)
+    """Files of other kinds, by suffix."""
+    hidden: int = 0
+    links: list[Path] = field(default_factory=list)
+    """Linked folders, which are not followed."""
+    irregular: list[Path] = field(default_factory=list)
+    """Pipes and devices."""
+    unreadable: list[str] = field(default_factory=list)
+    """Folders and links that cannot be read, with the reason: these are failures."""
+
+    def lines(self) -> list[str]:
+        """Say in a line each what is left out, and why."""
+        lines = []
+        if self.other_files:
+            kinds = [f"{n} {suffix or 'without'}" for suffix, n in self.other_files.most_common(8)]
+            more = ", ..." if len(self.other_files) > 8 else ""
+            total = self.other_files.total()
+            lines.append(f"files of other kinds: {total} (by suffix: {', '.join(kinds)}{more})")
+        if self.hidden:
+            lines.append(f"hidden files and folders: {self.hidden}")
+        for paths, kind in (
+            (self.links, "linked folders, which must be inputs themselves"),
+            (self.irregular, "pipes and devices"),
+        ):
+            if paths:
+                some = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
+                lines.append(f"{kind}: {len(paths)} ({some})")
+        return lines
+
+
+def list_jobs(
+    inputs: Sequence[str], output: str, wanted: str, left_out: LeftOut | None = None
+) -> list[Job]:
     """Decide over the whole list what is read and written.
 
     Args:
         inputs: Files, folders, patterns, or ``-`` alone.
         output: A folder; or a file (by its suffix) or ``-``, for a single file.
         wanted: A key of ``SUFFIXES``, or ``same``.
+        left_out: Is told what the folders hold beside.
 
     Raises:
         UserError: An input is not there, or the output cannot be told.
     """
+    if not output:
+        raise UserError("-o: is empty; give a folder, a file or -")
     if STANDARD_STREAM in inputs and len(inputs) > 1:
         raise UserError("-: standard input must be the only input")
     if STANDARD_STREAM in (*inputs, output) or _names_a_file(inputs, output):
@@ -56,48 +87,73 @@ def list_jobs(inputs: Sequence[str], output: str, wanted: str) -> list[Job]:
     folder = Path(output)
     if folder.is_file():
         raise UserError(f"-o {output}: is a file; give a folder for several pictures")
+    if folder.suffix.lower() in IN_FOLDERS and not (folder.is_dir() or output.endswith(os.sep)):
+        raise UserError(
+            f"-o {output}: names a file, and the input is no single file; give a folder"
+        )
     for entry in inputs:
-        if Path(entry).is_dir() and folder.resolve() == Path(entry).resolve():
+        if Path(entry).is_dir() and _real(folder) == _real(Path(entry)):
             raise UserError(f"-o {output}: is the input folder; give another one")
-    found = _found(inputs, folder.resolve())
+    found = _found(inputs, _real(folder), LeftOut() if left_out is None else left_out)
     relative = _distinct(found)
     formats = [_format_of(name, wanted) for name in relative]
-    jobs = [
-        Job(source, folder / restored, folder / name, file_format)
-        for (source, _), restored, name, file_format in zip(
-            found, _restored_names(relative, formats, wanted), relative, formats, strict=True
-        )
-    ]
-    sources = {job.source.resolve() for job in jobs}
+    copies = _copied_names(relative)
+    jobs = []
+    for (source, _), restored, copied, name, file_format in zip(
+        found,
+        _restored_names(relative, formats, wanted),
+        copies,
+        relative,
+        formats,
+        strict=True,
+    ):
+        others = (name, *(_restored_name(name, file_format, wanted, step) for step in (0, 1)))
+        earlier = tuple(folder / other for other in dict.fromkeys(others))
+        jobs.append(Job(source, folder / restored, folder / copied, file_format, earlier))
+    sources = {_real(job.source) for job in jobs}
     for job in jobs:
         for path in (job.restored, job.copied):
-            if path.resolve() in sources:
+            if _real(path) in sources:
                 raise UserError(f"{path}: would be overwritten; give another folder by -o")
     return jobs
 
 
-def list_pictures(inputs: Sequence[str]) -> list[Path]:
+def list_pictures(inputs: Sequence[str], left_out: LeftOut | None = None) -> list[Path]:
     """Return the files that inputs stand for, each once.
 
     Args:
         inputs: Files, folders, or patterns.
+        left_out: Is told what the folders hold beside.
 
     Raises:
         UserError: An input is not there, or holds no picture.
     """
-    return [source for source, _ in _found(inputs, Path())]
+    found = _found(inputs, Path(), LeftOut() if left_out is None else left_out)
+    return [source for source, _ in found]
+
+
+def streams(job: Job) -> bool:
+    """Whether the picture goes to standard output."""
+    return str(job.restored) == STANDARD_STREAM
+
+
+def _real(path: Path) -> Path:
+    """Resolve links; a circle of links stays as it is."""
+    return Path(os.path.realpath(path))
 
 
 def _names_a_file(inputs: Sequence[str], output: str) -> bool:
     path = Path(output)
-    only_a_file = len(inputs) == 1 and Path(inputs[0]).is_file()
-    return only_a_file and path.suffix.lower() in _FORMATS and not path.is_dir()
+    only_a_file = len(inputs) == 1 and _literal(inputs[0]).is_file()
+    looks_like_a_file = path.suffix.lower() in IN_FOLDERS | _FORMATS.keys()
+    return only_a_file and looks_like_a_file and not (path.is_dir() or output.endswith(os.sep))
 
 
 def _single(inputs: Sequence[str], output: str, wanted: str) -> Job:
-    if len(inputs) != 1 or (inputs[0] != STANDARD_STREAM and not Path(inputs[0]).is_file()):
+    source = _literal(inputs[0])
+    if len(inputs) != 1 or (inputs[0] != STANDARD_STREAM and not source.is_file()):
         raise UserError("-o -: standard output takes a single file as input")
-    source, target = Path(inputs[0]), Path(output)
+    target = Path(output)
     if output == STANDARD_STREAM:
         file_format = _format_of(PurePosixPath(source.name), wanted)
         return Job(source, target, target, file_format)
@@ -105,102 +161,180 @@ def _single(inputs: Sequence[str], output: str, wanted: str) -> Job:
         raise UserError(f"-o {output}: give a file with one of {', '.join(sorted(_FORMATS))}")
     if target.exists() and source.exists() and target.samefile(source):
         raise UserError(f"{target}: is the input; give another file by -o")
-    return Job(source, target, target, _FORMATS[target.suffix.lower()])
+    return Job(source, target, target, _FORMATS[target.suffix.lower()], exact=True)
 
 
 def _format_of(name: PurePosixPath, wanted: str) -> str:
     return _FORMATS.get(name.suffix.lower(), "png") if wanted == "same" else wanted
 
 
-def _found(inputs: Sequence[str], output: Path) -> list[tuple[Path, PurePosixPath]]:
+def _found(inputs: Sequence[str], output: Path, left_out: LeftOut) -> list[_Found]:
     """Return each file once, with the name that it has below its input."""
-    found: dict[Path, tuple[Path, PurePosixPath]] = {}
+    found: dict[Path, _Found] = {}
     for entry in inputs:
-        root, paths = _expanded(entry)
-        inside = root.resolve() in output.parents  # then what an earlier run wrote is no input
+        root, paths = _expanded(entry, left_out)
+        inside = _real(root) in output.parents  # then what an earlier run wrote is no input
         for path in paths:
-            resolved = path.resolve()
+            resolved = _real(path)
             if not (inside and output in resolved.parents):
                 name = PurePosixPath(path.relative_to(root).as_posix())
                 found.setdefault(resolved, (path, name))
     if not found:
-        raise UserError(f"{', '.join(inputs)}: no pictures ({', '.join(sorted(IN_FOLDERS))})")
+        reasons = "; ".join((*left_out.unreadable, *left_out.lines()))
+        raise UserError(
+            f"{', '.join(inputs)}: no pictures ({', '.join(sorted(IN_FOLDERS))})"
+            + (f"; left out: {reasons}" if reasons else "")
+        )
     return sorted(found.values(), key=lambda item: (item[1].as_posix(), str(item[0])))
 
 
-def _expanded(entry: str) -> tuple[Path, list[Path]]:
+def _literal(entry: str) -> Path:
+    """Return the path that is meant: a leading ``~`` is the home folder unless a file has it."""
+    path = Path(entry)
+    if path.exists():
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user
+        return path
+
+
+def _expanded(entry: str, left_out: LeftOut) -> tuple[Path, list[Path]]:
     """Return what an input stands for, and the folder from which names are counted."""
-    path = Path(entry).expanduser()
+    path = _literal(entry)
     if path.is_dir():
-        return path, list(_below(path))
-    if path.is_file():
+        return path, list(_below(path, left_out))
+    if path.exists():  # what is no regular file is refused when it is its turn
         return path.parent, [path]
-    if not has_magic(entry):
+    if not glob.has_magic(entry):
         raise UserError(f"{entry}: no such file or folder")
     root = path
-    while has_magic(str(root)):
+    while glob.has_magic(str(root)):
         root = root.parent
-    matches = [match for match in root.glob(path.relative_to(root).as_posix()) if match.is_file()]
+    # Path.glob refuses patterns such as **.jpg
+    found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+    matches = [Path(match) for match in found if Path(match).is_file()]
     if not matches:
         raise UserError(f"{entry}: no file matches")
     return root, matches
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+def _below(folder: Path, left_out: LeftOut) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        left_out.unreadable.append(f"{error.filename}: {error.strerror}")
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        visible = sorted(name for name in folders if not name.startswith("."))
+        left_out.hidden += len(folders) - len(visible)
+        left_out.links += [
+            Path(parent, name) for name in visible if Path(parent, name).is_symlink()
+        ]
+        folders[:] = visible
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in IN_FOLDERS:
-                yield Path(parent, name)
+            if name.startswith("."):
+                left_out.hidden += 1
+            elif _is_picture(path := Path(parent, name), left_out):
+                yield path
+
+
+def _is_picture(path: Path, left_out: LeftOut) -> bool:
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        if not path.exists():
+            left_out.unreadable.append(f"{path}: a link to a file that is not there")
+        else:
+            left_out.irregular.append(path)
+        return False
+    if suffix in IN_FOLDERS or _begins_as_jpeg(path):
+        return True
+    left_out.other_files[suffix] += 1
+    return False
+
+
+def _begins_as_jpeg(path: Path) -> bool:
+    """Whether a file of unknown suffix, or without one, is a JPEG all the same."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_JPEG_START)) == _JPEG_START
+    except OSError:
+        return False
 
 
 def _key(name: PurePosixPath) -> str:
     """Return what is alike for names that some file systems take for one."""
-    return name.as_posix().casefold()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.as_posix()).casefold())
 
 
-def _distinct(found: Sequence[tuple[Path, PurePosixPath]]) -> list[PurePosixPath]:
+def _distinct(found: Sequence[_Found]) -> list[PurePosixPath]:
     """Put folders before names that several inputs share."""
     names = [name for _, name in found]
-    for depth in range(1, 1 + max(len(path.resolve().parts) for path, _ in found)):
-        counts = Counter(map(_key, names))
+    for depth in range(1, 1 + max(len(_real(path).parts) for path, _ in found)):
+        counts = Counter(names)
         if max(counts.values()) == 1:
             break
         for index, (path, name) in enumerate(found):
-            if counts[_key(names[index])] > 1:
-                parts = path.resolve().parts[1:]  # without the root
+            if counts[names[index]] > 1:
+                parts = _real(path).parts[1:]  # without the root
                 names[index] = PurePosixPath(*parts[-len(name.parts) - depth :])
     return names
+
+
+def _copied_names(names: Sequence[PurePosixPath]) -> list[PurePosixPath]:
+    """Name the copies: as the inputs, but that no two differ only in case."""
+    taken = {_key(name) for name in names}
+    groups = defaultdict(list)
+    for index, name in enumerate(names):
+        groups[_key(name)].append(index)
+    chosen = list(names)
+    for group in groups.values():
+        for index in sorted(group, key=lambda i: names[i])[1:]:
+            name, number = names[index], 0
+            while _key(chosen[index]) in taken:
+                number += 1
+                ending = f".{number}{name.suffix}"
+                chosen[index] = name.with_name(fitting_name(name.stem, ending))
+            taken.add(_key(chosen[index]))
+    return chosen
+
+
+def _restored_name(name: PurePosixPath, file_format: str, wanted: str, step: int) -> PurePosixPath:
+    """Return the n-th name for a restored picture: ``a.png``, ``a.jpg.png``, ``a.jpg.1.png``."""
+    suffix = SUFFIXES[file_format]
+    known = name.suffix.lower() in IN_FOLDERS | _FORMATS.keys()
+    if step == 0 and wanted == "same" and name.suffix.lower() in _FORMATS:
+        return name
+    if step == 0 and known:
+        return name.with_name(fitting_name(name.stem, suffix))
+    number = f".{step - 1}" if step > 1 else ""
+    return name.with_name(fitting_name(name.name, number + suffix))
 
 
 def _restored_names(
     names: Sequence[PurePosixPath], formats: Sequence[str], wanted: str
 ) -> list[PurePosixPath]:
-    """Name the restored pictures, none like another or like another input's copy.
+    """Name the restored pictures, none like another or like another input or its copy.
 
-    A name has the format's suffix for its own; where that makes two alike, it follows the whole
-    name (``a.jpg.png``); where that is taken too, a number comes between.
+    A name has the format's suffix for its own. Where that makes two alike, both keep the whole name
+    before it (``a.jpg.png``). Where that is taken too, numbers come between.
     """
-    steps = [0] * len(names)
-
-    def candidate(index: int) -> PurePosixPath:
-        name, step = names[index], steps[index]
-        suffix = SUFFIXES[formats[index]]
-        if step == 0:
-            keeps = wanted == "same" and name.suffix.lower() in _FORMATS
-            return name if keeps else name.with_suffix(suffix)
-        return name.with_name(name.name + (f".{step - 1}" if step > 1 else "") + suffix)
-
-    copies = {_key(name): index for index, name in enumerate(names)}
-    while True:
-        chosen = [candidate(index) for index in range(len(names))]
-        counts = Counter(map(_key, chosen))
-        clashing = [
-            index
-            for index, name in enumerate(chosen)
-            if counts[_key(name)] > 1 or copies.get(_key(name), index) != index
-        ]
-        if not clashing:
-            return chosen
-        for index in clashing:
-            steps[index] += 1
+    owners = {_key(copy): index for index, copy in enumerate(_copied_names(names))}
+    chosen: dict[int, PurePosixPath] = {}
+    waiting = sorted(range(len(names)), key=lambda i: names[i])
+    for step in (0, 1):
+        candidates = {i: _restored_name(names[i], formats[i], wanted, step) for i in waiting}
+        counts = Counter(map(_key, candidates.values()))
+        fitting = {
+            i: name
+            for i, name in candidates.items()
+            if counts[_key(name)] == 1 and owners.get(_key(name), i) == i
+        }
+        chosen |= fitting
+        owners |= {_key(name): i for i, name in fitting.items()}
+        waiting = [i for i in waiting if i not in chosen]
+    for index in waiting:
+        step = 2
+        while _key(name := _restored_name(names[index], formats[index], wanted, step)) in owners:
+            step += 1
+        chosen[index] = name
+        owners[_key(name)] = index
+    return [chosen[index] for index in range(len(names))]

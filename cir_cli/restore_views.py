@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,9 @@ class Report:
         pictures = [
             _as_url(image.resize(size) if shown < 1 else image) for image in (first, second)
         ]
+        shown_name = os.fsencode(name).decode("utf-8", "replace")  # a page is UTF-8, names need not
         caption = " · ".join(
-            html.escape(part) for part in (name, f"{width} × {height}", note) if part
+            html.escape(part) for part in (shown_name, f"{width} × {height}", note) if part
         )
         self._sections.append(
             f'<figure><figcaption>{caption}</figcaption><div class="pair" style="--at:50%;'

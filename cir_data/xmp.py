@@ -40,7 +40,7 @@ _OF_IPTC: dict[int, tuple[str, str]] = {
     120: ("dc:description", _LANGUAGES),
     122: ("photoshop:CaptionWriter", _PLAIN),
 }
-"""IPTC's data sets of record 2 as XMP properties with their kinds (IPTC Photo Metadata Standard)."""
+"""XMP properties, with their kinds, of IPTC's data sets (IPTC Photo Metadata Standard)."""
 
 _SOURCE = re.compile(
     rb'<rdf:Description rdf:about=(?:"[^"]*"|\'[^\']*\') xmlns:cir="urn:basicsr-cir:restored#"'

@@ -1,12 +1,14 @@
 """Which files are read and what the outputs are called."""
 
+import os
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cir_cli.restore_jobs import _restored_names, list_jobs
+from cir_cli.restore_jobs import LeftOut, _copied_names, _restored_names, list_jobs, streams
 from cir_host.errors import UserError
 
 
@@ -69,7 +71,7 @@ def test_file_to_file_and_streams(tmp_path, monkeypatch):
     (job,) = list_jobs(["a.jpg"], "b.webp", "png")
     assert (job.restored, job.format) == (Path("b.webp"), "webp")
     (job,) = list_jobs(["-"], "-", "png")
-    assert job.streams
+    assert streams(job)
     (job,) = list_jobs(["a.jpg"], "folder", "png")
     assert job.restored == Path("folder/a.png")
 
@@ -97,25 +99,97 @@ def test_what_cannot_be_done_is_one_line(inputs, output, reason, tmp_path, monke
     assert "\n" not in str(caught.value)
 
 
-stems = st.sampled_from(["a", "A", "a.jpg", "a.png", "a.jpg.png", "a.jpg.1", "b"])
+alike = ["straße", "strasse", "e\u0301", "\u00e9", "n" * 251, "N" * 251, "n" * 250 + "m"]
+stems = st.sampled_from(["a", "A", "a.jpg", "a.png", "a.jpg.png", "a.jpg.1", "a.JPG.1", *alike])
 suffixes = st.sampled_from([".jpg", ".png", ".JPG", ".tif", ""])
 
 
+def key(name):
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(name)).casefold())
+
+
 @given(
-    st.lists(
-        st.tuples(stems, suffixes), min_size=1, max_size=12, unique_by=lambda p: "".join(p).lower()
-    ),
+    st.lists(st.tuples(stems, suffixes), min_size=1, max_size=12, unique=True),
     st.sampled_from(["png", "same"]),
 )
 def test_no_two_outputs_are_alike(parts, wanted):
     """Neither two restored pictures, nor one and the copy of another input; in any order."""
     names = [PurePosixPath(stem + suffix) for stem, suffix in parts]
+    names = list(dict.fromkeys(names))
     formats = ["jpeg" if wanted == "same" and n.suffix.lower() == ".jpg" else "png" for n in names]
-    restored = _restored_names(names, formats, wanted)
-    folded = [str(name).casefold() for name in restored]
-    assert len(set(folded)) == len(folded)
-    for index, name in enumerate(names):
-        others = folded[:index] + folded[index + 1 :]
-        assert str(name).casefold() not in others
-    backwards = _restored_names(names[::-1], formats[::-1], wanted)
-    assert backwards[::-1] == restored
+    restored, copied = _restored_names(names, formats, wanted), _copied_names(names)
+    for chosen in (restored, copied):
+        assert len(set(map(key, chosen))) == len(chosen)
+        assert all(len(os.fsencode(name.name)) <= 255 for name in chosen)
+    for index, name in enumerate(restored):
+        assert key(name) not in map(key, copied[:index] + copied[index + 1 :])
+    assert _restored_names(names[::-1], formats[::-1], wanted)[::-1] == restored
+    assert _copied_names(names[::-1])[::-1] == copied
+    for name, copy in zip(names, copied, strict=True):
+        assert copy == name or sum(key(other) == key(name) for other in names) > 1
+
+
+def test_names_that_differ_in_case_get_outputs_that_differ_in_more(tmp_path):
+    photos = touch(tmp_path / "p", "a.jpg", "a.JPG", "straße.jpg", "strasse.jpg")
+    names = list(outputs([photos], tmp_path / "out").values())
+    assert len({key(name) for name in names}) == 4
+
+
+def test_everything_that_is_left_out_is_told(tmp_path, monkeypatch):
+    photos = touch(tmp_path / "p", "a.jpg", "t.txt", "u.TXT", "x.heic", "none", ".h.jpg", "d/b.png")
+    (photos / "photo").write_bytes(b"\xff\xd8\xff\xe0")
+    (photos / "linked").symlink_to(tmp_path)
+    (photos / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(photos / "pipe.jpg")
+    listed = os.scandir
+
+    def denied(folder):
+        if Path(folder).name == "d":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    left_out = LeftOut()
+    jobs = list_jobs([str(photos)], str(tmp_path / "out"), "png", left_out)
+    assert [job.source.name for job in jobs] == ["a.jpg", "photo"]
+    assert left_out.lines() == [
+        "files of other kinds: 4 (by suffix: 2 .txt, 1 without, 1 .heic)",
+        "hidden files and folders: 1",
+        f"linked folders, which must be inputs themselves: 1 ({photos / 'linked'})",
+        f"pipes and devices: 1 ({photos / 'pipe.jpg'})",
+    ]
+    assert left_out.unreadable == [
+        f"{photos / 'gone.jpg'}: a link to a file that is not there",
+        f"{photos / 'd'}: Permission denied",
+    ]
+
+
+@pytest.mark.parametrize("name", ["~x.jpg", "a*.jpg", "[a].jpg", "-"])
+def test_paths_that_are_there_mean_themselves(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, name, "ab.jpg")
+    (job,) = list_jobs([f"./{name}" if name == "-" else name], "out", "png")
+    assert job.source.name == name
+
+
+def test_patterns_that_pathlib_refuses(tmp_path):
+    photos = touch(tmp_path / "p", "a.jpg", "s/b.jpg")
+    assert list(outputs([photos / "**.jpg"], tmp_path / "out").values()) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "reason"),
+    [
+        (["~nobody/x.jpg"], "out", "~nobody/x.jpg: no such file"),
+        (["~nobody/*.jpg"], "out", "no file matches"),
+        (["a.jpg"], "out.bmp", "give a file with one of"),
+        (["a.jpg", "b.jpg"], "out.png", "names a file"),
+        (["."], "out.png", "names a file"),
+        (["."], "", "is empty"),
+    ],
+)
+def test_paths_that_mean_nothing_are_one_line(inputs, output, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "a.jpg", "b.jpg")
+    with pytest.raises(UserError, match=reason):
+        list_jobs(inputs, output, "png")
