@@ -1,47 +1,81 @@
 """Registering into BasicSR's registries without ever displacing what is there."""
 
 import logging
+import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
-from basicsr.utils.registry import Registry
+if TYPE_CHECKING:  # BasicSR is imported by whoever needs it, not by registering
+    from basicsr.utils.registry import Registry
 
 T = TypeVar("T", bound=Callable[..., Any])
 
+Kind: TypeAlias = Literal["arch", "dataset", "model", "loss", "metric"]
+"""What BasicSR has a registry for."""
+
+_REGISTRIES = "basicsr.utils.registry"
+
 _logger = logging.getLogger("basicsr")
 
+_waiting: list[tuple[Kind, Callable[..., Any]]] = []
+"""What was registered before BasicSR was imported."""
 
-def register(registry: Registry) -> Callable[[T], T]:
+
+def register(registry: "Kind | Registry") -> Callable[[T], T]:
     """Return a decorator that registers a class or function under its ``__name__``.
 
     The first holder of a name keeps it: where another package holds the name already, ours is
     registered as ``NAME_cir`` and one warning says so. Registering the same object again, as a
     second import or a reload does, replaces it silently.
+
+    Args:
+        registry: One of BasicSR's, or its kind. By its kind, BasicSR need not be imported: its
+            registry receives the object once it is.
     """
 
     def decorate(obj: T) -> T:
-        name = obj.__name__
-        for candidate in (name, f"{name}_cir"):
-            holder = registry._obj_map.get(candidate)
-            if holder is None or _same_definition(holder, obj):
-                registry._obj_map[candidate] = obj
-                break
+        if not isinstance(registry, str):
+            _put(registry, obj)
+        elif _REGISTRIES in sys.modules:
+            _put(_registry_of(cast(Kind, registry)), obj)
         else:
-            raise RuntimeError(
-                f"{name} and {name}_cir are both taken in BasicSR's {registry._name} registry"
-            )
-        if candidate != name and holder is None:
-            _logger.warning(
-                "%s in BasicSR's %s registry belongs to %s; the one of basicsr-cir is %s.",
-                name,
-                registry._name,
-                registry._obj_map[name].__module__,
-                candidate,
-            )
+            _waiting.append((cast(Kind, registry), obj))
         return obj
 
     return decorate
+
+
+def fill_registries() -> None:
+    """Put what was registered before BasicSR was imported into its registries."""
+    while _waiting:
+        kind, obj = _waiting.pop(0)
+        _put(_registry_of(kind), obj)
+
+
+def _registry_of(kind: Kind) -> "Registry":
+    return getattr(sys.modules[_REGISTRIES], f"{kind.upper()}_REGISTRY")
+
+
+def _put(registry: "Registry", obj: Any) -> None:
+    name = obj.__name__
+    for candidate in (name, f"{name}_cir"):
+        holder = registry._obj_map.get(candidate)
+        if holder is None or _same_definition(holder, obj):
+            registry._obj_map[candidate] = obj
+            break
+    else:
+        raise RuntimeError(
+            f"{name} and {name}_cir are both taken in BasicSR's {registry._name} registry"
+        )
+    if candidate != name and holder is None:
+        _logger.warning(
+            "%s in BasicSR's %s registry belongs to %s; the one of basicsr-cir is %s.",
+            name,
+            registry._name,
+            registry._obj_map[name].__module__,
+            candidate,
+        )
 
 
 def beside_ours(original: Callable[..., None]) -> Callable[..., None]:
@@ -52,7 +86,7 @@ def beside_ours(original: Callable[..., None]) -> Callable[..., None]:
     """
 
     @wraps(original)
-    def _do_register(self: Registry, name: str, obj: Any, suffix: str | None = None) -> None:
+    def _do_register(self: "Registry", name: str, obj: Any, suffix: str | None = None) -> None:
         wanted = f"{name}_{suffix}" if isinstance(suffix, str) else name
         holder = self._obj_map.get(wanted)
         if holder is None or not _is_ours(holder) or _is_ours(obj):

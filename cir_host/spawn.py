@@ -10,11 +10,11 @@ import copyreg
 from collections.abc import Callable
 from typing import Any
 
-from basicsr.utils.registry import DATASET_REGISTRY
-
 
 def import_host_first(dataset: object) -> None:
     """Have a data set, and those of every registered class, pickled as this module describes."""
+    from basicsr.utils.registry import DATASET_REGISTRY  # a worker imports this module first
+
     for cls in (type(dataset), *(cls for _, cls in DATASET_REGISTRY)):
         ours = cls.__module__.startswith("cir_")
         if isinstance(cls, type) and not ours and cls not in copyreg.dispatch_table:

@@ -1,0 +1,92 @@
+"""The moment at which BasicSR is imported, whoever imports it: mended before, completed after.
+
+Networks, loading and restoring need nothing of BasicSR, whose import takes seconds. Importing a
+package of ours therefore imports BasicSR neither; it waits for whoever does. BasicSR is then made
+importable (:mod:`cir_host.compat`), imported, patched (:mod:`cir_host.patches`), and its registries
+receive what our packages register (:mod:`cir_host.registration`).
+"""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_BASICSR = "basicsr"
+
+_waiting: list[str] = []
+"""Modules to import once BasicSR is there, as they register what BasicSR builds."""
+
+_complete = False
+
+
+def after_basicsr(module: str) -> None:
+    """Import a module once BasicSR is imported; at once where it is."""
+    if _complete:
+        import_module(module)
+    else:
+        _waiting.append(module)
+
+
+def watch() -> None:
+    """Wait for the import of BasicSR; complete it at once where it is imported already."""
+    if _BASICSR in sys.modules:
+        complete()
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+def complete() -> None:
+    """Patch BasicSR, which is imported, and fill its registries."""
+    global _complete
+    from cir_host import patches, registration
+
+    if not _complete:
+        patches.apply()
+        registration.fill_registries()
+        _complete = True
+        for module in _waiting:
+            import_module(module)
+
+
+class _Finder(MetaPathFinder):
+    """Finds BasicSR as all other finders do, with our loader around theirs."""
+
+    def __init__(self) -> None:
+        self._asking = False
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _BASICSR or self._asking:
+            return None
+        self._asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking = False
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+class _Loader(Loader):
+    """Runs BasicSR's own loader between what comes before and after."""
+
+    def __init__(self, original: Loader) -> None:
+        self._original = original
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._original, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._original.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        from cir_host.compat import supply_missing_modules
+
+        supply_missing_modules()
+        self._original.exec_module(module)
+        complete()
