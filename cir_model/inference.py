@@ -18,7 +18,7 @@ from cir_model import memory, ntire2024
 from cir_model.symmetry import SYMMETRIES, Ensemble
 from cir_model.tiling import Run, Tiling, grid_of
 
-__all__ = ["SYMMETRIES", "Ensemble", "InferenceOptions", "Restorer", "restore_image"]
+__all__ = ["SYMMETRIES", "Ensemble", "InferenceOptions", "Restorer", "restore_tensor"]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -300,7 +300,7 @@ class Restorer:
         return wanted
 
 
-def restore_image(network: nn.Module, image: Tensor, **options: Any) -> Tensor:
+def restore_tensor(network: nn.Module, image: Tensor, **options: Any) -> Tensor:
     """Pass images (B, C, H, W) through a network once; see :class:`Restorer`.
 
     Args:

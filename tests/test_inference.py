@@ -12,7 +12,7 @@ from cir_arch.facts import NetworkFacts
 from cir_host.errors import OptionsError, UserError
 from cir_host.options import convert
 from cir_model import memory
-from cir_model.inference import SYMMETRIES, InferenceOptions, Restorer, restore_image
+from cir_model.inference import SYMMETRIES, InferenceOptions, Restorer, restore_tensor
 
 
 class Shift(nn.Module):
@@ -47,7 +47,7 @@ def test_average_equals_the_sum_written_out(name):
         "x8": [image.roll(1, -1), image.roll(-1, -1), image.roll(1, -2), image.roll(-1, -2)] * 2,
     }[name]
     expected = torch.stack(moved).mean(0)
-    assert torch.allclose(restore_image(Shift(), image, self_ensemble=name), expected, atol=1e-7)
+    assert torch.allclose(restore_tensor(Shift(), image, self_ensemble=name), expected, atol=1e-7)
 
 
 def test_x8_of_an_equivariant_network_is_the_plain_result():
@@ -55,8 +55,8 @@ def test_x8_of_an_equivariant_network_is_the_plain_result():
     network = nn.Conv2d(1, 1, 3, padding=1, bias=False)
     network.weight.data[:] = kernel
     image = torch.rand(1, 1, 16, 20)
-    plain = restore_image(network, image)
-    assert torch.allclose(restore_image(network, image, self_ensemble="x8"), plain, atol=1e-6)
+    plain = restore_tensor(network, image)
+    assert torch.allclose(restore_tensor(network, image, self_ensemble="x8"), plain, atol=1e-6)
 
 
 def test_precision_is_autocast_and_the_result_float32():
@@ -70,7 +70,7 @@ def test_precision_is_autocast_and_the_result_float32():
 
     network = Spy(3, 3, 3, padding=1)
     image = torch.rand(1, 3, 8, 8)
-    out = restore_image(network, image, precision="bf16")
+    out = restore_tensor(network, image, precision="bf16")
     assert seen == [torch.bfloat16]
     assert out.dtype == torch.float32
     assert not out.requires_grad
@@ -122,7 +122,7 @@ def test_non_finite_tiles_are_redone_in_fp32(caplog):
 
 def test_values_that_stay_non_finite_are_an_error():
     with pytest.raises(UserError, match="not finite, in fp32 too"):
-        restore_image(Plain(lambda x: x / 0), torch.rand(1, 3, 8, 8))
+        restore_tensor(Plain(lambda x: x / 0), torch.rand(1, 3, 8, 8))
 
 
 def runs_out_above(side):
@@ -148,7 +148,7 @@ def test_out_of_memory_halves_the_tile_and_says_so(caplog):
 
 def test_out_of_memory_at_the_smallest_tile_is_an_error():
     with pytest.raises(UserError, match="out of memory at 32 x 32 pixels"):
-        restore_image(Plain(runs_out_above(8)), torch.rand(1, 3, 90, 300))
+        restore_tensor(Plain(runs_out_above(8)), torch.rand(1, 3, 90, 300))
 
 
 def test_other_errors_are_not_swallowed():
@@ -156,7 +156,7 @@ def test_other_errors_are_not_swallowed():
         raise RuntimeError("another")
 
     with pytest.raises(RuntimeError, match="another"):
-        restore_image(Plain(fails), torch.rand(1, 3, 8, 8))
+        restore_tensor(Plain(fails), torch.rand(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -191,16 +191,16 @@ def test_precisions():
     only = Restorer([Plain(lambda x: x, precisions=["fp32"])], InferenceOptions(precision="auto"))
     assert only.precision == "fp32"
     with pytest.raises(UserError, match="fp16 is for GPUs; on a CPU use bf16"):
-        restore_image(Plain(lambda x: x), torch.rand(1, 3, 8, 8), precision="fp16")
+        restore_tensor(Plain(lambda x: x), torch.rand(1, 3, 8, 8), precision="fp16")
     with pytest.raises(UserError, match="sound values in fp32, not in bf16"):
         Restorer([Plain(lambda x: x, precisions=["fp32"])], InferenceOptions(precision="bf16"))
 
 
 def test_a_network_without_facts_takes_whole_images():
     image = torch.rand(1, 1, 9, 9)
-    assert torch.equal(restore_image(nn.Identity(), image), image)
+    assert torch.equal(restore_tensor(nn.Identity(), image), image)
     with pytest.raises(UserError, match="Identity does not state its facts"):
-        restore_image(nn.Identity(), image, tile=64)
+        restore_tensor(nn.Identity(), image, tile=64)
 
 
 def test_a_network_of_basicsr_that_does_not_pad():
@@ -210,7 +210,7 @@ def test_a_network_of_basicsr_that_does_not_pad():
         | {"upsampler": "", "img_size": 28, "upscale": 1}
     ).eval()
     image = torch.rand(1, 3, 30, 41)
-    assert restore_image(network, image).shape == image.shape
+    assert restore_tensor(network, image).shape == image.shape
     assert Restorer([network], InferenceOptions(tile=100)).plan(300, 300).tile == 224
 
 
@@ -219,7 +219,7 @@ def test_compiled_gives_the_same():
     network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
     network.facts = Plain(None).facts
     image = torch.rand(1, 3, 20, 30)
-    expected = restore_image(network, image)
+    expected = restore_tensor(network, image)
     restorer = Restorer([network], InferenceOptions())
     restorer.compile(backend="eager")  # the compiler proper takes 10 s
     assert torch.allclose(restorer(image), expected, atol=1e-6)

@@ -14,7 +14,7 @@ from PIL import Image
 from small_networks import SMALL
 
 from cir_cli import main, restore
-from cir_model.inference import restore_image
+from cir_model.inference import restore_tensor
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_folder_is_restored_by_a_real_network(photos, capsys):
     assert written() == ["astronaut.png", "sub/chelsea.png", "sub/coffee.png"]
     source = np.asarray(Image.open(photos / "astronaut.jpg"))
     image = torch.from_numpy(source.copy()).permute(2, 0, 1)[None] / 255
-    expected = restore_image(network, image)[0].mul(255).clamp(0, 255).round().byte()
+    expected = restore_tensor(network, image)[0].mul(255).clamp(0, 255).round().byte()
     restored = np.asarray(Image.open("out/astronaut.png"))
     assert np.array_equal(restored, expected.permute(1, 2, 0).numpy())
     lines = capsys.readouterr().err.splitlines()

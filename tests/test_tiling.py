@@ -12,7 +12,7 @@ from torch import nn
 
 import cir_arch  # noqa: F401
 from cir_arch.facts import NetworkFacts
-from cir_model.inference import restore_image
+from cir_model.inference import restore_tensor
 from cir_model.tiling import Tiling
 
 
@@ -69,7 +69,7 @@ def test_spans_cover_the_axis_on_the_grid(length, tile, overlap, multiple, halo)
 @pytest.mark.parametrize(("tile", "overlap"), [(16, 0), (32, 16), (48, 0), (64, 40), (64, None)])
 def test_identity_is_bit_for_bit(size, tile, overlap):
     image = torch.rand(2, 3, *size)
-    out = restore_image(build_network({"type": "Identity"}), image, tile=tile, overlap=overlap)
+    out = restore_tensor(build_network({"type": "Identity"}), image, tile=tile, overlap=overlap)
     assert torch.equal(out, image)
 
 
@@ -79,16 +79,16 @@ def test_identity_is_bit_for_bit(size, tile, overlap):
 def test_finite_halo_gives_the_whole_image(scale, halo, extra):
     network = Blur(halo, scale)
     image = torch.rand(1, 3, 97, 150)
-    whole = restore_image(network, image)
-    tiled = restore_image(network, image, tile=48, overlap=2 * halo + extra)
+    whole = restore_tensor(network, image)
+    tiled = restore_tensor(network, image, tile=48, overlap=2 * halo + extra)
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-6)
-    torch.testing.assert_close(restore_image(network, image, tile=64), whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(restore_tensor(network, image, tile=64), whole, rtol=0, atol=1e-6)
 
 
 def test_too_small_an_overlap_differs_only_at_the_seams():
     image = torch.rand(1, 3, 97, 150)
     network = Blur(11)
-    error = restore_image(network, image, tile=64, overlap=16) - restore_image(network, image)
+    error = restore_tensor(network, image, tile=64, overlap=16) - restore_tensor(network, image)
     assert error.abs().max() > 1e-4
     assert (error[..., :32, :32] == 0).all()
 
@@ -100,15 +100,15 @@ def test_networks_of_finite_halo_give_the_whole_image(name):
     halo, grid = network.facts.halo, max(16, network.facts.size_multiple)
     overlap = -(-2 * halo // grid) * grid
     image = torch.rand(1, 3, 40, overlap + 2 * grid + 9)
-    whole = restore_image(network, image)
-    tiled = restore_image(network, image, tile=overlap + grid, overlap=overlap)
+    whole = restore_tensor(network, image)
+    tiled = restore_tensor(network, image, tile=overlap + grid, overlap=overlap)
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
 
 
 def test_ensembles_of_tiles_are_those_of_the_whole_image():
     network, image = Blur(8), torch.rand(1, 3, 70, 90)
-    whole = restore_image(network, image, self_ensemble="x8")
-    tiled = restore_image(network, image, self_ensemble="x8", tile=48, overlap=16)
+    whole = restore_tensor(network, image, self_ensemble="x8")
+    tiled = restore_tensor(network, image, self_ensemble="x8", tile=48, overlap=16)
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-6)
 
 
