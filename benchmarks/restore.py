@@ -34,8 +34,9 @@ from cir_arch import PromptCIR, load_network
 from cir_cli.options_files import find
 from cir_data.picture import Samples, read
 from cir_data.picture_writing import Encoding
-from cir_model.inference import InferenceOptions, Restorer
+from cir_model.inference import Restorer
 from cir_model.picture import restore_picture
+from cir_model.restoring_options import InferenceOptions
 
 PUBLISHED = {"tile": 384, "overlap": 96, "tiling": "ntire2024"}
 

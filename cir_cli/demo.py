@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from cir_arch import load_network
 from cir_cli.options_files import find
-from cir_cli.restore import default_weights
 from cir_cli.showcase import SHOWPIECES, photograph, show, side_by_side, stacked
 from cir_host.errors import UserError
-from cir_model.inference import InferenceOptions, Restorer
+from cir_model.inference import Restorer
+from cir_model.restoring_options import InferenceOptions
+from cir_weights import default_weights
 
 PHOTOGRAPHS = {
     "train": ("astronaut", "coffee", "motorcycle_left"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from cir_data.picture_writing import SUFFIXES
+from cir_data.formats import SUFFIXES
 from cir_data.sources import EXTENSIONS
 from cir_host.errors import UserError
 from cir_host.files import fitting_name

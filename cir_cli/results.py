@@ -5,13 +5,14 @@ from pathlib import Path
 
 from cir_arch import load_network
 from cir_cli.flags import number, shard, tile
-from cir_cli.restore import default_weights
 from cir_cli.results_page import fill, write_page
 from cir_cli.showcase import SHOWPIECES, show
 from cir_host.errors import UserError
-from cir_model.inference import InferenceOptions, Restorer
+from cir_model.inference import Restorer
 from cir_model.metrics import perceptual
 from cir_model.protocol import Table, facts_of_run, jobs, measure
+from cir_model.restoring_options import InferenceOptions
+from cir_weights import default_weights
 
 
 def run(arguments: list[str]) -> None:

@@ -11,18 +11,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from cir_data.formats import SIXTEEN_BITS
 from cir_data.metadata import Metadata
 from cir_data.picture import Picture, Samples
 from cir_data.tiff_writing import TooLarge, encode_tiff
 from cir_data.xmp import with_iptc
 from cir_host.errors import UserError
 from cir_host.files import write_whole
-
-SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}
-"""Formats that can be written, with the suffix of their files."""
-
-SIXTEEN_BITS = {"png", "tiff"}
-"""Formats that can hold 16 bits."""
 
 _LARGEST = {"webp": 16383, "jpeg": 65500}
 

@@ -12,14 +12,12 @@ from cir_arch import load_network
 from cir_data.metadata import Metadata
 from cir_data.picture import Picture
 from cir_host.errors import UserError
-from cir_model.inference import InferenceOptions, Restorer
+from cir_model.inference import Restorer
 from cir_model.picture import restore_picture
-from cir_weights import path_of
+from cir_model.restoring_options import InferenceOptions
+from cir_weights import default_weights
 
 ImageOrArray = TypeVar("ImageOrArray", Image.Image, npt.NDArray[Any])
-
-DEFAULT_WEIGHTS = "promptcir_s_x1"
-"""The bundled weights that restore where no others are named."""
 
 _MODES = {"1": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "RGBA", "PA": "RGBA", "L": "L"}
 
@@ -32,7 +30,7 @@ def default_restorer(device: str | None = None) -> Restorer:
         device: As ``torch.device`` takes it; None: the first GPU where there is one, else the CPU.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_network(path_of(DEFAULT_WEIGHTS)).to(device)
+    network = load_network(default_weights()).to(device)
     return Restorer([network], InferenceOptions(tile="auto", precision="auto"))
 
 

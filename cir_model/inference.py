@@ -4,21 +4,18 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import msgspec
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 
 from cir_arch.basicsr_networks import facts_of, run
 from cir_arch.facts import NetworkFacts, Precision
 from cir_host.errors import UserError
 from cir_model import memory, ntire2024
-from cir_model.symmetry import SYMMETRIES, Ensemble
+from cir_model.restoring_options import InferenceOptions
+from cir_model.symmetry import SYMMETRIES
 from cir_model.tiling import Run, Tiling, grid_of
-
-__all__ = ["SYMMETRIES", "Ensemble", "InferenceOptions", "Restorer", "restore_tensor"]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,34 +33,6 @@ _MOST_TILES = 16
 """Tiles that pass at once on a GPU; more gain nothing."""
 
 _logger = logging.getLogger("basicsr")
-
-
-class InferenceOptions(msgspec.Struct, kw_only=True, frozen=True):
-    """How images pass through networks: keys of ``val``, and flags of ``basicsr restore``."""
-
-    tile: Annotated[
-        Annotated[int, Meta(ge=0)] | Literal["auto"] | None,
-        Meta(
-            description="Height and width of tiles, rounded up to what suits the network; 0 or ~:"
-            " whole images; auto: whole images where they fit into memory, else the largest tile"
-            " that does."
-        ),
-    ] = None
-    overlap: Annotated[
-        Annotated[int, Meta(ge=0)] | None,
-        Meta(description="Pixels that neighbouring tiles share; ~: by the network."),
-    ] = None
-    tiling: Annotated[
-        Literal["blended", "ntire2024"],
-        Meta(description="How tiles are joined; ntire2024 pads and averages as the winner did."),
-    ] = "blended"
-    self_ensemble: Annotated[
-        Ensemble, Meta(description="Symmetries over whose outputs the result is averaged.")
-    ] = "none"
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"],
-        Meta(description="Autocast; auto is bf16 where the device computes it fast, else fp32."),
-    ] = "fp32"
 
 
 class Restorer:

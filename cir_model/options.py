@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from cir_model.inference import InferenceOptions
+from cir_model.restoring_options import InferenceOptions
 
 Count = Annotated[float, Meta(ge=1)]
 """A number of iterations; files write ``5e3`` too."""

@@ -9,43 +9,18 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from cir_data.formats import SIXTEEN_BITS
 from cir_data.image_io import DECODING_ERRORS
 from cir_data.metadata import metadata_of
 from cir_data.picture import FileFacts, Picture, examine, read
-from cir_data.picture_writing import SIXTEEN_BITS, Encoding, write_file
+from cir_data.picture_writing import Encoding, write_file
 from cir_data.xmp import source_of, with_source
 from cir_host.errors import UserError
 from cir_host.files import fitting_name
 from cir_model.inference import Restorer
 from cir_model.picture import as_tensor, restore_picture
 from cir_model.pixel_quality import pixel_quality, quality_network
-
-FINE_QUALITY = 95
-"""From this JPEG quality on a file is copied by default."""
-
-MAX_PIXELS = 200_000_000
-"""Larger pictures are refused by default, as a damaged header can claim any size."""
-
-
-@dataclass(frozen=True)
-class RestoreOptions:
-    """What is done with a file, and how the result is written."""
-
-    quality: int = 95
-    """Of JPEG, and of WebP, where 100 is lossless."""
-    bits: int | None = None
-    """8 or 16 for each sample; None: as the input, where the format can hold them."""
-    strength: float | None = None
-    """0 to 1, for networks that take one; None: by the quality of the file, else of its pixels."""
-    overwrite: bool = False
-    """Restore again what has a result, and replace files that stand in its place."""
-    force: bool = False
-    """Restore lossless files and fine JPEGs too, instead of copying them."""
-    fine_quality: int = FINE_QUALITY
-    """JPEGs of this quality and above are fine, by their tables."""
-    max_pixels: int = MAX_PIXELS
-    strict: bool = False
-    """Refuse truncated and damaged files."""
+from cir_model.restoring_options import RestoreOptions
 
 
 @dataclass(frozen=True)
@@ -58,7 +33,7 @@ class Job:
     copied: Path
     """Where the file goes if it needs no restoring."""
     format: str
-    """Of the restored picture, a key of :data:`cir_data.picture_writing.SUFFIXES`."""
+    """Of the restored picture, a key of :data:`cir_data.formats.SUFFIXES`."""
     earlier: Sequence[Path] = ()
     """Other places where an earlier run may have put the result."""
     exact: bool = False
@@ -135,7 +110,7 @@ def restore_bytes(
     Args:
         data: The content.
         where: Its path, for messages.
-        file_format: Of the result, a key of :data:`cir_data.picture_writing.SUFFIXES`.
+        file_format: Of the result, a key of :data:`cir_data.formats.SUFFIXES`.
         restorer: The networks.
         options: What is done.
         facts: What :func:`cir_data.picture.examine` says of the content; None: ask it.

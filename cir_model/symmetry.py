@@ -1,11 +1,10 @@
 """Symmetries of the square over which a self-ensemble averages."""
 
 from collections.abc import Callable
-from typing import Literal
 
 from torch import Tensor
 
-Ensemble = Literal["none", "transpose", "flips", "x8"]
+from cir_model.restoring_options import Ensemble
 
 Symmetry = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 

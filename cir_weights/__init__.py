@@ -27,6 +27,11 @@ def path_of(name: str) -> Path:
     return _FOLDER / f"{name}.safetensors"
 
 
+def default_weights() -> Path:
+    """Return the file of the weights that restore where no others are named."""
+    return path_of("promptcir_s_x1")
+
+
 def _find(path: Path) -> Path | None:
     """Take a name without a folder, with or without ``.safetensors``, for weights of ours."""
     if path.name != str(path) or path.suffix not in ("", ".safetensors"):

@@ -12,7 +12,9 @@ from cir_arch.facts import NetworkFacts
 from cir_host.errors import OptionsError, UserError
 from cir_host.options import convert
 from cir_model import memory
-from cir_model.inference import SYMMETRIES, InferenceOptions, Restorer, restore_tensor
+from cir_model.inference import Restorer, restore_tensor
+from cir_model.restoring_options import InferenceOptions
+from cir_model.symmetry import SYMMETRIES
 
 
 class Shift(nn.Module):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
+from cir_data.formats import SUFFIXES
 from cir_data.iptc import Iptc
 from cir_data.metadata import Metadata
 from cir_data.picture import Picture, read
-from cir_data.picture_writing import SUFFIXES, Encoding
+from cir_data.picture_writing import Encoding
 from cir_data.xmp import source_of, with_source
 
 FORMATS = list(SUFFIXES)

@@ -14,8 +14,9 @@ from cir_cli import main, results
 from cir_cli.results_page import fill, write_page
 from cir_host.errors import UserError
 from cir_model import protocol
-from cir_model.inference import InferenceOptions, Restorer
+from cir_model.inference import Restorer
 from cir_model.protocol import COLUMNS, Table, facts_of_run, jobs, measure
+from cir_model.restoring_options import InferenceOptions
 
 
 @pytest.fixture

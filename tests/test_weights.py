@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw
 
 import cir_weights
 from cir_arch import load_network
-from cir_cli.restore import default_weights
 from cir_data.picture import read
 from cir_host.checkpoint import locate, read_checkpoint
 from cir_host.errors import UserError
-from cir_model.inference import InferenceOptions, Restorer
+from cir_model.inference import Restorer
 from cir_model.picture import restore_picture
+from cir_model.restoring_options import InferenceOptions
 
 needs_weights = pytest.mark.skipif(
     "promptcir_s_x1" not in cir_weights.names(), reason="cir_weights/promptcir_s_x1 is not there"
@@ -24,7 +24,7 @@ needs_weights = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def restorer():
-    return Restorer([load_network(default_weights())], InferenceOptions())
+    return Restorer([load_network(cir_weights.default_weights())], InferenceOptions())
 
 
 def compress(image, quality):
@@ -101,7 +101,7 @@ def test_weights_are_small_and_have_a_whole_card():
 
 @needs_weights
 def test_half_precision_is_read_as_single(restorer):
-    stored = read_checkpoint(default_weights()).state
+    stored = read_checkpoint(cir_weights.default_weights()).state
     assert {str(value.dtype) for value in stored.values() if value.is_floating_point()} == {
         "torch.float16"
     }
