@@ -77,8 +77,8 @@ def upright(exif: bytes) -> tuple[bytes, bool]:
     """Set the orientation to 1, as fits pixels that were turned.
 
     Returns:
-        The structure, and whether it stated another orientation. Its thumbnail is then no longer
-        referred to, as that would need turning too.
+        The structure; and whether it had a thumbnail that would need turning too, to which it then
+        no longer refers.
     """
     order = byte_order(exif)
     if order is None:
@@ -91,11 +91,23 @@ def upright(exif: bytes) -> tuple[bytes, bool]:
                 value = order + ("I" if entry.kind == _LONG else "H")
                 turned = struct.unpack_from(value, exif, entry.start + 8) != (1,)
                 struct.pack_into(value, changed, entry.start + 8, 1)
-        if turned:
+        loses_thumbnail = turned and has_thumbnail(exif)
+        if loses_thumbnail:
             struct.pack_into(order + "I", changed, _next_pointer(exif), 0)
     except struct.error:
         return exif, False
-    return bytes(changed), turned
+    return bytes(changed), loses_thumbnail
+
+
+def has_thumbnail(exif: bytes) -> bool:
+    """Whether a second directory follows, which describes a small copy of the picture."""
+    order = byte_order(exif)
+    return order is not None and struct.unpack_from(order + "I", exif, _next_pointer(exif)) != (0,)
+
+
+def states(exif: bytes, tag: int) -> bool:
+    """Whether the first directory of a sound structure has an entry for a tag."""
+    return any(entry.tag == tag for entry in main_entries(exif))
 
 
 def _next_pointer(exif: bytes) -> int:

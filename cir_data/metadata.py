@@ -15,6 +15,8 @@ from cir_data.jp2 import Boxes, read_boxes
 
 _EXIF_HEADER = b"Exif\0\0"
 
+THUMBNAIL = "the EXIF thumbnail"
+
 _PNG_COMMENT = "Comment"
 
 _NO_TEXTS = ("Raw profile type ", "XML:com.adobe.xmp", "xmp", "exif")
@@ -43,12 +45,12 @@ class Metadata:
 
     def upright(self) -> "Metadata":
         """Return the same with orientation 1, as fits pixels that were turned."""
-        exif, turned = (None, False) if self.exif is None else exif_structure.upright(self.exif)
+        exif, lost = (None, False) if self.exif is None else exif_structure.upright(self.exif)
         return replace(
             self,
             exif=exif,
             xmp=None if self.xmp is None else xmp_packet.upright(self.xmp),
-            dropped=(*self.dropped, *(("the EXIF thumbnail",) if turned else ())),
+            dropped=(*self.dropped, *((THUMBNAIL,) if lost else ())),
         )
 
 

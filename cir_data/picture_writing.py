@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from cir_data.exif import has_thumbnail, states
 from cir_data.formats import SIXTEEN_BITS
-from cir_data.metadata import Metadata
+from cir_data.metadata import THUMBNAIL, Metadata
 from cir_data.picture import Picture, Samples
 from cir_data.tiff_writing import TooLarge, encode_tiff
 from cir_data.xmp import with_iptc
@@ -51,6 +52,8 @@ _PARTS = {
 }
 
 _PNG_KEYWORD = 79
+
+_X_RESOLUTION = 282
 
 _METRES_PER_INCH = 0.0254
 
@@ -138,7 +141,13 @@ class Encoding:
         if metadata.comment and self.format in ("webp", "tiff"):
             metadata = replace(metadata, comment=None)
             dropped.append(f"the comment, which {self.format} files do not have")
-        if metadata.dpi and self.format in _DPI:
+        if metadata.exif and self.format == "tiff" and has_thumbnail(metadata.exif):
+            dropped.append(THUMBNAIL)  # it would be a second page
+        if metadata.dpi and self.format == "webp":
+            if not (metadata.exif and states(metadata.exif, _X_RESOLUTION)):
+                dropped.append("the resolution, which webp files state in EXIF alone")
+            metadata = replace(metadata, dpi=None)
+        elif metadata.dpi:
             least, most = _DPI[self.format]
             if not all(least <= dpi <= most for dpi in metadata.dpi):
                 dropped.append(f"the resolution of {metadata.dpi[0]:g} x {metadata.dpi[1]:g} dpi")

@@ -98,17 +98,36 @@ def test_a_maker_note_keeps_its_place_in_tiff(order):
         assert image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] == note
 
 
-@pytest.mark.parametrize(("orientation", "kept"), [(1, True), (6, False)])
-def test_a_turned_picture_leaves_its_thumbnail(orientation, kept):
+def with_thumbnail(orientation):
     thumbnail = jpeg(Image.new("RGB", (16, 12), "red"))
     main = struct.pack("<HHHIHHI", 1, 274, 3, 1, orientation, 0, 26)
     second = struct.pack("<HHHIIHHIII", 2, 513, 4, 1, 56, 514, 4, 1, len(thumbnail), 0)
-    exif = b"Exif\0\0II*\0\x08\0\0\0" + main + second + thumbnail
-    picture = read(jpeg(exif=exif), "in")
+    return read(jpeg(exif=b"Exif\0\0II*\0\x08\0\0\0" + main + second + thumbnail), "in")
+
+
+@pytest.mark.parametrize(("orientation", "kept"), [(1, True), (6, False)])
+def test_a_turned_picture_leaves_its_thumbnail(orientation, kept):
+    picture = with_thumbnail(orientation)
     with Image.open(io.BytesIO(Encoding("jpeg").encode(picture, "out"))) as image:
         assert bool(image.getexif().get_ifd(ExifTags.IFD.IFD1)) is kept
     assert ("the EXIF thumbnail" in picture.metadata.dropped) is not kept
     assert picture.samples.shape == ((40, 60, 3) if kept else (60, 40, 3))
+
+
+def test_a_thumbnail_is_no_second_page_of_a_tiff():
+    again, dropped = write(with_thumbnail(1), "tiff")
+    assert dropped == ("the EXIF thumbnail",)
+    assert again.samples.shape == (40, 60, 3)
+
+
+def test_no_thumbnail_is_missed_where_there_was_none():
+    assert not read(jpeg(exif=exif_of(t274=6)), "in").metadata.dropped
+
+
+def test_webp_states_a_resolution_in_exif_alone():
+    for tags, dropped in (({}, 1), ({"t282": 300.0, "t283": 300.0}, 0)):
+        picture = read(jpeg(exif=exif_of(t271="Maker", **tags), dpi=(300, 300)), "in")
+        assert len(Encoding("webp").fitted(picture.metadata)[1]) == dropped
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
