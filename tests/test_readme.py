@@ -22,7 +22,8 @@ DOCUMENTS = [
         "docs/**/*.md",
         "cir_weights/*.md",
         "options/*.md",
-        "experiments/*/*.md",
+        "experiments/pretrained_models/*.md",
+        "benchmarks/results/*.md",
     )
     for path in sorted(ROOT.glob(pattern))
 ]
