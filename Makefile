@@ -1,8 +1,8 @@
-# Everything runs in .venv/, which is made on first use and made again when pyproject.toml changes.
-#   make demo   restore real photographs, then train and test a small PromptCIR, about two minutes
-#   make test   all tests, a file per core at a time
-#   make lint   formatting, lint, types
-#   make wheel  build the wheel and run it from another directory in an environment of its own
+# Everything runs in .venv/, which is created on first use and updated when pyproject.toml changes.
+#   make demo   restore photographs, then train and test a small PromptCIR (README: how long it takes)
+#   make test   run all tests, one file per core at a time
+#   make lint   check formatting, lint and types
+#   make wheel  build the wheel and try it in a separate environment
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +25,7 @@ wheel: $(READY)
 	$(BIN)/python tests/try_wheel.py
 
 $(READY): pyproject.toml
-	@echo "Making the environment $(VENV): torch and BasicSR are large, this takes some minutes ..."
+	@echo "Creating the environment $(VENV): torch and BasicSR are large, this takes some minutes ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

@@ -28,13 +28,13 @@ What may stand in an options file for `model_type: CIRModel`, `CaVEModel` and `C
 that is not listed is an error, and so is a value of another type or out of its range; both are
 found before a run is made. Printed by `basicsr options`.
 
-Editors that know the YAML language server check and complete a file with the schema:
+Editors with the YAML language server complete and check a file by the schema that its first line
+names. Each shipped options file begins with `# yaml-language-server: $schema=schema.json`, and
+`schema.json` lies beside it. For a file in another folder, write the schema there:
 
 ```
-basicsr options --schema > options.schema.json
+basicsr options --schema > schema.json
 ```
-
-and, as the first line of the options file, `# yaml-language-server: $schema=options.schema.json`.
 """
 
 

@@ -1,12 +1,16 @@
 """Every shipped options file is sound: its keys, names and network; recipes are the paper's."""
 
+import json
+import re
 from itertools import accumulate
 
+import jsonschema
 import msgspec
 import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
+from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 import cir_arch  # noqa: F401
@@ -14,6 +18,7 @@ import cir_data  # noqa: F401
 import cir_model  # noqa: F401
 from cir_arch.ucip_arch import CODECS
 from cir_cli.options_files import find, shipped
+from cir_cli.options_reference import schema_text
 from cir_data.draws import Mixture, WeightedDraw
 from cir_host.errors import OptionsError
 from cir_host.options import convert
@@ -50,6 +55,31 @@ def test_file_is_sound(name):
     assert network.facts.scale == options["scale"]
     if "periods" in options.get("train", {}).get("scheduler", {}):
         assert sum(options["train"]["scheduler"]["periods"]) == options["train"]["total_iter"]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_file_fulfils_the_schema_that_editors_read(name):
+    """The one that its first line names, beside it."""
+    text = shipped()[name].read_text(encoding="utf-8")
+    line = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
+    assert line, "the first line names no schema"
+    schema = json.loads(shipped()[name].with_name(line[1]).read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    options = yaml.load(text, Loader=ordered_yaml()[0])
+    assert [error.message for error in validator.iter_errors(options)] == []
+
+
+def test_shipped_schema_is_the_one_that_the_code_prints():
+    schema = find("test_live1.yml").with_name("schema.json")
+    assert schema.read_text(encoding="utf-8") == schema_text(), (
+        "basicsr options --schema > options/schema.json"
+    )
+
+
+def test_index_lists_every_file_and_no_other():
+    index = find("test_live1.yml").with_name("README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+\.yml)` \|", index, re.MULTILINE)
+    assert sorted(listed) == sorted(shipped())
 
 
 def test_recipe_of_the_paper():
