@@ -123,29 +123,32 @@ def _parts(results: _Results, link: str) -> Iterable[str]:
         f"{facts['network']}, {facts['parameters']:,} parameters, {facts['precision']},"
         f" {_inference(facts)}. Measured with {facts['codec']}, Pillow's defaults (4:2:0), torch"
         f" {facts['torch']}, on {facts['device']}; SHA-256 of the weights"
-        f" `{facts['sha256'][:16]}`. Metrics on 8-bit images, all channels, no border cropped, mean"
-        " over images. Grey images pass as three equal channels, and the luma of what comes back is"
-        " measured. Every figure is in"
-        f" [{facts['weights']}.csv]({link}/{facts['weights']}.csv), a row per image; `basicsr"
+        f" `{facts['sha256'][:16]}`. Metrics are computed on 8-bit images over all channels without"
+        " cropping a border, and averaged over images. Grey images pass through the network as"
+        " three equal channels, and the luma of the output is measured. Every figure is in"
+        f" [{facts['weights']}.csv]({link}/{facts['weights']}.csv), one row per image; `basicsr"
         " results` measured them and wrote this page."
     )
     yield "## LIVE1, colour, beside published figures"
     yield _summary(results)
     yield (
-        f"PSNR / SSIM / PSNR-B. Rows marked “quoted” are from {SOURCE}; their PSNR-B may be"
-        " computed by another form than ours."
+        f"PSNR / SSIM / PSNR-B. Rows marked “quoted” are from {SOURCE}; their PSNR-B may"
+        " follow another definition than ours."
     )
     yield "## Gain over quality"
     yield f"![Gain in PSNR over JPEG quality]({link}/gain.png)"
     for test_set in results.present():
         yield from _every_quality(results, test_set)
     if any(results.of(TEST_SETS[-1].name, d.name) for d in (*DOUBLE, CLEAN)):
-        yield "## Compressed twice, and not at all"
+        yield "## Compressed twice, and not compressed"
         yield _further(results)
     yield "## Speed"
     yield _speed(results)
     yield "## Pictures"
-    yield "JPEG, restored, original; magnified without smoothing. None was trained on."
+    yield (
+        "JPEG, restored, ground truth; magnified without smoothing. The bundled weights were not"
+        " trained on them."
+    )
     for number, piece in enumerate(SHOWPIECES, 1):
         title = f"{piece.name}, quality {piece.quality}"
         yield f"![{title}]({link}/picture_{number}.webp)\n\n{piece.name} ({piece.credit})"
@@ -193,9 +196,9 @@ def _every_quality(results: _Results, test_set: TestSet) -> Iterable[str]:
     yield _table(head, lines)
     if len({len(some) for some in rows.values() if some}) > 1:
         yield (
-            "Rows of fewer images are of every so many in the order of their names; compare them"
-            " with each other, not with the rows of all images. The curve is of the images that"
-            " were measured at every quality."
+            "Rows with fewer images use every n-th image, sorted by name; compare them with each"
+            " other, not with the rows of all images. The curve shows the images that were measured"
+            " at every quality."
         )
 
 
@@ -221,8 +224,8 @@ def _further(results: _Results) -> str:
     head = [name, "images", *(f"{_NAMES[m]}: input / output / gain" for m in _SHOWN)]
     return _table(head, lines) + (
         f"\n\n“q20 shifted q75”: quality 20, then {height} rows and {width} columns cut off, then"
-        " quality 75. “clean”: the original itself, restored by force and compared with itself."
-        " `basicsr restore` copies files without loss unless it is forced."
+        " quality 75. “clean”: the ground truth itself, restored and compared with itself;"
+        " `basicsr restore` copies lossless files unless `--force` is given."
     )
 
 
@@ -233,7 +236,7 @@ def _speed(results: _Results) -> str:
     ]
     return _table(["", "seconds per megapixel"], lines) + (
         f"\n\nOn {results.facts['device']}, the network alone, without reading, compressing and"
-        " measuring; other work may have shared the machine."
+        " measuring; the machine may have been shared with other work."
     )
 
 
