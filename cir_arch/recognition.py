@@ -28,6 +28,7 @@ from cir_arch.ucip_arch import UCIP
 from cir_arch.unifyformer_arch import UnifyFormer
 from cir_host import checkpoint
 from cir_host.checkpoint import NETWORK_KEY, load_into, read_checkpoint
+from cir_host.checkpoint_files import printable, some_of
 from cir_host.errors import UserError
 from cir_host.lookup import look_up
 
@@ -148,29 +149,30 @@ def load_network(
         The network in evaluation mode, on the CPU, in float32.
 
     Raises:
-        UserError: The file cannot be read, its network is not known, or its weights do not fit.
+        UserError: The file cannot be read, its network is not known, or its weights do not fit or
+            hold NaN or infinity.
     """
-    file = read_checkpoint(path, key)
+    file, source = read_checkpoint(path, key), printable(str(path))
     found = described(file.metadata) or recognise(file.state)
     if type is not None and (found is None or found.type != type):
         found = _recognise_as(type, file.state) or NetworkOptions(type, {})
     if found is None:
-        some = ", ".join(list(file.state)[:3])
         raise UserError(
-            f"{path}: a network that is not known here (its tensors: {some}, ...); give its type"
-            f" and arguments, or one of {', '.join(_RECOGNISERS)}"
+            f"{source}: a network that is not known here (its tensors: {some_of(file.state)}); give"
+            f" its type and arguments, or one of {', '.join(_RECOGNISERS)}"
         )
     options = NetworkOptions(found.type, {**found.arguments, **overrides})
     network = options.build()
-    load_into(network, file.state, True, str(path), testing=True)
+    load_into(network, file.state, True, source, testing=True)
     return network.eval()
 
 
 def described(metadata: Mapping[str, str]) -> NetworkOptions | None:
     """Return what a file of ours says of its network, None if it says nothing."""
-    with suppress(LookupError, ValueError, AttributeError):
+    with suppress(LookupError, ValueError, RecursionError):
         section = json.loads(metadata[NETWORK_KEY])
-        return NetworkOptions(str(section.pop("type")), section)
+        if isinstance(section, dict):
+            return NetworkOptions(str(section.pop("type")), section)
     return None
 
 

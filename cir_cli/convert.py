@@ -12,8 +12,10 @@ from torch import Tensor
 from cir_arch.export import compare_onnx, export_onnx, require_onnx, save_safetensors
 from cir_arch.recognition import NetworkOptions, described, load_network, recognise
 from cir_cli.options_files import find
-from cir_host.checkpoint import Checkpoint, read_checkpoint
+from cir_host.checkpoint import Checkpoint, not_finite, read_checkpoint, refuse_not_finite
+from cir_host.checkpoint_files import printable, reason, shown
 from cir_host.errors import UserError
+from cir_host.files import part_of
 
 FORMATS = (".safetensors", ".pth", ".onnx")
 
@@ -50,33 +52,39 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     options = parser.parse_args(arguments)
     output: Path = options.output
+    suffix = output.suffix.lower()
     _check_output(output, options.overwrite)
-    if output.suffix == ".onnx":
+    if suffix == ".onnx":
         if options.half:
             raise UserError("--half: ONNX is written in float32; leave it out")
         require_onnx()
     file = read_checkpoint(options.file, options.key)
+    refuse_not_finite(file.state, printable(str(options.file)))
     network = _network(file, options.network)
     state = _halved(file.state) if options.half else file.state
-    if output.suffix == ".onnx":
+    if suffix == ".onnx":
         _write(output, lambda part: _to_onnx(options.file, options, network, part))
-    elif output.suffix == ".safetensors":
+    elif suffix == ".safetensors":
         _write(output, lambda part: save_safetensors(state, part, network))
-        print(f"{output}: {_named(network)}")
+        print(f"{printable(str(output))}: {_named(network)}")
     else:
-        _write(output, lambda part: torch.save({"params": state}, part))
-        print(f"{output}: {_named(network)}, under params")
+        _write(output, lambda part: _save_for_basicsr(state, part))
+        print(f"{printable(str(output))}: {_named(network)}, under params")
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    if output.suffix not in FORMATS:
-        raise UserError(f"-o {output}: its ending tells the format; give {_either(FORMATS)}")
-    if not output.parent.is_dir():
-        raise UserError(f"-o {output}: no folder {output.parent}")
-    if output.is_dir():
-        raise UserError(f"-o {output}: a folder, not a file")
-    if output.exists() and not overwrite:
-        raise UserError(f"-o {output}: exists; --overwrite replaces it")
+    name = f"-o {printable(str(output))}"
+    if output.suffix.lower() not in FORMATS:
+        raise UserError(f"{name}: its ending tells the format; give {_either(FORMATS)}")
+    try:
+        if not output.parent.is_dir():
+            raise UserError(f"{name}: no folder {printable(str(output.parent))}")
+        if output.is_dir():
+            raise UserError(f"{name}: a folder, not a file")
+        if output.exists() and not overwrite:
+            raise UserError(f"{name}: exists; --overwrite replaces it")
+    except OSError as error:  # a name that no file can have
+        raise UserError(f"{name}: {error.strerror or error}") from error
 
 
 def _network(file: Checkpoint, given: str | None) -> NetworkOptions | None:
@@ -102,10 +110,16 @@ def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         UserError: A weight is too large for it.
     """
     halved = {n: v.half() if v.dtype == torch.float32 else v for n, v in state.items()}
-    for name, value in halved.items():
-        if not torch.equal(value.isfinite(), state[name].isfinite()):
-            raise UserError(f"--half: {name} has values beyond 65504, the most that float16 holds")
+    if names := not_finite(halved):
+        raise UserError(
+            f"--half: {shown(names[0])} has values beyond 65504, the most that float16 holds"
+        )
     return halved
+
+
+def _save_for_basicsr(state: Mapping[str, Tensor], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save({"params": state}, file)
 
 
 def _to_onnx(
@@ -117,17 +131,20 @@ def _to_onnx(
     differences = compare_onnx(built, path, options.size)
     sizes = ", ".join(f"{h}x{w}: {error:.1e}" for (h, w), error in differences.items())
     kind = "any height and width" if options.size is None else "that height and width alone"
-    print(f"{options.output}: {_named(network)}, {kind}; onnxruntime differs by at most ({sizes})")
+    output = printable(str(options.output))
+    print(f"{output}: {_named(network)}, {kind}; onnxruntime differs by at most ({sizes})")
 
 
 def _write(output: Path, write: Callable[[Path], object]) -> None:
     """Write whole or not at all: what fails or is killed leaves no output, or the old one."""
-    part = output.with_name(f".{output.stem}.part{output.suffix}")
+    part = part_of(output)
     try:
         write(part)
         part.replace(output)
     except OSError as error:
-        raise UserError(f"-o {output}: {error.strerror or error}") from error
+        raise UserError(f"-o {printable(str(output))}: {error.strerror or error}") from error
+    except (LookupError, ValueError, RuntimeError) as error:  # a type or name it cannot hold
+        raise UserError(f"-o {printable(str(output))}: {reason(error)}") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -14,7 +14,8 @@ from cir_arch.basicsr_networks import facts_of
 from cir_arch.catalogue import CATALOGUE, Entry
 from cir_arch.facts import NetworkFacts
 from cir_arch.recognition import NetworkOptions, described, recognise
-from cir_host.checkpoint import Checkpoint, load_into, read_checkpoint
+from cir_host.checkpoint import Checkpoint, about_not_finite, load_into, not_finite, read_checkpoint
+from cir_host.checkpoint_files import printable, shown
 from cir_host.errors import UserError
 
 
@@ -90,12 +91,14 @@ def _file(file: Checkpoint) -> dict[str, Any]:
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in file.state.values()})
     held: dict[str, Any] = {
         "container": file.container,
+        "member": file.member,
         "keys": list(file.keys),
         "key": file.key,
         "prefix": file.prefix,
         "tensors": len(file.state),
         "numbers": sum(value.numel() for value in file.state.values()),
         "dtypes": dtypes,
+        "not_finite": not_finite(file.state),
         "network_g": None,
     }
     options = described(file.metadata) or recognise(file.state)
@@ -128,11 +131,15 @@ def _description(path: Path, held: dict[str, Any]) -> str:
         "legacy": "torch.save, format before torch 1.6",
     }
     rows = [
-        ("file", str(path)),
+        ("file", printable(str(path))),
         ("container", container[held["container"]]),
         ("state dicts", _keys(held["keys"], held["key"])),
         ("tensors", f"{held['tensors']} of {held['numbers']:,} numbers, {_list(held['dtypes'])}"),
     ]
+    if held["member"]:
+        rows.insert(1, ("zip archive", f"of {shown(held['member'])}"))
+    if held["not_finite"]:
+        rows.append(("values", about_not_finite(held["not_finite"], held["tensors"])))
     if held["prefix"]:
         rows.append(("names", f"all begin with {held['prefix']}, which is taken off"))
     section = held["network_g"]
@@ -153,8 +160,8 @@ def _description(path: Path, held: dict[str, Any]) -> str:
 def _keys(keys: Sequence[str], taken: str | None) -> str:
     if taken is None:
         return "the file is one"
-    others = [key for key in keys if key != taken]
-    return taken + (f" (also there: {_list(others)})" if others else "")
+    others = [shown(key) for key in keys if key != taken]
+    return shown(taken) + (f" (also there: {_list(others)})" if others else "")
 
 
 def _facts(facts: dict[str, Any]) -> Iterable[tuple[str, str]]:

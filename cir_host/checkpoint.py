@@ -1,20 +1,18 @@
 """Checkpoints read safely, whatever holds the weights, and loaded with a report."""
 
 import logging
-import pickle
-import re
 import warnings
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from cir_host.checkpoint_files import printable, read_file, shown, some_of
 from cir_host.errors import UserError
 
 _logger = logging.getLogger("basicsr")
@@ -30,11 +28,17 @@ _CONTAINER_KEYS = (*_BY_BASICSR, "state_dict", "model_state_dict", "model", "net
 _WRAPPERS = ("module.", "_orig_mod.")
 """What parallel training and the compiler put before the names of a network."""
 
-_OWNERS = ("net.", "netG.", "model.", "model_g.")
+_OWNERS = ("net.", "netG.", "net_g.", "model.", "model_g.", "generator.")
 """What a network is called in the module that trains it, such as Lightning's."""
+
+_PLAIN = (int, float, str, type(None))
+"""What may stand beside the tensors of a state dict, such as ``epoch: 3``; it is left out."""
 
 _DERIVED_MASKS = ("attn_mask",)
 """Float buffers that a constructor computes (SwinIR's and HAT's shift masks)."""
+
+_LARGEST_REPEATED = 1 << 30
+"""Bytes of a tensor that repeats its numbers; a larger one is no weight and may fill the memory."""
 
 
 finders: list[Callable[[Path], Path | None]] = []
@@ -59,7 +63,9 @@ class Checkpoint:
     prefix: str
     """What was taken off the names."""
     metadata: Mapping[str, str]
-    """Text that a safetensors file holds beside the tensors."""
+    """Text that the file holds beside the tensors."""
+    member: str | None = None
+    """The file in the zip archive that was given, if it was one."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,7 @@ class LoadReport:
         for kind in ("missing", "unexpected", "mismatching"):
             names = getattr(self, kind)
             if names:
-                some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-                parts.append(f"{len(names)} {kind} ({some})")
+                parts.append(f"{len(names)} {kind} ({some_of(names)})")
         return ", ".join(parts)
 
 
@@ -105,9 +110,10 @@ def locate(path: Path) -> Path:
     Raises:
         UserError: The name could be one of :data:`finders`' and is not.
     """
-    if path.exists():
-        return path
-    return next((file for find in finders if (file := find(path))), path)
+    with suppress(OSError):  # a name that no file can have; opening it says why
+        if not path.exists():
+            return next((file for find in finders if (file := find(path))), path)
+    return path
 
 
 def read_checkpoint(
@@ -116,10 +122,11 @@ def read_checkpoint(
     """Read the weights in a file onto the CPU, without running anything that it holds.
 
     Args:
-        path: A file of ``torch.save``, old or new format, or of safetensors (by its ending). It
-            holds a state dict, or a container with one under ``params_ema``, ``params``,
-            ``state_dict``, ``model_state_dict``, ``model``, ``net`` or its only key; the first of
-            these that is there is taken. Where there is no such file, a name without a folder
+        path: A file of ``torch.save``, old or new format, or of safetensors, whatever its name; or
+            a zip archive with one such file in it. It holds a state dict, beside which there may be
+            plain values, or a container with one under ``params_ema``, ``params``, ``state_dict``,
+            ``model_state_dict``, ``model``, ``net`` or its only key; the first of these that is
+            there is taken. Where there is no such file, a name without a folder
             (``promptcir_s_x1`` or ``promptcir_s_x1.safetensors``) is one of ``cir_weights``.
         key: The container's key. ``params`` and ``params_ema`` are preferred if there, as in
             BasicSR, which asks for one of them by default; any other must be there.
@@ -131,25 +138,21 @@ def read_checkpoint(
             and plain values; or the key is not there.
     """
     path = locate(Path(path))
-    if not path.is_file():
-        raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
-    metadata: Mapping[str, str] = {}
-    if path.suffix == ".safetensors":
-        content, metadata = _load_safetensors(path)
-        container = "safetensors"
-    else:
-        content = _load_pickled(path)
-        values: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
-        metadata = {str(k): v for k, v in values.items() if isinstance(v, str)}
-        container = "zip" if zipfile.is_zipfile(path) else "legacy"
-    state, found = _state_dict_in(content, key, path)
-    strangers = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
-    if strangers or not state:
-        what = f"{strangers[0]!r} in it is no tensor" if strangers else "it is empty"
-        raise UserError(f"{path}: no state dict found; {what}. {_contents(content)}")
-    bare, prefix = _without_prefixes(state, set(names), "pytorch-lightning_version" in content)
-    keys = tuple(str(k) for k, v in content.items() if isinstance(v, Mapping) and _is_state(v))
-    return Checkpoint(bare, container, keys, found, prefix, metadata)
+    source = printable(str(path))
+    file = read_file(path)
+    state, found = _state_dict_in(file.content, key, source)
+    keys = tuple(str(k) for k, v in file.content.items() if isinstance(v, Mapping) and _is_state(v))
+    if not _is_state(state):
+        reason = _why_no_state(state, keys)
+        raise UserError(f"{source}: no state dict found; {reason}. {_contents(file.content)}")
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    for name, value in tensors.items():
+        if (what := _unusable(value)) is not None:
+            raise UserError(f"{source}: {shown(name)} in it {what}")
+    bare, prefix = _without_prefixes(
+        tensors, set(names), "pytorch-lightning_version" in file.content
+    )
+    return Checkpoint(bare, file.container, keys, found, prefix, file.metadata, file.member)
 
 
 def read_state_dict(path: Path | str, key: str | None = None) -> dict[str, Tensor]:
@@ -178,14 +181,17 @@ def load_into(
         What was loaded. An incomplete load in training is logged as a warning.
 
     Raises:
-        UserError: Tensors have no partner and ``strict`` or ``testing`` forbids it, or none has.
+        UserError: Tensors have no partner and ``strict`` or ``testing`` forbids it, or none has;
+            or what was loaded holds NaN or infinity.
     """
     present = net.state_dict()
-    weights = {name for name, value in present.items() if not _is_derived(name, value, net)}
+    parameters = {name for name, _ in net.named_parameters()}
+    weights = {n for n, value in present.items() if n in parameters or not _is_derived(n, value)}
     mismatching = {
-        name: f"{name} {_shape(value)} in the file, {_shape(present[name])} in the network"
+        name: difference
         for name, value in state.items()
-        if name in present and value.shape != present[name].shape
+        if name in present
+        and (difference := _difference(name, value, present[name], name in parameters))
     }
     fitting = {name: value for name, value in state.items() if name not in mismatching}
     network = type(net).__name__
@@ -217,9 +223,47 @@ def load_into(
         )
     if weights and not loaded:
         raise UserError(f"{source}: nothing in it fits {network}: {report}{_hint(state)}")
+    refuse_not_finite({name: present[name] for name in loaded}, source)
     if not report.complete:
         _logger.warning("%s fills %s only in part: %s.", source, network, report)
     return report
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the weights that hold NaN or infinity.
+
+    Masks that the network computes itself may, and tensors without memory hold nothing.
+    """
+    return [
+        name
+        for name, value in tensors.items()
+        if not (value.is_meta or _is_derived(name, value) or _is_finite(value))
+    ]
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that give no image.
+
+    Args:
+        tensors: As :func:`not_finite` takes them.
+        source: The file's name in messages.
+
+    Raises:
+        UserError: A weight holds NaN or infinity.
+    """
+    names = not_finite(tensors)
+    if names:
+        raise UserError(
+            f"{source}: {about_not_finite(names, len(tensors))}; give another checkpoint"
+        )
+
+
+def about_not_finite(names: Sequence[str], number: int) -> str:
+    """Say which of a number of tensors hold NaN or infinity."""
+    return (
+        f"{len(names)} of {number} tensors hold NaN or infinity (first {shown(names[0])}): the"
+        " file is damaged, or the training diverged"
+    )
 
 
 def load_any_container(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -240,9 +284,10 @@ def load_any_container(original: Callable[..., Any]) -> Callable[..., Any]:
         net = self.get_bare_model(net)
         wanted = _wanted_key(self.opt.get("path") or {}, load_path, param_key)
         file = read_checkpoint(load_path, wanted, net.state_dict())
-        report = load_into(net, file.state, strict, str(load_path), testing=not self.is_train)
-        part = "" if file.key is None else f", its {file.key}"
-        _logger.info("%s: %s, loaded from %s%s", type(net).__name__, report, load_path, part)
+        source = printable(str(load_path))
+        report = load_into(net, file.state, strict, source, testing=not self.is_train)
+        part = "" if file.key is None else f", its {shown(file.key)}"
+        _logger.info("%s: %s, loaded from %s%s", type(net).__name__, report, source, part)
 
     return load_network
 
@@ -269,12 +314,43 @@ def _wanted_key(paths: Mapping[str, Any], load_path: str, param_key: str | None)
     return key if key not in (None, *_BY_BASICSR) else param_key
 
 
-def _is_derived(name: str, tensor: Tensor, net: nn.Module | None = None) -> bool:
-    """Whether a tensor is no weight: the network computes it, or counts in it."""
-    if net is not None and name in dict(net.named_parameters()):
-        return False
-    plain = not (tensor.is_floating_point() or tensor.is_complex())
-    return plain or name.rpartition(".")[2] in _DERIVED_MASKS
+def _is_derived(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor that is no parameter is no weight: the network computes it, or counts."""
+    return not _has_fractions(tensor) or name.rpartition(".")[2] in _DERIVED_MASKS
+
+
+def _has_fractions(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity.
+
+    If it does its sum does too, and is found ten times as fast; the sum of large numbers may
+    overflow all the same.
+    """
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    if tensor.itemsize == 1:  # float8, which PyTorch does not add
+        tensor = tensor.float()
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def _difference(name: str, given: Tensor, own: Tensor, is_parameter: bool) -> str | None:
+    """Say why a tensor of a file cannot be loaded into the network's; None if it can."""
+    if given.shape != own.shape:
+        theirs, ours = _shape(given), _shape(own)
+    elif (given.is_complex() and not own.is_complex()) or (
+        is_parameter and not _has_fractions(given)
+    ):  # PyTorch would take the real part, and integers for the values that they stand for
+        theirs, ours = _dtype(given), _dtype(own)
+    else:
+        return None
+    return f"{name} {theirs} in the file, {ours} in the network"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _shape(tensor: Tensor) -> str:
@@ -286,77 +362,84 @@ def _hint(state: Mapping[str, Tensor]) -> str:
     return next((f". {text[0].upper()}{text[1:]}" for text in texts if text), "")
 
 
-def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error})") from error
-
-
-def _load_pickled(path: Path) -> Any:
-    _refuse_other_files(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        stranger = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
-        if stranger is None:
-            raise UserError(f"{path}: damaged, or not a PyTorch checkpoint") from error
-        raise UserError(
-            f"{path}: holds Python objects ({stranger[1]}) beside tensors, which may run any code;"
-            " if you trust its source, load it with torch.load(..., weights_only=False) and save"
-            " its state dict"
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{path}: damaged or cut short ({str(error).partition(chr(10))[0]}); download or copy"
-            " it again"
-        ) from error
-
-
-def _refuse_other_files(path: Path) -> None:
-    """Name the usual things that lie where a checkpoint should."""
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        raise UserError(f"{path}: an empty file")
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path}: a pointer of Git LFS; fetch the file itself by `git lfs pull`")
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise UserError(f"{path}: a web page, not a checkpoint; download the file itself")
-    if all(byte >= 0x20 or byte in b"\t\r\n" for byte in head):
-        raise UserError(f"{path}: a text file, not a checkpoint")
-
-
 def _state_dict_in(
-    content: Any, key: str | None, path: Path
-) -> tuple[Mapping[str, Any], str | None]:
+    content: Any, key: str | None, source: str
+) -> tuple[Mapping[Any, Any], str | None]:
     """Return the innermost state dict and the key under which the file holds it."""
     if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict")
+        raise UserError(f"{source}: holds a {type(content).__name__}, not a state dict")
     wanted: tuple[str, ...] = _CONTAINER_KEYS if key is None else (key, *_CONTAINER_KEYS)
     if key is not None and key not in _BY_BASICSR:
-        if not isinstance(content.get(key), Mapping):
-            raise UserError(f"{path}: holds no state dict {key!r}. {_contents(content)}")
+        if not isinstance(_under(key, content), Mapping):
+            raise UserError(f"{source}: holds no state dict {key!r}. {_contents(content)}")
         wanted = (key,)
     state, found = content, None
-    while not _is_state(state):
-        only = tuple(state) if len(state) == 1 else ()
-        inner = next((k for k in (*wanted, *only) if isinstance(state.get(k), Mapping)), None)
+    seen = set()
+    while not _is_state(state) and id(state) not in seen:
+        seen.add(id(state))  # a pickle may hold itself
+        only = tuple(map(str, state)) if len(state) == 1 else ()
+        inner = next((k for k in (*wanted, *only) if isinstance(_under(k, state), Mapping)), None)
         if inner is None:
             break
-        state, found = state[inner], found or str(inner)
+        state, found = _under(inner, state), found or inner
         wanted = _CONTAINER_KEYS
     return state, found
 
 
-def _is_state(content: Mapping[str, Any]) -> bool:
-    return bool(content) and all(isinstance(value, Tensor) for value in content.values())
+def _under(key: str, content: Mapping[Any, Any]) -> Any:
+    """Return what stands under a key, which may be a number in the file."""
+    return content.get(key, next((v for k, v in content.items() if str(k) == key), None))
+
+
+def _is_state(content: Mapping[Any, Any]) -> bool:
+    """Whether there are tensors, and beside them nothing but plain values."""
+    values = [value for value in content.values() if not isinstance(value, _PLAIN)]
+    return bool(values) and all(isinstance(value, Tensor) for value in values)
+
+
+def _why_no_state(content: Mapping[Any, Any], keys: Sequence[str]) -> str:
+    if "optimizers" in content:
+        return "it is a training state, without a network; give models/net_g_NUMBER.pth"
+    if len(keys) > 1:
+        return f"it holds several ({some_of(keys)}); give the key of one"
+    strangers = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    objects = [name for name in strangers if not isinstance(content[name], _PLAIN)]
+    names = [shown(repr(name)) for name in (*objects, *strangers)]
+    return f"{names[0]} in it is no tensor" if names else "it is empty"
+
+
+def _unusable(tensor: Tensor) -> str | None:
+    """Say why a tensor cannot be a weight; None if it is an ordinary one."""
+    if tensor.is_meta:
+        return "has a shape, but no numbers (it was saved from the device meta)"
+    kind = None
+    if tensor.is_nested:
+        kind = "nested"
+    elif tensor.layout != torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+    elif not _is_number(tensor.dtype):
+        kind = _dtype(tensor)
+    if kind is not None:
+        return f"is {kind}, which no network takes; save it as a dense tensor of floating point"
+    if tensor.nbytes > max(tensor.untyped_storage().nbytes(), _LARGEST_REPEATED):
+        return f"claims {tensor.numel():,} numbers and holds fewer; save it whole"
+    return None
+
+
+@cache
+def _is_number(dtype: torch.dtype) -> bool:
+    """Whether a type is no packed or quantised one, whose values depend on more than the bits."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some are experimental
+            torch.empty(1, dtype=dtype).to(torch.complex64)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _without_prefixes(
-    state: Mapping[str, Tensor], names: Set[str], trained_by_others: bool
+    state: Mapping[Any, Tensor], names: Set[str], trained_by_others: bool
 ) -> tuple[dict[str, Tensor], str]:
     """Take off what wrapped or owned the network; return the prefixes that all names had.
 
@@ -380,6 +463,7 @@ def _without_prefixes(
     return {name.removeprefix("module."): value for name, value in bare.items()}, prefix
 
 
-def _contents(content: Mapping[str, Any]) -> str:
-    names = [repr(name) for name in content]
-    return f"The file holds {', '.join(names[:8])}" + (", ..." if len(names) > 8 else "")
+def _contents(content: Mapping[Any, Any]) -> str:
+    names = [shown(repr(name)) for name in content]
+    some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"The file holds {some or 'nothing'}"

@@ -76,6 +76,60 @@ def test_a_file_for_basicsr(tmp_path):
     assert read_checkpoint(tmp_path / "new.pth").state.keys() == network.state_dict().keys()
 
 
+@pytest.mark.parametrize("ending", [".safetensors", ".SAFETENSORS", ".pth", ".PTH"])
+def test_an_output_may_have_every_name_that_a_file_can_have(tmp_path, capsys, ending):
+    network = saved(tmp_path, "CaVE")
+    for start in ("n" * (255 - len(ending)), os.fsdecode(b"caf\xe9"), "line\nbreak"):
+        output = tmp_path / f"{start}{ending}"
+        assert convert(tmp_path, "-o", str(output)) == 0, capsys.readouterr().err
+        file = read_checkpoint(output)
+        assert (file.container == "safetensors") == (ending.lower() == ".safetensors")
+        assert file.state.keys() == network.state_dict().keys()
+        shown = capsys.readouterr().out
+        assert shown.count("\n") == 1
+        assert shown.encode()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_name_that_no_file_can_have_is_one_line(tmp_path, capsys):
+    saved(tmp_path, "CaVE")
+    for output in (tmp_path / f"{'n' * 256}.pth", tmp_path / ("n" * 256) / "net.pth"):
+        assert convert(tmp_path, "-o", str(output)) == 2
+        error = capsys.readouterr().err
+        assert "File name too long" in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth", ".onnx"])
+def test_weights_that_are_not_finite_are_not_converted(tmp_path, capsys, monkeypatch, ending):
+    monkeypatch.setattr(export, "find_spec", lambda name: name)  # the extra is not needed
+    state = saved(tmp_path, "CaVE").state_dict()
+    state["m_head.weight"][0] = float("nan")
+    torch.save({"params": state}, tmp_path / "net.pth")
+    assert convert(tmp_path, "-o", str(tmp_path / f"new{ending}")) == 2
+    error = capsys.readouterr().err
+    assert "net.pth: 1 of 103 tensors hold NaN or infinity (first m_head.weight)" in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"w": torch.ones(2, dtype=torch.complex64).to(torch.complex32)}, "torch.complex32"),
+        ({"w\udce9": torch.ones(2)}, "surrogates not allowed"),
+    ],
+    ids=["type", "name"],
+)
+def test_what_the_format_cannot_hold_is_one_line(tmp_path, capsys, state, reason):
+    torch.save(state, tmp_path / "net.pth")
+    assert convert(tmp_path, "-o", str(tmp_path / "new.safetensors")) == 2
+    error = capsys.readouterr().err
+    assert "new.safetensors: " in error
+    assert error.endswith(f"{reason}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -154,6 +208,16 @@ def test_onnx_gives_the_same_images_at_other_sizes(tmp_path, capsys, name, sessi
     assert "any height and width" in capsys.readouterr().out
     for size in ((96, 33), (32, 64)):
         assert_same_image(network, session(), size)
+
+
+def test_an_onnx_file_may_have_a_long_name(tmp_path, capsys):
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+    saved(tmp_path, "CaVE")
+    output = tmp_path / f"{'n' * 250}.ONNX"
+    assert convert(tmp_path, "-o", str(output), "--size", "32x32") == 0, capsys.readouterr().err
+    assert runtime.InferenceSession(output, providers=["CPUExecutionProvider"]).get_inputs()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_onnx_of_promptcir_is_for_one_size(tmp_path, capsys, session):

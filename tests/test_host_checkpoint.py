@@ -1,17 +1,22 @@
 """Checkpoints of every kind that a user may have, and what a network makes of them."""
 
+import gzip
+import io
+import os
 import pickle
+import tarfile
+import zipfile
 from fractions import Fraction
 
 import pytest
 import torch
 from basicsr.models.base_model import BaseModel
 from host_tools import TinyBatchNorm, basicsr_log
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from cir_host import patches
-from cir_host.checkpoint import load_into, read_checkpoint, read_state_dict
+from cir_host.checkpoint import load_into, not_finite, read_checkpoint, read_state_dict
 from cir_host.errors import UserError
 
 STATE = {"a.weight": torch.arange(4.0), "a.bias": torch.ones(1)}
@@ -51,7 +56,14 @@ def same(first, second):
         (prefixed("_orig_mod."), None, STATE),
         (prefixed("module._orig_mod."), None, STATE),
         ({"a._orig_mod.weight": STATE["a.weight"], "a.bias": STATE["a.bias"]}, None, STATE),
+        ({**STATE, "epoch": 3, "psnr": 31.5, "name": "run", "best": None}, None, STATE),
+        ({"params": {**STATE, "epoch": 3}, "optimizer": {}}, None, STATE),
+        ({0: STATE, 1: AVERAGED}, "1", AVERAGED),
         ({"state_dict": prefixed("net.")}, None, STATE),
+        (prefixed("net_g."), None, STATE),
+        ({"state_dict": prefixed("generator.")}, None, STATE),
+        (prefixed("module.net_g."), None, STATE),
+        (prefixed("generator.module._orig_mod."), None, STATE),
         ({"state_dict": prefixed("model.")}, None, STATE),
         ({"state_dict": prefixed("model_g."), **LIGHTNING}, None, STATE),
         ({"state_dict": prefixed("netG."), **LIGHTNING}, None, STATE),
@@ -75,10 +87,72 @@ def test_old_files_and_safetensors_are_read(tmp_path):
     same(read_state_dict(str(tmp_path / "net.safetensors")), STATE)
 
 
+def torch_bytes(content, **kwargs):
+    file = io.BytesIO()
+    torch.save(content, file, **kwargs)
+    return file.getvalue()
+
+
+def zipped(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name.replace("__", "/").replace("_", "."), data)
+
+
+WHOLE = torch_bytes(STATE)
+OLD = torch_bytes(STATE, _use_new_zipfile_serialization=False)
+SAFE = save(STATE, {"network_g": "{}"})
+
+
+@pytest.mark.parametrize(
+    "name", ["a.pth", "a.safetensors", "a.SAFETENSORS", "a.PTH", "a.pth.tar", "a.txt", "a"]
+)
+@pytest.mark.parametrize(
+    ("data", "container"), [(WHOLE, "zip"), (OLD, "legacy"), (SAFE, "safetensors")]
+)
+def test_the_content_tells_what_a_file_is(tmp_path, name, data, container):
+    (tmp_path / name).write_bytes(data)
+    file = read_checkpoint(tmp_path / name)
+    assert file.container == container
+    same(file.state, STATE)
+
+
+@pytest.mark.parametrize(
+    ("data", "container"), [(WHOLE, "zip"), (OLD, "legacy"), (SAFE, "safetensors")]
+)
+def test_a_zipped_checkpoint_is_read(tmp_path, data, container):
+    members = {"__MACOSX__._net_pth": b"junk", "README_md": b"Weights", "models__net_PTH": data}
+    zipped(tmp_path / "net.pth", **members)
+    file = read_checkpoint(tmp_path / "net.pth")
+    assert (file.container, file.member) == (container, "models/net.PTH")
+    same(file.state, STATE)
+    if container == "safetensors":
+        assert file.metadata == {"network_g": "{}"}
+
+
 def torch_file(path, content, cut=None, **kwargs):
     torch.save(content, path, **kwargs)
     if cut:
         path.write_bytes(path.read_bytes()[:cut])
+
+
+def tar_file(path):
+    with tarfile.open(path, "w") as archive:
+        entry = tarfile.TarInfo("net.pth")
+        entry.size = len(WHOLE)
+        archive.addfile(entry, io.BytesIO(WHOLE))
+
+
+def encrypted(archive):
+    """Set the flag of it in both headers of the only member."""
+    central = archive.index(b"PK\1\2")
+    return b"".join((archive[:6], b"\1", archive[7 : central + 8], b"\1", archive[central + 9 :]))
+
+
+def inside_itself(path):
+    content = {}
+    content["params"] = content
+    torch.save(content, path)
 
 
 def safetensors_file(path, cut):
@@ -124,6 +198,59 @@ def safetensors_file(path, cut):
             "no state dict 'ours'. The file holds 'params'",
         ),
         ("net.safetensors", lambda p: safetensors_file(p, 90), None, "not a whole safetensors"),
+        ("misnamed.pth", lambda p: safetensors_file(p, 90), None, "not a whole safetensors"),
+        ("gzip.pth", lambda p: p.write_bytes(gzip.compress(WHOLE)), None, "by gzip; unpack it"),
+        ("tar.pth", tar_file, None, "packed by tar; unpack it"),
+        ("zeros.pth", lambda p: p.write_bytes(bytes(999)), None, "damaged .* zeros"),
+        ("onnx.pth", lambda p: p.write_bytes(b"\x08\x0a\x12\x07pytorch"), None, "an ONNX model"),
+        (
+            "two.zip",
+            lambda p: zipped(p, a_pth=WHOLE, b_safetensors=SAFE),
+            None,
+            r"2 checkpoints \(a\.pth, b\.safetensors\); unpack it",
+        ),
+        ("arrays.npz", lambda p: zipped(p, a_npy=b""), None, r"without a checkpoint .* a\.npy"),
+        ("no.zip", zipped, None, "without a checkpoint in it; it holds nothing"),
+        ("web.zip", lambda p: zipped(p, a_pth=b"<html>"), None, r"web\.zip, a\.pth in it: a web"),
+        ("bomb.zip", lambda p: zipped(p, a_pth=bytes(10**6)), None, "would be 1,000,000 bytes"),
+        ("nested.zip", lambda p: (zipped(p), zipped(p, a_pth=p.read_bytes())), None, "in a zip"),
+        (
+            "encrypted.zip",
+            lambda p: (zipped(p, a_pth=WHOLE), p.write_bytes(encrypted(p.read_bytes()))),
+            None,
+            "cannot be unpacked .*encrypted",
+        ),
+        (
+            "future.pth",
+            lambda p: p.write_bytes(WHOLE.replace(b"PK\1\2\0\0\0\0", b"PK\1\2\0\0\xff\0")),
+            None,
+            "damaged or cut short",
+        ),
+        ("pipe.pth", os.mkfifo, None, "a pipe or device, not a file"),
+        ("n" * 300 + ".pth", lambda p: None, None, "File name too long"),
+        ("cycle.pth", inside_itself, None, "'params' in it is no tensor"),
+        ("list_beside.pth", lambda p: torch_file(p, {**STATE, "l": [1]}), None, "'l' in it is no"),
+        ("several.pth", lambda p: torch_file(p, {0: STATE, 1: STATE}), None, r"several \(0, 1\)"),
+        (
+            "4.state",
+            lambda p: torch_file(p, {"epoch": 1, "iter": 4, "optimizers": [], "schedulers": []}),
+            None,
+            "a training state, without a network",
+        ),
+        (
+            "program.pth",
+            lambda p: zipped(p, program__data_pkl=b"", program__code__a_py=b""),
+            None,
+            "a TorchScript program",
+        ),
+        ("long.pth", lambda p: torch_file(p, {"k" * 10**5: 1}), None, r"'kkk.{,250}\.\.\.$"),
+        ("line\nbreak.pth", lambda p: p.write_text("no"), None, "a text file"),
+        (
+            os.fsdecode(b"caf\xe9.pth"),
+            lambda p: p.write_text("no"),
+            None,
+            r"caf\\udce9.pth: a text",
+        ),
     ],
 )
 def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path, name, write, key, reason):
@@ -132,8 +259,44 @@ def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path, name, write, key, 
     with pytest.raises(UserError, match=reason) as caught:
         read_state_dict(file, key)
     message = str(caught.value)
-    assert message.startswith(str(file))
-    assert "\n" not in message
+    assert message.startswith(str(tmp_path / name[:3]))
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_a_file_name_that_is_not_utf8_is_no_hindrance(tmp_path, kind):
+    file = tmp_path / os.fsdecode(b"caf\xe9." + kind.encode())
+    file.write_bytes({"pth": WHOLE, "safetensors": SAFE}[kind])
+    same(read_state_dict(file), STATE)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        (torch.eye(3).to_sparse(), "sparse_coo, which no network takes"),
+        (torch.eye(3).to_sparse_csr(), "sparse_csr"),
+        (torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "float4_e2m1fn_x2"),
+        (torch._empty_affine_quantized([2], scale=1, zero_point=0, dtype=torch.qint8), "qint8"),
+        (torch.ones(2, device="meta"), "a shape, but no numbers"),
+        (torch.ones(1).expand(10**12), "claims 1,000,000,000,000 numbers"),
+    ],
+    ids=["sparse", "csr", "packed", "quantised", "meta", "repeated"],
+)
+@pytest.mark.filterwarnings("ignore")  # of making and saving such tensors
+def test_a_tensor_that_is_no_weight_is_refused(tmp_path, tensor, reason):
+    torch.save({"params": {**STATE, "odd": tensor}}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=rf"net\.pth: odd in it .*{reason}"):
+        read_checkpoint(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.ones(0, 3), torch.ones(1).expand(64), torch.ones(2, dtype=torch.complex64)],
+    ids=["empty", "repeated", "complex"],
+)
+def test_unusual_tensors_are_read(tmp_path, tensor):
+    torch.save({"params": {**STATE, "odd": tensor}}, tmp_path / "net.pth")
+    same(read_state_dict(tmp_path / "net.pth"), {**STATE, "odd": tensor})
 
 
 def test_a_prefix_that_the_network_has_too_is_kept(tmp_path):
@@ -232,6 +395,60 @@ def test_more_than_enough_is_enough_for_a_test():
         net, changed(net.state_dict(), add=["extra"]), False, "net.pth", testing=True
     )
     assert report.complete
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 1e300])
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_that_are_not_finite_are_refused(number, strict):
+    """1e300 is infinity in the network's float32."""
+    state = {name: value.double() for name, value in TinyBatchNorm().state_dict().items()}
+    state["body.0.bias"][2] = number
+    state["body.1.running_var"][0] = number
+    with pytest.raises(UserError) as caught:
+        load_into(TinyBatchNorm(), state, strict, "net.pth")
+    message = str(caught.value)
+    assert message.startswith("net.pth: 2 of 8 tensors hold NaN or infinity (first body.0.bias): ")
+    assert "damaged, or the training diverged" in message
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2]
+)
+def test_weights_of_every_precision_are_loaded_and_checked(dtype):
+    state = {n: v.to(dtype) for n, v in TinyBatchNorm().state_dict().items() if v.dim()}
+    net = TinyBatchNorm()
+    assert load_into(net, state, True, "net.pth").complete
+    torch.testing.assert_close(net.body[0].weight.data, state["body.0.weight"].float())
+    assert not_finite(state) == []
+    state["body.2.bias"] = torch.full((3,), float("nan")).to(dtype)
+    assert not_finite(state) == ["body.2.bias"]
+    with pytest.raises(
+        UserError, match=r"1 of 8 tensors hold NaN or infinity \(first body\.2\.bias"
+    ):
+        load_into(net, state, True, "net.pth")
+
+
+def test_what_is_finite_or_no_weight_is_not_refused():
+    """The sums of large weights overflow; a mask may be infinite; what is not loaded may be."""
+    large = {"half": torch.full((4000,), 6e4).half(), "single": torch.full((4,), 3e38)}
+    assert not_finite(large) == []
+    assert not_finite({"complex": torch.tensor([1j, float("nan")])}) == ["complex"]
+    state = Masked().state_dict()
+    state["attn_mask"] = torch.full((4, 4), -float("inf"))
+    state["extra"] = torch.tensor(float("nan"))
+    assert load_into(Masked(), state, False, "net.pth").complete
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8])
+def test_numbers_of_another_kind_do_not_fit(dtype, recwarn):
+    """PyTorch would load the real part, or integers without what scales them."""
+    state = TinyBatchNorm().state_dict()
+    state["body.0.weight"] = state["body.0.weight"].to(dtype)
+    kind = str(dtype).removeprefix("torch.")
+    reason = rf"1 mismatching \(body\.0\.weight {kind} in the file, float32 in the network\)"
+    with pytest.raises(UserError, match=reason):
+        load_into(TinyBatchNorm(), state, True, "net.pth")
+    assert not [w for w in recwarn if "imaginary" in str(w.message)]
 
 
 class Masked(nn.Module):
@@ -359,6 +576,14 @@ def test_the_options_key_wins_then_averaged_weights_but_a_resumed_run_goes_on(
     model.opt["path"] = {"pretrain_network_g": str(file), **paths}
     model.load_network(loaded, str(file), True, asked)
     same(loaded.state_dict(), nets[expected].state_dict())
+
+
+def test_basicsr_s_models_refuse_weights_that_are_not_finite(tmp_path):
+    state = {n: v / 0 for n, v in TinyBatchNorm().state_dict().items()}
+    torch.save({"params": state}, tmp_path / "net.pth")
+    for model in (stock_model(True), stock_model(False)):
+        with pytest.raises(UserError, match=r"net\.pth: 8 of 8 tensors hold NaN or infinity"):
+            model.load_network(TinyBatchNorm(), str(tmp_path / "net.pth"))
 
 
 def test_basicsr_s_models_name_a_file_that_is_no_checkpoint(tmp_path):

@@ -1,6 +1,8 @@
 """``basicsr models``: all networks, and what a file holds."""
 
 import json
+import os
+import zipfile
 
 import pytest
 import torch
@@ -100,6 +102,35 @@ def test_a_file_that_lacks_tensors_says_so(tmp_path, capsys):
     torch.save(state, path)
     assert main(["models", str(path)]) == 0
     assert "1 missing (conv_hr.bias)" in capsys.readouterr().out
+
+
+def test_weights_that_are_not_finite_are_described_and_named(tmp_path, capsys):
+    network, path = saved(tmp_path)
+    state = network.state_dict()
+    state["conv_hr.bias"][0] = float("inf")
+    torch.save(state, path)
+    assert main(["models", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "1 of 172 tensors hold NaN or infinity (first conv_hr.bias): the file is damaged" in shown
+    )
+    assert "UCIP, 172 of 172 tensors" in shown
+    assert main(["models", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_finite"] == ["conv_hr.bias"]
+
+
+def test_a_zipped_checkpoint_of_any_name_is_described(tmp_path, capsys):
+    _, path = saved(tmp_path)
+    archive = tmp_path / os.fsdecode(b"caf\xe9\n.zip")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(path, "net.pth")
+    assert main(["models", str(archive)]) == 0
+    shown = capsys.readouterr().out
+    assert "caf\\udce9\\n.zip\n" in shown
+    assert "of net.pth" in shown
+    assert "172 of 172 tensors" in shown
+    assert main(["models", str(archive), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["member"] == "net.pth"
 
 
 def test_no_checkpoint_is_one_line(tmp_path, capsys):

@@ -267,6 +267,21 @@ def test_a_file_that_names_its_network_is_believed(file, tmp_path):
     assert loaded.layers[0].residual_group.blocks[0].conv_scale == 0.5
 
 
+@pytest.mark.parametrize("section", ["[1]", "3", "[" * 10**5, '{"embed_dim": 12}'])
+def test_a_file_that_names_no_network_is_recognised(section, tmp_path):
+    network = build_network({"type": "HAT", **ALL["HAT"]})
+    save_file(network.state_dict(), tmp_path / "net.safetensors", {"network_g": section})
+    assert type(load_network(tmp_path / "net.safetensors")).__name__ == "HAT"
+
+
+def test_weights_that_are_not_finite_are_no_network(tmp_path):
+    state = build_network({"type": "CaVE", **ALL["CaVE"]}).state_dict()
+    state["m_head.bias"][0] = float("nan")
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"net\.pth: 1 of \d+ tensors hold NaN .*m_head\.bias"):
+        load_network(tmp_path / "net.pth")
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
@@ -284,8 +299,9 @@ def test_what_cannot_be_built_or_loaded_is_one_line(name, arguments, message, tm
 
 
 def test_an_unknown_network_is_named_by_its_tensors(tmp_path):
-    torch.save({"stem.weight": torch.zeros(2)}, tmp_path / "net.pth")
-    with pytest.raises(UserError, match=r"net\.pth: .*stem\.weight.* PromptCIR, .* RRDBNet"):
+    torch.save({"stem.weight": torch.zeros(2), "line\nbreak": torch.ones(1)}, tmp_path / "net.pth")
+    names = r"stem\.weight, line\\nbreak"
+    with pytest.raises(UserError, match=rf"net\.pth: .*{names}.* PromptCIR, .* RRDBNet"):
         load_network(tmp_path / "net.pth")
 
 

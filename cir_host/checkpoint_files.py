@@ -1,0 +1,258 @@
+"""Files that hold checkpoints, read safely; their content tells what they are, not their names."""
+
+import pickle
+import re
+import shutil
+import stat
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from cir_host.errors import UserError
+
+_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".safetensors")
+"""Endings of checkpoints, by which one is found in a zip archive."""
+
+_ARCHIVES = {
+    "gzip": rb"\x1f\x8b",
+    "bzip2": rb"BZh[1-9]",
+    "xz": rb"\xfd7zXZ\0",
+    "Zstandard": rb"\x28\xb5\x2f\xfd",
+    "7-Zip": rb"7z\xbc\xaf\x27\x1c",
+    "RAR": rb"Rar!\x1a\x07",
+    "tar": rb"(?s:.{257})ustar",
+}
+_OTHER_FORMATS = {
+    "an ONNX model": rb"\x08[\x01-\x20][\x12\x1a\x22\x3a]",
+    "an HDF5 file": rb"\x89HDF",
+    "a GGUF file": rb"GGUF",
+    "a NumPy array": rb"\x93NUMPY",
+}
+"""How the files of other programs begin."""
+
+_PICKLE = 0x80
+"""How pickles begin, those of torch.save too."""
+
+_MOST_PACKED = 100
+"""How many times smaller weights may become in a zip archive; zeros become 1000 times smaller."""
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors takes none beyond."""
+
+
+def printable(text: str) -> str:
+    """Return a text on one line that every UTF-8 file takes.
+
+    What cannot be printed, such as line breaks and the bytes of a file name that is not UTF-8, is
+    written with backslashes.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(name: object) -> str:
+    """Return a name from inside a file for a message, cut if it is very long."""
+    text = printable(str(name))
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def some_of(names: Iterable[object], most: int = 3) -> str:
+    """Return the first of some names from inside a file for a message."""
+    words = [shown(name) for name in names]
+    return ", ".join([*words[:most], *(["..."] if len(words) > most else [])])
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """What a file holds, before anybody looks for a state dict in it."""
+
+    content: Any
+    """Whatever was saved, usually a mapping."""
+    container: str
+    """``safetensors``, ``zip`` (torch.save since 1.6) or ``legacy`` (before)."""
+    metadata: Mapping[str, str]
+    """Text that it holds beside tensors."""
+    member: str | None = None
+    """The file in the zip archive that was given, if it was one."""
+
+
+def read_file(path: Path) -> CheckpointFile:
+    """Read a file onto the CPU, without running anything that it holds.
+
+    Args:
+        path: A file of ``torch.save``, old or new format, or of safetensors; or a zip archive with
+            one of them in it.
+
+    Raises:
+        UserError: The file is missing, damaged, no checkpoint, or holds other objects than tensors
+            and plain values.
+    """
+    source = printable(str(path))
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # opening a pipe may wait for ever
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
+            raise UserError(f"{source}: {what}, not a file")
+        return _read(path, source, unpacked=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{source}: no such file") from error
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror or error}") from error
+
+
+def _read(path: Path, source: str, unpacked: bool) -> CheckpointFile:
+    """Read a file of any kind, which its content tells; one that was unpacked holds no archive."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    _refuse_other_files(head, source)
+    if head.startswith(b"PK"):
+        return _read_zip(path, source, unpacked)
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header <= _LONGEST_HEADER:
+        return _load_safetensors(path, source)
+    return _load_pickled(path, source, "legacy")
+
+
+def _load_safetensors(path: Path, source: str) -> CheckpointFile:
+    try:
+        with _utf8_name(path) as name, safe_open(name, framework="pt") as file:
+            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return CheckpointFile(content, "safetensors", file.metadata() or {})
+    except SafetensorError as error:
+        raise UserError(
+            f"{source}: not a whole safetensors file ({reason(error)}); download or copy it again"
+        ) from error
+
+
+@contextmanager
+def _utf8_name(path: Path) -> Iterator[Path]:
+    """Give a file a name that is UTF-8, as safetensors opens no other."""
+    if str(path).isprintable():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "link"
+        link.symlink_to(path.absolute())
+        yield link
+
+
+def _load_pickled(path: Path, source: str, container: str) -> CheckpointFile:
+    try:
+        # given a path, PyTorch would go by its ending
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what the caller refuses, or what is harmless
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        stranger = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
+        if stranger is None:
+            raise UserError(f"{source}: damaged, or not a PyTorch checkpoint") from error
+        raise UserError(
+            f"{source}: holds Python objects ({shown(stranger[1])}) beside tensors, which may"
+            " run any code; if you trust its source, load it with torch.load(...,"
+            " weights_only=False) and save its state dict"
+        ) from error
+    except Exception as error:  # of any kind, as damage makes other instructions of a pickle's
+        raise _damaged(source, error) from error
+    values: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
+    metadata = {str(k): v for k, v in values.items() if isinstance(v, str)}
+    return CheckpointFile(content, container, metadata)
+
+
+def _damaged(source: str, error: Exception) -> UserError:
+    return UserError(f"{source}: damaged or cut short ({reason(error)}); download or copy it again")
+
+
+def reason(error: Exception) -> str:
+    """Return the first sentence of an error; PyTorch's reports go on for a page."""
+    text = re.sub(r"^\[enforce fail at \S+\] \. ", "", str(error))
+    return shown(re.split(r"\.\s|\n", text)[0] or type(error).__name__)
+
+
+def _read_zip(path: Path, source: str, unpacked: bool) -> CheckpointFile:
+    """Read a file of ``torch.save``, which is a zip archive itself, or one that somebody zipped."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # of many kinds too
+        raise _damaged(source, error) from error
+    with archive:
+        members = archive.namelist()
+        if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in members):
+            _refuse_torchscript(members, source)
+            return _load_pickled(path, source, "zip")
+        if unpacked:
+            raise UserError(f"{source}: a zip archive in a zip archive; unpack it")
+        return _read_member(archive, _checkpoint_among(members, source), source)
+
+
+def _refuse_torchscript(members: Iterable[str], source: str) -> None:
+    if any(re.match(r"[^/]+/code/", name) for name in members):
+        raise UserError(
+            f"{source}: a TorchScript program, not a state dict; if you trust its source, load it"
+            " with torch.jit.load and save its state dict"
+        )
+
+
+def _checkpoint_among(members: Iterable[str], source: str) -> str:
+    """Return the only checkpoint among the files of a zip archive."""
+    visible = [name for name in members if not PurePosixPath(name).name.startswith(".")]
+    found = [name for name in visible if name.lower().endswith(_SUFFIXES)]
+    if not found:
+        holds = some_of(visible) or "nothing"
+        raise UserError(f"{source}: a zip archive without a checkpoint in it; it holds {holds}")
+    if len(found) > 1:
+        raise UserError(
+            f"{source}: a zip archive of {len(found)} checkpoints ({some_of(found)}); unpack it and"
+            " give one of them"
+        )
+    return found[0]
+
+
+def _read_member(archive: zipfile.ZipFile, member: str, source: str) -> CheckpointFile:
+    entry = archive.getinfo(member)
+    if entry.file_size > _MOST_PACKED * entry.compress_size:  # it might fill the disk
+        raise UserError(
+            f"{source}: {shown(member)} in it would be {entry.file_size:,} bytes, packed as no"
+            " weights are; unpack it yourself and give the file"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "member"
+        try:
+            with archive.open(member) as packed, path.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+        except Exception as error:  # each method of compression has its own
+            raise UserError(
+                f"{source}: {shown(member)} in it cannot be unpacked ({reason(error)}); unpack"
+                " it yourself and give the file"
+            ) from error
+        file = _read(path, f"{source}, {shown(member)} in it", unpacked=True)
+        return replace(file, member=member)
+
+
+def _refuse_other_files(head: bytes, source: str) -> None:
+    """Name the usual things that lie where a checkpoint should."""
+    if not head:
+        raise UserError(f"{source}: an empty file")
+    if not head.strip(b"\0"):
+        raise UserError(f"{source}: damaged (it begins with zeros); download or copy it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{source}: a pointer of Git LFS; fetch the file itself by `git lfs pull`")
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(f"{source}: a web page, not a checkpoint; download the file itself")
+    if all(byte >= 0x20 or byte in b"\t\r\n" for byte in head) and head[0] != _PICKLE:
+        raise UserError(f"{source}: a text file, not a checkpoint")
+    for name, start in _ARCHIVES.items():
+        if re.match(start, head):
+            raise UserError(f"{source}: packed by {name}; unpack it and give the checkpoint in it")
+    for name, start in _OTHER_FORMATS.items():
+        if re.match(start, head):
+            raise UserError(f"{source}: {name}, not a PyTorch checkpoint")
