@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from command_tools import photographs
 
+from cir_cli import standard_streams
+
 FULL = Path("/dev/full")
 PRINTS = "print('word ' * 20000)"
 SAYS_LITTLE = "print('word')"
@@ -22,7 +24,10 @@ def run(command, *shell, unbuffered=False):
     """
     if isinstance(command, str):
         body = f"def command():\n    {command}\n    return 0\n"
-        code = f"import sys\nfrom cir_cli.standard_streams import run_watched\n{body}"
+        # by itself, as the import of the package takes seconds
+        folder = str(Path(standard_streams.__file__).parent)
+        code = f"import sys\nsys.path.insert(0, {folder!r})\n"
+        code += f"from standard_streams import run_watched\n{body}"
         arguments = ["-c", code + "sys.exit(run_watched(command))"]
     else:
         arguments = ["-m", "cir_cli", *command]
