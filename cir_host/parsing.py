@@ -24,6 +24,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from msgspec import Meta
 
 from cir_host import option_keys
+from cir_host.distributed import refuse_lone_process
 from cir_host.encoding import encoding_of
 from cir_host.errors import OptionsError
 from cir_host.lookup import look_up
@@ -131,7 +132,8 @@ def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
     Each section of ``datasets`` gets ``manual_seed``, from which our data sets draw.
 
     Raises:
-        OptionsError: The file cannot be read, lacks a key, or asks for what is not there.
+        UserError: The file cannot be read, lacks a key, or asks for what is not there; or this is
+            one of several processes, and no launcher is named.
     """
 
     @wraps(original)
@@ -145,6 +147,8 @@ def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
         _number_names_to_texts(given)
         _require_keys(given, is_train)
         opt, args = original(root_path, is_train)
+        if args.launcher == "none":
+            refuse_lone_process()
         _number_names_to_texts(opt)
         for dataset in opt["datasets"].values():
             dataset.setdefault("manual_seed", opt["manual_seed"])
