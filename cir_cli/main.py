@@ -22,6 +22,7 @@ from cir_cli import (
 )
 from cir_cli.standard_streams import run_watched
 from cir_host import __version__
+from cir_host.compat import warnings_stay_warnings
 from cir_host.distributed import normalise_argv
 from cir_host.errors import UserError
 
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or what the subcommand returns, or 2 after a user's mistake, or 130 after Ctrl-C, or what
         :func:`run_watched` says of files and streams that fail.
     """
-    return run_watched(lambda: _run(argv))
+    with warnings_stay_warnings():
+        return run_watched(lambda: _run(argv))
 
 
 def _run(argv: Sequence[str] | None) -> int:

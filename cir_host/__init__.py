@@ -4,13 +4,15 @@ Every other package of ours imports this one first. Importing it supplies the mo
 BasicSR misses, imports BasicSR and applies the patches of :mod:`cir_host.patches`.
 """
 
-from cir_host.compat import supply_missing_modules
+from cir_host.compat import supply_missing_modules, warnings_stay_warnings
 
-supply_missing_modules()
+with warnings_stay_warnings():
+    supply_missing_modules()
 
-from cir_host import patches  # noqa: E402 (BasicSR is importable only from here on)
+    from cir_host import patches  # BasicSR is importable only from here on
+
+    patches.apply()
+
 from cir_host.version import __version__  # noqa: E402
-
-patches.apply()
 
 __all__ = ["__version__"]
