@@ -13,6 +13,6 @@ with warnings_stay_warnings():
 
     patches.apply()
 
-from cir_host.version import __version__  # noqa: E402
+from cir_host.version import __version__
 
 __all__ = ["__version__"]
