@@ -27,6 +27,7 @@ from cir_host import option_keys
 from cir_host.distributed import refuse_lone_process
 from cir_host.encoding import encoding_of
 from cir_host.errors import OptionsError
+from cir_host.foreign import translate
 from cir_host.lookup import look_up
 from cir_host.names import check_name
 from cir_host.option_keys import is_ours
@@ -145,14 +146,16 @@ def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
         for entry in entries:
             _override(given, entry)
         _number_names_to_texts(given)
+        translated = translate(given)
         _require_keys(given, is_train)
         opt, args = original(root_path, is_train)
         if args.launcher == "none":
             refuse_lone_process()
         _number_names_to_texts(opt)
+        translate(opt)
         for dataset in opt["datasets"].values():
             dataset.setdefault("manual_seed", opt["manual_seed"])
-        found = option_keys.check(opt, given)
+        found = translated + option_keys.check(opt, given)
         _warnings[:] = found if opt["rank"] == 0 else []
         for warning in _warnings:
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 (no logger exists yet)
