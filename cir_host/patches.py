@@ -59,6 +59,17 @@ _READERS = (
 )
 """Modules of BasicSR that hold ``imfrombytes`` by name."""
 
+_WRITERS = (
+    "utils.img_util",
+    "utils",
+    "models.hifacegan_model",
+    "models.sr_model",
+    "models.stylegan2_model",
+    "models.video_base_model",
+    "models.video_recurrent_model",
+)
+"""Modules of BasicSR that hold ``imwrite`` by name."""
+
 _LIST_READERS = (
     "data_util",
     "ffhq_dataset",
@@ -298,6 +309,15 @@ PATCHES: tuple[Patch, ...] = (
             "as above: this names it",
         )
         for module in _READERS
+    ),
+    *(
+        Patch(
+            f"basicsr.{module}:imwrite",
+            images.name_unwritable,
+            (),
+            "an image that cannot be written is not named",
+        )
+        for module in _WRITERS
     ),
     Patch(
         "basicsr.train:MessageLogger",
