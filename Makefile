@@ -1,5 +1,5 @@
 # Everything runs in .venv/, which is made on first use and made again when pyproject.toml changes.
-#   make demo   restore real photographs, then train and test a small PromptCIR, about two minutes
+#   make demo   restore real photographs, then train and test a small PromptCIR, about four minutes
 #   make test   all tests, a file per core at a time
 #   make lint   formatting, lint, types
 #   make wheel  build the wheel and run it from another directory in an environment of its own
