@@ -20,7 +20,9 @@ from cir_cli import (
     restore,
     results,
 )
+from cir_cli.standard_streams import run_watched
 from cir_host import __version__
+from cir_host.compat import warnings_stay_warnings
 from cir_host.distributed import normalise_argv
 from cir_host.errors import UserError
 
@@ -46,8 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand.
 
     Returns:
-        0, or what the subcommand returns, or 2 after a user's mistake, or 130 after Ctrl-C.
+        0, or what the subcommand returns, or 2 after a user's mistake, or 130 after Ctrl-C, or what
+        :func:`run_watched` says of files and streams that fail.
     """
+    with warnings_stay_warnings():
+        return run_watched(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     # torch.distributed.launch puts its own flag before the subcommand
     command, rest = _parse(normalise_argv(list(sys.argv[1:] if argv is None else argv)))
     try:

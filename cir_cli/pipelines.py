@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def _run(command: str, pipeline: Callable[[str], Any], arguments: list[str]) -> 
     saved = sys.argv
     sys.argv = [f"basicsr {command}", *opt, *rest]  # BasicSR parses sys.argv itself
     try:
-        pipeline(str(Path.cwd()))
+        # a few notices are printed, and no reader of them may end a training by going away
+        with redirect_stdout(sys.stderr):
+            pipeline(str(Path.cwd()))
     finally:
         sys.argv = saved

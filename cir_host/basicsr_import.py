@@ -85,8 +85,9 @@ class _Loader(Loader):
         return self._original.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        from cir_host.compat import supply_missing_modules
+        from cir_host.compat import supply_missing_modules, warnings_stay_warnings
 
-        supply_missing_modules()
-        self._original.exec_module(module)
-        complete()
+        with warnings_stay_warnings():
+            supply_missing_modules()
+            self._original.exec_module(module)
+            complete()

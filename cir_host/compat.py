@@ -1,6 +1,9 @@
-"""Modules that BasicSR 1.4.2 imports and that newer torchvision and SciPy no longer have."""
+"""What BasicSR 1.4.2 and the packages around it need to be imported at all."""
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -15,6 +18,20 @@ def supply_missing_modules() -> None:
     """
     _stand_in("torchvision.transforms.functional_tensor", "torchvision.transforms.functional")
     _stand_in("scipy.ndimage.filters", "scipy.ndimage")
+
+
+@contextmanager
+def warnings_stay_warnings() -> Iterator[None]:
+    """Show warnings as ever where ``PYTHONWARNINGS=error`` or ``-W error`` makes errors of them.
+
+    The packages that we import and call warn of their own code, which no user can change.
+    """
+    if not any(action == "error" for action, *_ in warnings.filters):
+        yield  # what a package sets when it is imported shall stay
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield
 
 
 def _stand_in(missing: str, source: str) -> None:

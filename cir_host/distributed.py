@@ -44,43 +44,116 @@ def any_device(original: Callable[..., Any]) -> Callable[..., Any]:
     """Make ``init_dist`` use gloo where there is no GPU.
 
     Raises:
-        UserError: The process was not started by the launcher that the command names.
+        UserError: The process was not started by the launcher that the command names, or what the
+            launcher tells it is not sound, or the other processes cannot be reached.
     """
 
     @wraps(original)
     def init_dist(launcher: str, backend: str = "nccl", **kwargs: Any) -> None:
         variable = _RANK_VARIABLE.get(launcher)
-        if variable is not None and variable not in os.environ:
+        if variable is None:
+            original(launcher, backend, **kwargs)
+            return
+        if variable not in os.environ:
             raise UserError(
                 f"--launcher {launcher}: {variable} is not set; start the command by"
                 f" `{_START[launcher]}`"
             )
-        if variable is None or torch.cuda.is_available():
-            original(launcher, backend, **kwargs)
-            return
-        if mp.get_start_method(allow_none=True) is None:
-            mp.set_start_method("spawn")
         if launcher == "slurm":
             _take_slurm_environment(kwargs.pop("port", None))
-        dist.init_process_group("gloo", **kwargs)
+        place = _place()
+        try:
+            if torch.cuda.is_available():
+                original("pytorch", backend, **kwargs)
+            else:
+                if mp.get_start_method(allow_none=True) is None:
+                    mp.set_start_method("spawn")
+                dist.init_process_group("gloo", **kwargs)
+        except (RuntimeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"--launcher {launcher}: {place} does not reach the others ({reason}); start all"
+                " of them, with one MASTER_ADDR and a free MASTER_PORT"
+            ) from error
 
     return init_dist
 
 
+def refuse_lone_process() -> None:
+    """Refuse a process without ``--launcher`` that others were started beside.
+
+    Each of them would take the folder of the run for its own.
+
+    Raises:
+        UserError: A variable of torch's launcher says so, or is not sound.
+    """
+    for variable, alone in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        value = os.environ.get(variable) or alone
+        if value != alone:
+            raise UserError(
+                f"the environment variable {variable} is {value!r}, as where a launcher starts"
+                " several processes; add --launcher pytorch, or unset it"
+            )
+
+
+def _place() -> str:
+    """Check what the launcher tells this process; return which one it is, for messages."""
+    rank = _number("RANK", 0)
+    processes = _number("WORLD_SIZE", 1)
+    if "LOCAL_RANK" in os.environ:
+        _number("LOCAL_RANK", 0)
+    if rank >= processes:
+        raise UserError(
+            f"the environment variable RANK is {rank}, but WORLD_SIZE is {processes}; ranks count"
+            " from 0"
+        )
+    port = _number("MASTER_PORT", 1)
+    if port > 65535:
+        raise UserError(f"the environment variable MASTER_PORT is {port}, more than 65535")
+    return f"process {rank} of {processes} at {_text('MASTER_ADDR')}:{port}"
+
+
+def _number(variable: str, least: int) -> int:
+    value = _text(variable)
+    if not value.isdecimal() or int(value) < least:
+        raise UserError(
+            f"the environment variable {variable} is {value!r}, not an integer from {least} on;"
+            f" start the command by `{_START['pytorch']}`"
+        )
+    return int(value)
+
+
+def _text(variable: str) -> str:
+    value = os.environ.get(variable, "")
+    if not value:
+        raise UserError(
+            f"the environment variable {variable} is not set, but others of torch's launcher are;"
+            f" start the command by `{_START['pytorch']}`"
+        )
+    return value
+
+
 def _take_slurm_environment(port: int | None) -> None:
     """Tell torch by its own variables what Slurm tells by others."""
-    hosts = subprocess.run(
-        ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
+    missing = [name for name in ("SLURM_NTASKS", "SLURM_NODELIST") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"--launcher slurm: {missing[0]} is not set; start the command by `{_START['slurm']}`"
+        )
+    command = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+    try:
+        hosts = subprocess.run(command, capture_output=True, check=True, text=True)
+        os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise UserError(
+            f"--launcher slurm: `{' '.join(command)}` does not tell the nodes ({error})"
+        ) from error
     if port is not None:
         os.environ["MASTER_PORT"] = str(port)
     os.environ.setdefault("MASTER_PORT", "29500")
     os.environ["RANK"] = os.environ["SLURM_PROCID"]
     os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+    os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
 
 
 def wrap_on_any_device(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,8 @@
-"""BasicSR's image reading made to name the file that cannot be read."""
+"""BasicSR's reading and writing of images made to name the file that fails."""
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -52,3 +53,30 @@ def name_unreadable(original: Callable[..., Any]) -> Callable[..., Any]:
             ) from error
 
     return imfrombytes
+
+
+def name_unwritable(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``imwrite`` say which file cannot be written and why, such as a name that is too long.
+
+    Raises:
+        UserError: OpenCV, which tells no reason, has written nothing.
+    """
+
+    @wraps(original)
+    def imwrite(img: Any, file_path: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(img, file_path, *args, **kwargs)
+        except (OSError, cv2.error) as error:
+            raise UserError(
+                f"{file_path}: cannot be written ({_reason(file_path, error)})"
+            ) from error
+
+    return imwrite
+
+
+def _reason(file_path: str, error: Exception) -> str:
+    try:
+        with Path(file_path).open("ab"):
+            return " ".join(str(error).split())
+    except OSError as refusal:
+        return refusal.strerror or str(refusal)

@@ -11,6 +11,24 @@ from basicsr.utils.registry import Registry
 
 from cir_host.errors import OptionsError
 
+_INSTEAD = {
+    "RealHATMSEModel": "HAT's own; write RealESRNetModel, which does the same for a network that"
+    " pads images itself, as HAT does here",
+    "RealHATGANModel": "HAT's own; write RealESRGANModel, which does the same for a network that"
+    " pads images itself, as HAT does here",
+    "ImageNetPairedDataset": "HAT's own, which makes the small images while it loads; make them"
+    " once by MATLAB's bicubic reduction, and write PairedImageDataset with dataroot_lq",
+    "ImageCleanModel": "Restormer's own; write CIRModel, with train.grad_clip: 0.01 for"
+    " use_grad_clip, and train.progressive for iters, gt_sizes and mini_batch_sizes of the data"
+    " set",
+    "Dataset_PairedImage": "Restormer's own; write PairedImageDataset, with use_hflip and use_rot"
+    " for geometric_augs",
+    "ImageRestorationModel": "NAFNet's own; write CIRModel, with train.grad_clip: 0.01, which it"
+    " has by default, and val.tile for grids and crop_size",
+    "DATModel": "DAT's own; write CIRModel, with val.tile: auto for use_chop",
+}
+"""By names that no package here registers: whose they are, and what to write."""
+
 
 class UnknownNameError(OptionsError, KeyError):
     """A name that a registry does not hold; a ``KeyError`` too, as BasicSR raises."""
@@ -63,4 +81,6 @@ def look_up(registry: Registry, name: Any, where: str) -> Any:
     try:
         return registry.get(name)
     except UnknownNameError as error:
+        if name in _INSTEAD:
+            raise UnknownNameError(f"{where}: {name} is {_INSTEAD[name]}") from None
         raise UnknownNameError(f"{where}: {error}") from None

@@ -35,11 +35,18 @@ _HISTORIC_KEYS = {"use_shuffle"}
 """Keys in most options files of BasicSR that no code has read for years."""
 
 
+_FOLDERS_OF_TRAINING = {"experiments_root", "models", "training_states", "log", "visualization"}
+_FOLDERS_OF_TEST = {"results_root", "log", "visualization"}
+"""Keys of ``path`` that BasicSR's parser sets."""
+
+_PATH_KEYS = {"resume_state", "ignore_resume_networks", *_FOLDERS_OF_TRAINING, *_FOLDERS_OF_TEST}
+
+
 def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Check keys and names.
 
     Args:
-        opt: The options as BasicSR's parser returns them. Keys of ``path`` that no code reads are
+        opt: The options as BasicSR's parser returns them. Keys of ``path`` that are not paths are
             removed: BasicSR would make a folder of the name of their value.
         given: The same as the user wrote them.
 
@@ -59,6 +66,7 @@ def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
         warnings.append(f"{section}.{key}".lstrip(".") + f": no code reads this key{suggestion}")
         if section == "path":
             opt["path"].pop(key)
+    warnings += _folders(opt, given)
     for key, section in given.items():
         if key.startswith("network_") and isinstance(section, Mapping):
             warnings += _arguments(ARCH_REGISTRY, section, key)
@@ -75,6 +83,18 @@ def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
         images = {"img", "img2"}
         warnings += _arguments(METRIC_REGISTRY, options, f"val.metrics.{key}", images)
     return warnings
+
+
+def _folders(opt: dict[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a warning for each folder of the run that the file names: the parser says where."""
+    root, parsed = (
+        ("experiments", _FOLDERS_OF_TRAINING) if opt["is_train"] else ("results", _FOLDERS_OF_TEST)
+    )
+    for key in given["path"]:
+        if key in _FOLDERS_OF_TRAINING | _FOLDERS_OF_TEST:
+            yield f"path.{key}: has no effect; this run goes to {root}/{opt['name']}"
+            if key not in parsed:
+                opt["path"].pop(key)
 
 
 def known_to_us(thing: Any) -> bool:
@@ -100,11 +120,12 @@ def _unknown_keys(given: Mapping[str, Any], model: type) -> Iterator[tuple[str, 
     of_networks = {f"network_{n}" for n in networks}
     of_networks |= {f"pretrain_network_{n}" for n in networks}
     of_networks |= {f"{key}_{n}" for n in networks for key in ("strict_load", "param_key")}
-    known = read | of_networks
+    of_path = _PATH_KEYS | of_networks if known_to_us(model) else read | of_networks
     for name in ("", "path", "train", "val", "logger"):
         section = given.get(name) if name else given
         if name in _types_of(model) or not isinstance(section, Mapping):
             continue
+        known = of_path if name == "path" else read | of_networks
         for key in section:
             if key not in known:
                 yield name, key, near(key, known)

@@ -24,8 +24,12 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from msgspec import Meta
 
 from cir_host import option_keys
+from cir_host.distributed import refuse_lone_process
+from cir_host.encoding import encoding_of
 from cir_host.errors import OptionsError
+from cir_host.foreign import translate
 from cir_host.lookup import look_up
+from cir_host.names import check_name
 from cir_host.option_keys import is_ours
 from cir_host.options import convert
 
@@ -34,6 +38,8 @@ _BASE_60 = re.compile(r"[0-9]+(?::[0-9]+)+$")
 _WITH_EXPONENT = re.compile(_NUMBER + r"[eE][-+]?[0-9]+$")
 _INTEGER = re.compile(r"[-+]?[0-9]+$")
 _FLOAT = re.compile(_NUMBER + r"(?:[eE][-+]?[0-9]+)?$")
+
+_NOT_UTF8 = "not text in UTF-8, nor in UTF-16 with a byte order mark; save it as UTF-8"
 
 _logger = logging.getLogger("basicsr")
 _warnings: list[str] = []
@@ -47,11 +53,13 @@ class _Optimizer(_Typed):
     lr: Annotated[float, Meta(gt=0)]
 
 
-class _Dataset(_Typed):
-    name: str | int
+class _Dataset(_Typed, kw_only=True):
+    name: Any
+    dataroot_gt: str | list[str] | None = None
+    dataroot_lq: str | list[str] | None = None
 
 
-class _TrainingSet(_Dataset):
+class _TrainingSet(_Dataset, kw_only=True):
     num_worker_per_gpu: Annotated[int, Meta(ge=0)]
     batch_size_per_gpu: Annotated[int, Meta(ge=1)]
 
@@ -78,7 +86,7 @@ class _Logging(msgspec.Struct):
 class _Options(msgspec.Struct, kw_only=True):
     """Keys that BasicSR reads without a default."""
 
-    name: str
+    name: Any
     model_type: str
     num_gpu: Annotated[int, Meta(ge=0)] | Literal["auto"]
     manual_seed: int | None = None
@@ -125,7 +133,8 @@ def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
     Each section of ``datasets`` gets ``manual_seed``, from which our data sets draw.
 
     Raises:
-        OptionsError: The file cannot be read, lacks a key, or asks for what is not there.
+        UserError: The file cannot be read, lacks a key, or asks for what is not there; or this is
+            one of several processes, and no launcher is named.
     """
 
     @wraps(original)
@@ -136,11 +145,17 @@ def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
         given = _read(file)
         for entry in entries:
             _override(given, entry)
+        _number_names_to_texts(given)
+        translated = translate(given)
         _require_keys(given, is_train)
         opt, args = original(root_path, is_train)
+        if args.launcher == "none":
+            refuse_lone_process()
+        _number_names_to_texts(opt)
+        translate(opt)
         for dataset in opt["datasets"].values():
             dataset.setdefault("manual_seed", opt["manual_seed"])
-        found = option_keys.check(opt, given)
+        found = translated + option_keys.check(opt, given)
         _warnings[:] = found if opt["rank"] == 0 else []
         for warning in _warnings:
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 (no logger exists yet)
@@ -193,20 +208,6 @@ def expand_lists(original: ModuleType) -> SimpleNamespace:
     return SimpleNamespace(**{**vars(original), "expanduser": expanduser})
 
 
-def open_as_utf8(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the ``open`` of BasicSR's options module read and write UTF-8 in every locale."""
-
-    @wraps(original)
-    def open(file: Any, mode: str = "r", **kwargs: Any) -> Any:  # noqa: A001 (takes its place)
-        if "b" not in mode:
-            # the command line, written into the copied file, may hold undecodable bytes
-            errors = "surrogateescape" if set(mode) & set("w+a") else "strict"
-            kwargs = {"encoding": "utf-8", "errors": errors, **kwargs}
-        return original(file, mode, **kwargs)
-
-    return open
-
-
 def log_file_in_utf8(original: Callable[..., Any]) -> Callable[..., Any]:
     """Make the log file take every text in every locale, and keep the options' warnings."""
 
@@ -227,12 +228,15 @@ def log_file_in_utf8(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        with file.open(encoding="utf-8") as stream:
-            content = yaml.load(stream, Loader=basicsr_options.ordered_yaml()[0])
+        text = file.read_text(encoding=encoding_of(file))
+        if "\0" in text:
+            raise OptionsError(f"-opt {file}: {_NOT_UTF8} (it holds null characters)")
+        content = yaml.load(text, Loader=basicsr_options.ordered_yaml()[0])
     except OSError as error:
         raise OptionsError(f"-opt {file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise OptionsError(f"-opt {file}: not UTF-8 text ({error.reason})") from error
+    except UnicodeError as error:
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else error
+        raise OptionsError(f"-opt {file}: {_NOT_UTF8} ({reason})") from error
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise OptionsError(f"-opt {file}{line}: not YAML: {error.problem}") from error
@@ -246,7 +250,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _override(given: dict[str, Any], entry: str) -> None:
     """Apply an entry ``key:key=value`` of ``--force_yml`` as BasicSR will."""
     keys, *values = entry.split("=")
-    if len(values) != 1:
+    if len(values) != 1 or set(keys) & set('"\\\n'):  # BasicSR makes code of the keys
         raise OptionsError(f"--force_yml {entry}: expected KEY:KEY=VALUE with one `=`")
     *groups, last = keys.strip().split(":")
     section: Any = given
@@ -257,18 +261,23 @@ def _override(given: dict[str, Any], entry: str) -> None:
             raise OptionsError(f"--force_yml {entry}: the options have no section {name}")
     try:
         section[last] = basicsr_options._postprocess_yml_value(values[0].strip())
-    except (SyntaxError, NameError, ValueError) as error:
+    except Exception as error:  # BasicSR evaluates lists
         raise OptionsError(f"--force_yml {entry}: cannot read the value ({error})") from error
 
 
 def _require_keys(given: dict[str, Any], is_train: bool) -> None:
     """Check the presence and types of what BasicSR reads without a default."""
     convert(given, _TrainOptions if is_train else _TestOptions, "")
+    check_name(given["name"], "name")
+    _require_paths(given["path"])
     allowed = ("train", "val") if is_train else ("train", "val", "test")
     for phase, section in given["datasets"].items():
         if phase.split("_")[0] not in allowed:
             raise OptionsError(f"datasets.{phase}: must start with {' or '.join(allowed)}")
         convert(section, _Dataset, f"datasets.{phase}")
+        check_name(section["name"], f"datasets.{phase}.name")
+    if suffix := (given.get("val") or {}).get("suffix"):
+        check_name(str(suffix), "val.suffix")
     for metric, section in ((given.get("val") or {}).get("metrics") or {}).items():
         convert(section, _Typed, f"val.metrics.{metric}")
     if is_train:
@@ -278,8 +287,25 @@ def _require_keys(given: dict[str, Any], is_train: bool) -> None:
     _require_keys_of_model(given, is_train)
 
 
+def _number_names_to_texts(options: Mapping[str, Any]) -> None:
+    """Let a data set have a number for its name, which BasicSR cannot join to a path."""
+    datasets = options.get("datasets")
+    for section in datasets.values() if isinstance(datasets, Mapping) else ():
+        if isinstance(section, dict) and type(section.get("name")) is int:
+            section["name"] = str(section["name"])
+
+
+def _require_paths(paths: Mapping[str, Any]) -> None:
+    for key, value in paths.items():
+        is_path = "pretrain_network" in key or "resume_state" in key
+        if is_path and not isinstance(value, str | None):
+            raise OptionsError(f"path.{key}: expected a path or ~; it is {value!r}")
+
+
 def _require_keys_of_model(given: dict[str, Any], is_train: bool) -> None:
     model = look_up(MODEL_REGISTRY, given["model_type"], "model_type")
+    if is_ours(model):
+        _require_different_names(given["datasets"])
     if not (isinstance(model, type) and issubclass(model, SRModel)):
         return
     if "network_g" not in given:
@@ -291,6 +317,20 @@ def _require_keys_of_model(given: dict[str, Any], is_train: bool) -> None:
         raise OptionsError("val.suffix: missing; save_img needs it, and ~ stands for the name")
 
 
+def _require_different_names(datasets: Mapping[str, Any]) -> None:
+    """Results and images of data sets are kept by their names."""
+    phases: dict[str, str] = {}
+    for phase, section in datasets.items():
+        if phase == "train":
+            continue
+        other = phases.setdefault(section["name"], phase)
+        if other != phase:
+            raise OptionsError(
+                f"datasets.{phase}.name: {section['name']} is the name of datasets.{other} too;"
+                " give each its own, by which results are kept"
+            )
+
+
 def _require_parts(opt: Mapping[str, Any]) -> None:
     """Check that what the options ask of this machine is there."""
     if opt["num_gpu"] > 0 and not torch.cuda.is_available():
@@ -298,6 +338,8 @@ def _require_parts(opt: Mapping[str, Any]) -> None:
     if not opt["is_train"] or "debug" in opt["name"]:
         return
     wandb = (opt["logger"].get("wandb") or {}).get("project") is not None
+    if wandb and not opt["logger"]["use_tb_logger"]:
+        raise OptionsError("logger.wandb.project: needs use_tb_logger: true, which it copies")
     for module, wanted, key in (
         ("tensorboard", opt["logger"]["use_tb_logger"], "use_tb_logger"),
         ("wandb", wandb, "wandb"),

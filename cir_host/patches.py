@@ -15,6 +15,7 @@ from cir_host import (
     checkpoint,
     distributed,
     ema,
+    encoding,
     images,
     lookup,
     metric_guards,
@@ -58,6 +59,29 @@ _READERS = (
 )
 """Modules of BasicSR that hold ``imfrombytes`` by name."""
 
+_WRITERS = (
+    "utils.img_util",
+    "utils",
+    "models.hifacegan_model",
+    "models.sr_model",
+    "models.stylegan2_model",
+    "models.video_base_model",
+    "models.video_recurrent_model",
+)
+"""Modules of BasicSR that hold ``imwrite`` by name."""
+
+_LIST_READERS = (
+    "data_util",
+    "ffhq_dataset",
+    "realesrgan_dataset",
+    "realesrgan_paired_dataset",
+    "reds_dataset",
+    "single_image_dataset",
+    "video_test_dataset",
+    "vimeo90k_dataset",
+)
+"""Modules of ``basicsr.data`` that open a ``meta_info_file``."""
+
 PATCHES: tuple[Patch, ...] = (
     Patch(
         "basicsr.utils.registry:Registry._do_register",
@@ -91,9 +115,18 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         "basicsr.utils.options:open",
-        parsing.open_as_utf8,
+        encoding.open_in_its_encoding,
         (14,),
-        "options that are not ASCII need a locale of UTF-8",
+        "texts that are not ASCII need a locale of UTF-8, and none may have a byte order mark",
+    ),
+    *(
+        Patch(
+            f"basicsr.data.{module}:open",
+            encoding.open_in_its_encoding,
+            (14,),
+            "as above, for lists of images",
+        )
+        for module in _LIST_READERS
     ),
     *(
         Patch(
@@ -276,6 +309,15 @@ PATCHES: tuple[Patch, ...] = (
             "as above: this names it",
         )
         for module in _READERS
+    ),
+    *(
+        Patch(
+            f"basicsr.{module}:imwrite",
+            images.name_unwritable,
+            (),
+            "an image that cannot be written is not named",
+        )
+        for module in _WRITERS
     ),
     Patch(
         "basicsr.train:MessageLogger",

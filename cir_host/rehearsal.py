@@ -62,7 +62,10 @@ def rehearse_first(original: Callable[..., Any]) -> Callable[..., Any]:
             torch.distributed.broadcast_object_list(verdict)
         if verdict[0] is not None:
             raise verdict[0]
-        original(opt)
+        try:
+            original(opt)
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be made ({error.strerror})") from error
 
     return make_exp_dirs
 

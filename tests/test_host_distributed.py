@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 
 import basicsr.utils.options
 import pytest
@@ -80,6 +81,90 @@ def test_a_start_without_the_launcher_says_how_to_start(monkeypatch, module, lau
         module.init_dist(launcher)
 
 
+SOUND = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Set the variables of torch's launcher, and no others of them."""
+    monkeypatch.setattr(distributed.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(distributed.mp, "set_start_method", lambda _: None)  # stays for all tests
+
+    def set_variables(values):
+        for name in {*SOUND, "LOCAL_RANK"}:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return set_variables
+
+
+@pytest.mark.parametrize("module", [dist_util, basicsr.utils.options])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"RANK": "x"}, "RANK is 'x', not an integer from 0 on"),
+        ({"RANK": "-1"}, "RANK is '-1'"),
+        ({"RANK": "1.0"}, "RANK is '1.0'"),
+        ({"RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', not an integer from 1 on"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        ({"WORLD_SIZE": None}, "WORLD_SIZE is not set"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x'"),
+        ({"MASTER_ADDR": None}, "MASTER_ADDR is not set"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
+        ({"MASTER_PORT": None}, "MASTER_PORT is not set"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT is 65536"),
+    ],
+)
+def test_what_a_launcher_would_not_say_is_named(variables, monkeypatch, module, change, words):
+    variables({k: v for k, v in {**SOUND, **change}.items() if v is not None})
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *a, **k: pytest.fail("asks"))
+    with pytest.raises(UserError, match="environment variable") as caught:
+        module.init_dist("pytorch")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def test_a_process_that_does_not_come_ends_the_wait_with_a_line(variables):
+    port = free_port()
+    variables({**SOUND, "RANK": "1", "MASTER_PORT": port})
+    with pytest.raises(UserError, match=rf"process 1 of 2 at 127.0.0.1:{port} does not reach"):
+        dist_util.init_dist("pytorch", timeout=timedelta(seconds=1))
+
+
+@pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
+@pytest.mark.parametrize("value", ["2", "x"])
+def test_one_of_several_processes_needs_a_launcher(
+    variables, monkeypatch, tmp_path, variable, value
+):
+    """Without one, each would rename the folder that the other has made."""
+    write_pairs(tmp_path)
+    variables({variable: value})
+    with pytest.raises(UserError, match=rf"{variable} is '{value}'.* add --launcher pytorch"):
+        run_here(monkeypatch, tmp_path, train_options(tmp_path))
+    assert not (tmp_path / "experiments").exists()
+    variables({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": ""})
+    monkeypatch.setattr(sys, "argv", ["basicsr", "-opt", str(tmp_path / "tiny.yml")])
+    assert not basicsr.utils.options.parse_options(str(tmp_path))[0]["dist"]
+
+
+@pytest.mark.parametrize("lost", ["SLURM_NTASKS", "SLURM_NODELIST", "scontrol"])
+def test_slurm_that_does_not_tell_its_nodes_is_named(monkeypatch, tmp_path, lost):
+    settings = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_NODELIST": "n[1-2]"}
+    settings.pop(lost, None)
+    monkeypatch.setattr(os, "environ", {**settings, "PATH": str(tmp_path)})
+    with pytest.raises(UserError, match=rf"--launcher slurm: .*{lost}"):
+        dist_util.init_dist("slurm")
+
+
 def test_slurm_s_variables_reach_torch(monkeypatch):
     asked, joined = [], []
 
@@ -112,17 +197,10 @@ def alone(tmp_path):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_pipeline_leaves_its_group_unless_it_fails(tmp_path, monkeypatch, fails):
+def test_a_pipeline_leaves_its_group_unless_it_fails(variables, tmp_path, monkeypatch, fails):
     """A failing process does not wait for others that wait for it."""
     write_pairs(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    for name, value in place.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(distributed.torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(distributed.mp, "set_start_method", lambda _: None)  # stays for all tests
+    variables({**SOUND, "WORLD_SIZE": "1", "MASTER_PORT": free_port()})
     options = train_options(tmp_path)
     if fails:
         options["datasets"]["train"]["batch_size_per_gpu"] = 16

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import warnings
 
 import pytest
 from host_tools import paired, run_python, write_pairs
@@ -42,6 +43,28 @@ def test_a_module_that_exists_is_left_alone(monkeypatch):
     assert sys.modules["cir_present"] is compat
     compat._stand_in("json.decoder", "json")
     assert sys.modules["json.decoder"].__file__
+
+
+PATIENT = """
+import warnings
+from cir_cli.main import main
+assert warnings.filters[0][0] == "error"
+raise SystemExit(main(["models"]))
+"""
+
+
+def test_warnings_of_other_packages_are_no_errors(tmp_path):
+    """PYTHONWARNINGS=error, which stays in force for the importing program."""
+    done = run_python(["-W", "error", "-c", PATIENT], tmp_path)
+    assert "PromptCIR" in done.stdout
+
+
+def test_filters_that_packages_set_are_kept():
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        with compat.warnings_stay_warnings():
+            warnings.filterwarnings("ignore", "of a package")
+        assert warnings.filters[0][0] == "ignore"
 
 
 PROBE = """

@@ -178,7 +178,7 @@ def test_a_forced_value_that_cannot_be_set_is_named(parse, tmp_path, entry, reas
         ("a: \t- b", "line 1: not YAML"),
         ("just text", "holds no `key: value` lines, but 'just text'"),
         ("", "but None"),
-        ("name: caf\xe9".encode("latin-1"), "not UTF-8"),
+        ("name: caf\xe9".encode("latin-1"), "not text in UTF-8"),
     ],
 )
 def test_a_file_that_holds_no_options_is_named(parse, content, reason):
