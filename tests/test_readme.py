@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
-from basicsr.archs import build_network
-from basicsr.utils.registry import ARCH_REGISTRY
 
-import cir_arch  # noqa: F401
+from cir_arch.network import entries
+from cir_cli import models
+from cir_cli.models import markdown
 from cir_cli.options_files import shipped
 from cir_host.patches import PATCHES, table
 
@@ -21,14 +20,19 @@ def test_the_table_of_patches_is_the_one_in_the_code():
     assert all(f"`{patch.target.removeprefix('basicsr.')}`" in table() for patch in PATCHES)
 
 
-def test_networks_of_the_table_are_the_registered_ones_with_their_sizes():
-    rows = dict(re.findall(r"^\| `(\w+)` \|.*?\| ([\d,]+) \|", README, re.MULTILINE))
-    ours = {name for name, cls in ARCH_REGISTRY if cls.__module__.startswith("cir_arch.")}
-    assert set(rows) == ours
-    for name, count in rows.items():
-        with torch.device("meta"):
-            network = build_network({"type": name})
-        assert sum(p.numel() for p in network.parameters()) == int(count.replace(",", ""))
+def test_the_table_of_networks_is_the_one_in_the_code(capsys):
+    """It stands in one of the documents; the example of CONTRIBUTING.md is not in it."""
+    printed = markdown([entry for entry in entries() if entry.package != "example_network"])
+    documents = [README, *(file.read_text("utf-8") for file in (ROOT / "docs").glob("*.md"))]
+    assert sum(printed in text for text in documents) == 1, "put in `basicsr models --markdown`"
+    models.run(["--markdown"])
+    assert set(printed.splitlines()) <= set(capsys.readouterr().out.splitlines())
+
+
+def test_the_example_of_contributing_is_the_one_that_the_tests_run():
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    example = (ROOT / "tests" / "example_network.py").read_text(encoding="utf-8")
+    assert f"```python\n{example}```" in contributing
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
