@@ -1,24 +1,23 @@
-"""The naive form of each network, by registered name: same arguments, same state-dict keys."""
+"""The naive form of each network, by registered name: same arguments, same state-dict keys.
 
-from naive_hat import NaiveHAT, NaiveHFT
-from naive_promptcir import NaivePromptCIR
-from naive_promptir import NaivePromptIR
-from naive_residual_unet import NaiveCaVE, NaiveFBCNN
-from naive_safmn_bcie import NaiveSAFMN
-from naive_scunet import NaiveSCUNet
-from naive_ucip import NaiveUCIP
-from naive_unifyformer import NaiveUnifyFormer
+Found by name: ``NaiveNAME`` in any file ``naive_*.py`` of this folder.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
 from torch import nn
 
-NAIVE: dict[str, type[nn.Module]] = {
-    "PromptCIR": NaivePromptCIR,
-    "UCIP": NaiveUCIP,
-    "CaVE": NaiveCaVE,
-    "HAT": NaiveHAT,
-    "HFT": NaiveHFT,
-    "FBCNN": NaiveFBCNN,
-    "SCUNet": NaiveSCUNet,
-    "UnifyFormer": NaiveUnifyFormer,
-    "SAFMN_BCIE": NaiveSAFMN,
-    "PromptIR": NaivePromptIR,
-}
+import cir_arch  # noqa: F401
+from cir_arch.network import entries
+
+
+def _found() -> dict[str, type[nn.Module]]:
+    files = Path(__file__).parent.glob("naive_*.py")
+    modules = [import_module(file.stem) for file in files if file.stem != Path(__file__).stem]
+    classes = {name: value for module in modules for name, value in vars(module).items()}
+    named = ((entry.name, classes.get(f"Naive{entry.name}")) for entry in entries())
+    return {name: form for name, form in named if form is not None}
+
+
+NAIVE = _found()

@@ -12,7 +12,7 @@ from torch import Tensor
 from cir_arch.safmn_bcie_arch import SAFM, SAFMN_BCIE
 
 
-class NaiveSAFMN(SAFMN_BCIE):
+class NaiveSAFMN_BCIE(SAFMN_BCIE):  # noqa: N801 (the registered name)
     """SAFMN-BCIE with adaptive pooling at every size."""
 
     def forward(self, x: Tensor) -> Tensor:

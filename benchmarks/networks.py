@@ -22,7 +22,7 @@ import torch
 from naive_forms import NAIVE
 from torch import Tensor, nn
 
-import cir_arch
+from cir_arch.network import entry_named
 
 SMALLER = {"HAT": 64, "HFT": 64}
 """Side of the image where 128 takes too long."""
@@ -63,7 +63,7 @@ def seconds(
 
 def build(name: str, form: str, options: argparse.Namespace) -> nn.Module:
     torch.manual_seed(0)
-    network: nn.Module = (NAIVE[name] if form == "naive" else getattr(cir_arch, name))()
+    network: nn.Module = (NAIVE[name] if form == "naive" else entry_named(name).load())()
     network.eval().to(options.device)
     if form == "ours" and options.compile:
         network.compile()  # in place: the state dict keeps its keys

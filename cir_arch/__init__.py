@@ -1,6 +1,9 @@
-"""Networks for compressed-image restoration. Importing this registers them with BasicSR."""
+"""Networks for compressed-image restoration. Importing this registers them with BasicSR.
 
-import cir_host  # noqa: F401, I001 (makes BasicSR importable, so it comes first)
+BasicSR itself is not imported; its registry receives the networks as soon as somebody imports it.
+"""
+
+import cir_host  # noqa: F401, I001 (waits for BasicSR, so it comes first)
 
 from cir_arch.basicsr_networks import facts_of
 from cir_arch.cave_arch import CaVE, CaVEQuality

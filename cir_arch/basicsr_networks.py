@@ -1,20 +1,25 @@
-"""BasicSR's own networks among ours: recognised, described, and run on images of any size.
+"""BasicSR's own networks: recognised, described, and run on images of any size.
+
+BasicSR is imported when one of them is built, not before.
 
 SwinIR: Liang et al., ICCV Workshops 2021, https://arxiv.org/abs/2108.10257. RRDBNet: Wang et al.,
 ESRGAN, ECCV Workshops 2018, https://arxiv.org/abs/1809.00219.
 """
 
 import math
+from importlib import import_module
 from typing import Any
 
-from basicsr.archs.rrdbnet_arch import RRDBNet
-from basicsr.archs.swinir_arch import SwinIR
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
-from cir_arch.layers.padding import PaddingRule, crop_to, mirror_beyond
+from cir_arch.layers.padding import PaddingRule, checked_size, crop_to, mirror_beyond
+from cir_arch.layers.receptive_field import Span, radius
+from cir_arch.network import Entry, Weights, add
 from cir_arch.state_dict import State, entry_count, ratio
-from cir_host.errors import UserError
+
+_SWINIR = "basicsr.archs.swinir_arch", "SwinIR"
+_RRDBNET = "basicsr.archs.rrdbnet_arch", "RRDBNet"
 
 _JPEG_WINDOW = 7
 """Window size of the published SwinIR networks for JPEG; those for noise and scaling have 8."""
@@ -94,44 +99,58 @@ def rrdbnet_arguments(state: State) -> dict[str, Any] | None:
     }
 
 
-RECOGNISERS = {"SwinIR": swinir_arguments, "RRDBNet": rrdbnet_arguments}
-"""What reads the arguments off a state dict, by registry name."""
-
-
 def facts_of(network: nn.Module) -> NetworkFacts | None:
-    """Return the facts of a network of ours or of BasicSR's SwinIR and RRDBNet, else None."""
+    """Return the facts of one of our networks or of BasicSR's SwinIR and RRDBNet, else None."""
     facts = getattr(network, "facts", None)
     if isinstance(facts, NetworkFacts):
         return facts
-    if isinstance(network, SwinIR):
+    if _is_a(network, _SWINIR):
         return _swinir_facts(network)
-    return _rrdbnet_facts(network) if isinstance(network, RRDBNet) else None
+    return _rrdbnet_facts(network) if _is_a(network, _RRDBNET) else None
 
 
-def _swinir_facts(network: SwinIR) -> NetworkFacts:
-    """Its window; float16 was not tried, others report that it fails."""
+def _is_a(network: nn.Module, name: tuple[str, str]) -> bool:
+    """Whether a network is of a class of BasicSR's, which need not be imported to tell."""
+    return any((cls.__module__, cls.__qualname__) == name for cls in type(network).__mro__)
+
+
+def _swinir_facts(network: Any) -> NetworkFacts:
     window: int = network.layers[0].residual_group.blocks[0].attn.window_size[0]
+    return _facts_of_swinir(window, network.upscale, network.conv_first.in_channels)
+
+
+def _facts_of_swinir(window: int, scale: int, in_channels: int) -> NetworkFacts:
+    """Without float16, which was not tried; others report that it fails."""
     return NetworkFacts(
         size_multiple=window,
         min_size=1,
-        scale=network.upscale,
+        scale=scale,
         halo=None,
-        in_channels=network.conv_first.in_channels,
+        in_channels=in_channels,
         precisions=frozenset({"fp32", "bf16"}),
         pads_itself=False,
     )
 
 
-def _rrdbnet_facts(network: RRDBNet) -> NetworkFacts:
-    """A pixel for each convolution; those after the upsampling reach less than two more."""
+def _rrdbnet_facts(network: Any) -> NetworkFacts:
     shrunk = {1: 4, 2: 2}.get(network.scale, 1)
-    convolutions = 2 + 15 * len(network.body)
+    channels = network.conv_first.in_channels // shrunk**2
+    return _facts_of_rrdbnet(len(network.body), network.scale, channels)
+
+
+def _facts_of_rrdbnet(blocks: int, scale: int, in_channels: int) -> NetworkFacts:
+    shrunk = 4 // scale
+
+    def input_of(output: Span) -> Span:
+        enlarged = output.convolutions(3).enlargement(2).convolutions(1).enlargement(2)
+        return enlarged.convolutions(15 * blocks + 2).reduction(shrunk)
+
     return NetworkFacts(
         size_multiple=shrunk,
         min_size=1,
-        scale=network.scale,
-        halo=shrunk * (convolutions + 3),
-        in_channels=network.conv_first.in_channels // shrunk**2,
+        scale=scale,
+        halo=radius(input_of, shrunk, scale),
+        in_channels=in_channels,
         precisions=frozenset({"fp32", "bf16", "fp16"}),
         padding=PaddingRule(shrunk, "reflect") if shrunk > 1 else None,
         pads_itself=False,
@@ -141,31 +160,120 @@ def _rrdbnet_facts(network: RRDBNet) -> NetworkFacts:
 def run(network: nn.Module, image: Tensor, **inputs: Any) -> Any:
     """Call a network on images (B, C, H, W) of any size, also one that does not pad by itself.
 
-    SwinIR's sides are padded as in the test that its authors publish: by the image mirrored with
-    its edge, to the next multiple of the window that is larger, also where a side is a multiple
+    SwinIR's sides are padded as in the test script of its authors: by the image mirrored with its
+    edge, to the next multiple of the window that is larger, even where a side is a multiple
     already. RRDBNet's are padded to multiples by reflection.
 
     Args:
         network: Ours, SwinIR or RRDBNet.
-        image: What it takes.
-        inputs: What else it takes, see ``NetworkFacts.extra_inputs``.
+        image: (B, C, H, W) in [0, 1].
+        inputs: What else the network takes, see ``NetworkFacts.extra_inputs``.
 
     Raises:
-        UserError: If the image has other channels than the network takes.
+        UserError: If the image has another number of channels than the network takes.
     """
     facts = facts_of(network)
     if facts is None or facts.pads_itself:
         return network(image, **inputs)
-    if image.shape[1] != facts.in_channels:
-        raise UserError(
-            f"{type(network).__name__} is made for images of {facts.in_channels} channels, this"
-            f" one has {image.shape[1]}"
-        )
-    height, width = image.shape[-2:]
-    if isinstance(network, SwinIR):
+    height, width = checked_size(image, facts.in_channels, type(network).__name__)
+    if _is_a(network, _SWINIR):
         padded = mirror_beyond(
             mirror_beyond(image, -2, facts.size_multiple), -1, facts.size_multiple
         )
     else:
         padded = facts.padding.pad(image) if facts.padding else image
     return crop_to(network(padded), height * facts.scale, width * facts.scale)
+
+
+def _class(name: tuple[str, str]) -> type[nn.Module]:
+    module, attribute = name
+    found: type[nn.Module] = getattr(import_module(module), attribute)
+    return found
+
+
+add(
+    Entry(
+        name="SwinIR",
+        package="basicsr",
+        load=lambda: _class(_SWINIR),
+        defaults={
+            "img_size": 64,
+            "in_chans": 3,
+            "embed_dim": 96,
+            "depths": (6,) * 4,
+            "num_heads": (6,) * 4,
+            "window_size": 7,
+            "mlp_ratio": 4.0,
+            "qkv_bias": True,
+            "ape": False,
+            "patch_norm": True,
+            "upscale": 2,
+            "img_range": 1.0,
+            "upsampler": "",
+            "resi_connection": "1conv",
+        },
+        arguments_from=swinir_arguments,
+        paper="[Liang et al., ICCVW 2021](https://arxiv.org/abs/2108.10257), BasicSR's own; here"
+        " the published size for colour JPEGs",
+        gmacs=212.57,
+        described=(11_492_067, _facts_of_swinir(window=7, scale=1, in_channels=3)),
+        published={
+            "img_size": 126,
+            "window_size": 7,
+            "embed_dim": 180,
+            "depths": (6,) * 6,
+            "num_heads": (6,) * 6,
+            "mlp_ratio": 2.0,
+            "upscale": 1,
+            "img_range": 255.0,
+            "upsampler": "",
+        },
+        small={
+            "img_size": 16,
+            "window_size": 4,
+            "embed_dim": 12,
+            "depths": [2, 3],
+            "num_heads": [2, 3],
+            "upscale": 1,
+        },
+        weights=(
+            Weights(
+                "https://github.com/JingyunLiang/SwinIR/releases/tag/v0.0",
+                "006_colorCAR_DFWB_s126w7_SwinIR-M_jpeg{10,20,30,40}.pth",
+                "params",
+                "Apache-2.0",
+            ),
+        ),
+        in_spandrel=True,
+    )
+)
+add(
+    Entry(
+        name="RRDBNet",
+        package="basicsr",
+        load=lambda: _class(_RRDBNET),
+        defaults={"scale": 4, "num_feat": 64, "num_block": 23, "num_grow_ch": 32},
+        arguments_from=rrdbnet_arguments,
+        paper="[Wang et al., ECCVW 2018](https://arxiv.org/abs/1809.00219), BasicSR's own,"
+        " super-resolution x4",
+        gmacs=293.71,
+        described=(16_697_987, _facts_of_rrdbnet(blocks=23, scale=4, in_channels=3)),
+        published={"num_in_ch": 3, "num_out_ch": 3},
+        small={
+            "num_in_ch": 3,
+            "num_out_ch": 3,
+            "num_feat": 8,
+            "num_block": 2,
+            "num_grow_ch": 4,
+        },
+        weights=(
+            Weights(
+                "https://github.com/xinntao/Real-ESRGAN/releases/tag/v0.1.0",
+                "RealESRGAN_x4plus.pth",
+                "params_ema",
+                "BSD-3-Clause",
+            ),
+        ),
+        in_spandrel=True,
+    )
+)

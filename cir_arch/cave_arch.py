@@ -4,25 +4,24 @@ Guo et al., Compression-Aware One-Step Diffusion Model for JPEG Artifact Removal
 https://arxiv.org/abs/2502.09873, stage 1. The authors' release (MIT) is
 https://github.com/jp-guo/CODiff; its checkpoints load here unchanged.
 
-Same function as the release, otherwise done here:
+Computes the same function as the release. Differences:
 
 - The published widths are the default. The release's default is twice as wide.
-- The image is returned alone, and no quality predicted, unless the quality is asked for.
-- Any image size from 1 x 1 on, for image, quality and embedding: padded to multiples of 32, the
-  network's total stride. The release pads to 8 and ends with an error at most sizes; its embedding
-  and quality leave out what lies beyond the last multiple of 32.
-- The encoder can be built and loaded alone, and with the head that predicts the quality.
+- The image is returned alone, and no quality is predicted, unless the quality is requested.
+- Any image size from 1 x 1 on works, for image, quality and embedding: sides are padded to
+  multiples of 32, the network's total stride. The release pads to multiples of 8 and fails at most
+  sizes; its embedding and quality ignore what lies beyond the last multiple of 32.
+- The encoder can be built and loaded alone, or with the head that predicts the quality.
 """
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.dct import start_with_dct
-from cir_arch.layers.padding import crop_to
+from cir_arch.layers.padding import checked_size, crop_to
 from cir_arch.layers.quality_head import QualityHead
 from cir_arch.layers.residual_conv import ResBlock
 from cir_arch.layers.residual_unet import (
@@ -31,14 +30,13 @@ from cir_arch.layers.residual_unet import (
     ResidualUNet,
     residual_arguments,
 )
+from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State
-from cir_host.registration import register
 
 DECODER = ("m_body_decoder.", "m_up3.", "m_up2.", "m_up1.", "m_tail.")
-"""How the keys of a checkpoint begin that make the image."""
+"""Prefixes of the keys of the decoder, which makes the image."""
 HEAD = ("qf_pred.",)
-"""How those begin that make the quality of the embedding."""
-
+"""Prefix of the keys of the head that predicts the quality."""
 
 _ENCODER_AND_HEAD = {"m_body_encoder.0.res.0.weight", "qf_pred.0.res.0.weight"}
 
@@ -46,7 +44,7 @@ _ENCODER_AND_HEAD = {"m_body_encoder.0.res.0.weight", "qf_pred.0.res.0.weight"}
 class ShiftedResBlock(ResBlock):
     """Residual block that adds one to every element.
 
-    A trace of the modulation by the quality, which is fixed here at scale and shift 1.
+    FBCNN scales and shifts such a block by the quality; here scale and shift are fixed at 1.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,19 +53,19 @@ class ShiftedResBlock(ResBlock):
 
 
 class _Embedder(ResidualEncoder):
-    """Base of what describes the compression of an image."""
+    """Base of the networks that describe how an image was compressed."""
 
     def embed(self, x: Tensor) -> Tensor:
         """Describe the compression of images (B, C, H, W) by tokens (B, K, ``nc[3]``).
 
-        One token for each pixel of the lowest level, 32 x 32 of the padded image by default, row by
-        row: the visual embedding of CODiff, section 3.2.
+        One token for each pixel of the lowest level, row by row, by default one for 32 x 32 pixels
+        of the padded image: the visual embedding of CODiff, section 3.2.
         """
         return self.encode(x)[-1].flatten(2).transpose(1, 2)
 
 
 class _QualityPredictor(_Embedder):
-    """Base of what tells the quality too."""
+    """Base of the networks that also predict the quality."""
 
     qf_pred: QualityHead
 
@@ -77,12 +75,27 @@ class _QualityPredictor(_Embedder):
         return 100 * (1 - quality)
 
 
-@register(ARCH_REGISTRY)
-class CaVE(_QualityPredictor, ResidualUNet):
-    """U-Net of residual blocks whose lowest level also tells how the image was compressed.
+@network(
+    paper="[Guo et al., ICCV 2025](https://arxiv.org/abs/2502.09873), compression-aware embedder of"
+    " CODiff",
+    gmacs=23.01,
+    small={"nc": (8, 8, 12, 16), "nb": 1, "quality_nc": 16},
+    weights=(
+        Weights(
+            "https://github.com/jp-guo/CODiff (README, Google Drive)",
+            "cave.pth",
+            "state dict, format before torch 1.6",
+            "MIT",
+        ),
+    ),
+    idle_parameters=r"qf_pred\..*",  # unless the quality is requested
+    onnx_any_size=True,
+)
+class CaVE(_QualityPredictor, ResidualUNet, RestorationNetwork):
+    """U-Net of residual blocks whose lowest level also describes how the image was compressed.
 
     The defaults give the published network. Without ``return_quality`` the parameters under
-    ``qf_pred`` do not take part.
+    ``qf_pred`` are not used.
 
     Args:
         in_nc: Channels of the input image.
@@ -90,9 +103,9 @@ class CaVE(_QualityPredictor, ResidualUNet):
         nc: Channels of the four levels, the last those of the embedding.
         nb: Residual blocks of each stage.
         act_mode: ``BR`` for blocks with batch norm, or ``R``.
-        strides: By how much each level is smaller than the one before.
+        strides: Size of each level's predecessor over the level's size.
         quality_nc: Hidden channels of the quality head.
-        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+        use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
 
     Raises:
         UserError: If an argument has the wrong length or an unknown value; the message names it.
@@ -104,7 +117,7 @@ class CaVE(_QualityPredictor, ResidualUNet):
         out_nc: int | None = None,
         nc: Sequence[int] = (64, 128, 256, 512),
         nb: int = 4,
-        act_mode: str = "BR",
+        act_mode: Literal["R", "BR"] = "BR",
         strides: Sequence[int] = (2, 4, 4),
         quality_nc: int = 512,
         use_checkpoint: bool = False,
@@ -123,10 +136,9 @@ class CaVE(_QualityPredictor, ResidualUNet):
 
     @property
     def facts(self) -> NetworkFacts:
-        """What tools need to know of this network.
+        """What tools need to know about this network.
 
-        The halo is that of the image, for tiles that begin at multiples of ``size_multiple``. The
-        quality depends on the whole image.
+        The halo is that of the image. The quality depends on the whole image.
         """
         return NetworkFacts(
             size_multiple=self.sizes.padding.multiple,
@@ -142,12 +154,15 @@ class CaVE(_QualityPredictor, ResidualUNet):
     def forward(self, x: Tensor, return_quality: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Restore images (B, C, H, W), RGB in [0, 1]; same height and width, not clamped.
 
-        Sides that are no multiple of 32 (the product of ``strides``) are padded at bottom and right
-        by replication, for all outputs, and the image is cropped.
+        Sides that are not multiples of 32 (the product of ``strides``) are padded at bottom and
+        right by replication, for all outputs, and the image is cropped.
 
         Args:
             x: Images.
             return_quality: Return the image and the predicted quality (B, 1), 1 - QF / 100.
+
+        Raises:
+            UserError: If the number of channels is not the network's.
         """
         height, width = x.shape[-2:]
         features = self.encode(x)
@@ -156,15 +171,15 @@ class CaVE(_QualityPredictor, ResidualUNet):
 
 
 class _PartOfCaVE(_Embedder):
-    """Base of what loads the checkpoints of the whole network, and takes its part of them."""
+    """Base of the parts of CaVE. Each loads checkpoints of the whole network as well as its own."""
 
     left_out: ClassVar[tuple[str, ...]]
-    """How the keys begin that it does not need."""
+    """Prefixes of the keys that the part does not need."""
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Leave out what is not needed, so that strict loading accepts it."""
+        """Drop the keys that are not needed, so that strict loading accepts the rest."""
         left_out = tuple(prefix + start for start in self.left_out)
         for key in [key for key in state_dict if key.startswith(left_out)]:
             del state_dict[key]
@@ -172,7 +187,7 @@ class _PartOfCaVE(_Embedder):
 
 
 class CaVEEncoder(_PartOfCaVE):
-    """What of :class:`CaVE` its embedding needs; loads the checkpoints of the whole network too.
+    """The part of :class:`CaVE` that makes the embedding.
 
     Arguments and errors are those of :class:`CaVE`.
     """
@@ -184,7 +199,7 @@ class CaVEEncoder(_PartOfCaVE):
         in_nc: int = 3,
         nc: Sequence[int] = (64, 128, 256, 512),
         nb: int = 4,
-        act_mode: str = "BR",
+        act_mode: Literal["R", "BR"] = "BR",
         strides: Sequence[int] = (2, 4, 4),
         use_checkpoint: bool = False,
     ) -> None:
@@ -195,16 +210,21 @@ class CaVEEncoder(_PartOfCaVE):
         return self.embed(x)
 
 
-@register(ARCH_REGISTRY)
-class CaVEQuality(_PartOfCaVE, _QualityPredictor):
-    """What of :class:`CaVE` the quality needs: the image is returned as it is.
+@network(
+    paper="encoder and quality head of CaVE, returns the image",
+    gmacs=0,
+    small={"nc": (8, 8, 12, 16), "nb": 1, "quality_nc": 16},
+)
+class CaVEQuality(_PartOfCaVE, _QualityPredictor, RestorationNetwork):
+    """The part of :class:`CaVE` that predicts the quality; returns the image as it is.
 
-    Trains by explicit learning alone without the cost of a decoder. Loads the checkpoints of the
-    whole network too. Arguments and errors are those of :class:`CaVE`, and:
+    It is trained by explicit learning (CODiff, section 3.2) alone, without the cost of a decoder.
+    Arguments and errors are those of :class:`CaVE`, and:
 
     Args:
-        start: The first weights; ``dct``: those of :func:`cir_arch.layers.dct.start_with_dct`, from
-            which a small size learns at once, where random ones had not begun to after 600 steps.
+        start: The initial weights. ``dct`` takes :func:`cir_arch.layers.dct.start_with_dct`, with
+            which a small size learns at once; from random weights it had not begun to learn after
+            600 steps.
     """
 
     left_out = DECODER
@@ -214,7 +234,7 @@ class CaVEQuality(_PartOfCaVE, _QualityPredictor):
         in_nc: int = 3,
         nc: Sequence[int] = (64, 128, 256, 512),
         nb: int = 4,
-        act_mode: str = "BR",
+        act_mode: Literal["R", "BR"] = "BR",
         strides: Sequence[int] = (2, 4, 4),
         quality_nc: int = 512,
         use_checkpoint: bool = False,
@@ -230,7 +250,7 @@ class CaVEQuality(_PartOfCaVE, _QualityPredictor):
     @classmethod
     def arguments_from(cls, state: State) -> dict[str, Any] | None:
         """Read the arguments off a state dict; None if it is of another network."""
-        # start changes no shape
+        # start: changes initial weights only.
         if not state.keys() >= _ENCODER_AND_HEAD or "m_tail.weight" in state:
             return None
         arguments = residual_arguments(state)
@@ -239,7 +259,7 @@ class CaVEQuality(_PartOfCaVE, _QualityPredictor):
 
     @property
     def facts(self) -> NetworkFacts:
-        """What tools need to know of this network."""
+        """What tools need to know about this network."""
         return NetworkFacts(
             size_multiple=1,
             min_size=1,
@@ -256,5 +276,9 @@ class CaVEQuality(_PartOfCaVE, _QualityPredictor):
         Args:
             x: Images.
             return_quality: Return the image and the predicted quality (B, 1), 1 - QF / 100.
+
+        Raises:
+            UserError: If the number of channels is not the network's.
         """
+        checked_size(x, self.sizes.in_nc, "in_nc")
         return (x, self.qf_pred(self.encode(x)[-1])) if return_quality else x

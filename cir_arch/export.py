@@ -1,4 +1,4 @@
-"""A network written for other programs: safetensors that name it, and ONNX."""
+"""Writes a network for other programs: safetensors that name it, and ONNX."""
 
 import json
 import logging
@@ -14,32 +14,23 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cir_arch.basicsr_networks import facts_of
-from cir_arch.cave_arch import CaVE
-from cir_arch.fbcnn_arch import FBCNN
+from cir_arch.network import RestorationNetwork
 from cir_arch.recognition import NetworkOptions
-from cir_arch.ucip_arch import UCIP
 from cir_host.checkpoint import NETWORK_KEY
 from cir_host.errors import UserError
 
 ONNX_OPSET = 18
-"""The first that has what all networks of ours need."""
-ANY_SIZE = (CaVE, FBCNN, UCIP)
-"""Networks that are exported for images of any size.
-
-With a small PromptCIR, PyTorch's exporter (2.14) was not done after four minutes if sizes are
-symbols; given one size it is done in one. The others have not been tried for long, and need a size
-too.
-"""
+"""The first version with all operators that our networks need."""
 EXAMPLE_SIZE = (41, 50)
 """Height and width of the image that a network is traced with.
 
-Every network that pads pads both sides of it, so that padding is part of the file; a side that
-needs none is then padded by 0.
+Networks that pad pad both sides of it, so that padding becomes part of the file; a side that needs
+none is then padded by 0.
 """
 OTHER_SIZES = ((64, 96), (35, 70))
-"""What a file for any size is tried with: sides that most networks leave alone, and others."""
+"""Sizes to test a file for any size with: sides that most networks do not pad, and others."""
 TOLERANCE = 1e-3
-"""How far a right file may be off, relative to an output of range 1: float32, summed otherwise."""
+"""Largest error of a correct file, for outputs of range 1: float32, summed in another order."""
 
 
 def save_safetensors(
@@ -49,14 +40,14 @@ def save_safetensors(
 
     Args:
         state: The tensors; their types are kept.
-        path: The file; one that is there is replaced.
-        network: What :func:`cir_arch.load_network` will find in the file's metadata.
+        path: The file; an existing one is overwritten.
+        network: Written into the metadata, where :func:`cir_arch.load_network` finds it.
     """
     metadata = {"format": "pt"}
     if network is not None:
         metadata[NETWORK_KEY] = json.dumps({"type": network.type, **network.arguments})
-    apart = {name: value.detach().clone().contiguous() for name, value in state.items()}
-    path.write_bytes(save(apart, metadata))  # save_file lets its owner alone read it
+    copies = {name: value.detach().clone().contiguous() for name, value in state.items()}
+    path.write_bytes(save(copies, metadata))  # save_file makes files that only their owner can read
 
 
 def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = None) -> None:
@@ -64,17 +55,17 @@ def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = N
 
     Args:
         network: In evaluation mode, on the CPU.
-        path: The file; one that is there is replaced.
-        size: Height and width of all images; None for any, which :data:`ANY_SIZE` can.
+        path: The file; an existing one is overwritten.
+        size: Height and width of all images; None for any size, where :func:`takes_any_size`.
 
     Raises:
         UserError: The packages of the extra ``onnx`` are missing, the network needs a size, or the
             exporter fails.
     """
     require_onnx()
-    if size is None and not isinstance(network, ANY_SIZE):
+    if size is None and not takes_any_size(network):
         raise UserError(
-            f"{type(network).__name__} as ONNX: it can be exported for one size of image alone;"
+            f"{type(network).__name__} as ONNX: it can be exported for one image size only;"
             " give --size HEIGHTxWIDTH"
         )
     facts = facts_of(network)
@@ -101,9 +92,19 @@ def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = N
         raise UserError(f"{type(network).__name__} as ONNX: {reason}") from error
 
 
+def takes_any_size(network: nn.Module) -> bool:
+    """Whether a network can be exported for images of any size.
+
+    For a small PromptCIR, PyTorch's exporter (2.14) had not finished after four minutes with
+    symbolic sizes; with one size it takes one minute. The networks that do not state
+    ``onnx_any_size`` have not been tried for long.
+    """
+    return isinstance(network, RestorationNetwork) and network.entry.onnx_any_size
+
+
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Keep a logger's warnings back: the exporter tells of each layer what it does not fold."""
+    """Silence a logger's warnings: the exporter warns for each layer that it does not fold."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -116,15 +117,15 @@ def _quiet(name: str) -> Iterator[None]:
 def compare_onnx(
     network: nn.Module, path: Path, size: tuple[int, int] | None = None
 ) -> dict[tuple[int, int], float]:
-    """Return how far onnxruntime is from the network, at most, for random images of each size.
+    """Return the largest difference of onnxruntime to the network, for random images of each size.
 
     Args:
-        network: What was exported.
+        network: The exported network.
         path: The ONNX file.
-        size: The file's only size. None if it takes any, and two others are tried.
+        size: The file's only size. None: it takes any size, and two others are tested.
 
     Raises:
-        UserError: The file's output differs by more than rounding explains, 1e-3 of a range of 1.
+        UserError: The file's output differs by more than :data:`TOLERANCE`.
     """
     from onnxruntime import InferenceSession
 
@@ -140,12 +141,12 @@ def compare_onnx(
         differences[height, width] = (torch.from_numpy(found) - expected).abs().max().item()
     worst = max(differences.values())
     if not worst < TOLERANCE * max(1.0, expected.abs().max().item()):
-        raise UserError(f"{type(network).__name__}: onnxruntime gives other values, off by {worst}")
+        raise UserError(f"{type(network).__name__}: the output of onnxruntime differs by {worst}")
     return differences
 
 
 def require_onnx() -> None:
-    """Check that the packages of the extra ``onnx`` are there.
+    """Check that the packages of the extra ``onnx`` are installed.
 
     Raises:
         UserError: One is missing.
@@ -153,5 +154,5 @@ def require_onnx() -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise UserError(
-                f"ONNX needs the package {package}; install it by `pip install 'basicsr-cir[onnx]'`"
+                f"ONNX needs the package {package}; run `pip install 'basicsr-cir[onnx]'`"
             )

@@ -1,4 +1,4 @@
-"""What every tool needs to know of a network, as data."""
+"""What every tool needs to know about a network, as data."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,31 +10,45 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """Facts about one network object. Tests prove each; CLI, tiler and documentation read them."""
+    """Facts about one network object. Tests prove each; command, tiler and documentation read them.
+
+    Sizes and counts are exact: the tests fail for a larger value as well as for a smaller one.
+    """
 
     size_multiple: int
-    """Height and width that are multiples of this are not padded by the network.
+    """The network does not pad a height or width that is a multiple of this; the smallest such.
 
-    Tiles that begin at multiples of it are cut as the whole image is.
+    A tile that begins at a multiple of it is processed like the same part of the whole image.
     """
     min_size: int
     """Smallest height and width that ``forward`` accepts."""
     scale: int
     """Output size over input size."""
     halo: int | None
-    """Pixels around an output pixel that its value depends on; None where it is the whole image."""
+    """Receptive-field radius: farthest input pixel, in rows or columns, that an output pixel uses.
+
+    Where the radius depends on the pixel's position, because of windows or strides, it is the
+    largest over all positions in an image that begins at a multiple of ``size_multiple``. A
+    network with ``scale`` above 1 counts from the input pixel under the output pixel. None: no
+    radius holds for images of all sizes.
+    """
     in_channels: int
     """Channels of input and output images."""
     precisions: frozenset[Precision]
-    """Precisions in which the network gives sound values under autocast."""
+    """Precisions in which the network is known to give accurate values under autocast."""
     padding: PaddingRule | None = None
-    """How images of other sizes are padded; None where none is, or as SwinIR's authors do it."""
+    """How the network pads images of other sizes.
+
+    None: it pads none, or as SwinIR's authors do.
+    """
     extra_outputs: tuple[str, ...] = ()
-    """Names of what ``forward`` can return beside the image."""
+    """Names of what ``forward`` returns besides the image, each if ``return_NAME`` is true."""
     pads_itself: bool = True
-    """False where ``forward`` takes multiples of ``size_multiple`` only, so that the caller pads;
-    :func:`cir_arch.basicsr_networks.run` does."""
+    """False: ``forward`` takes multiples of ``size_multiple`` only, and the caller pads.
+
+    :func:`cir_arch.basicsr_networks.run` does.
+    """
     has_weights: bool = True
-    """False where there is nothing to load, so that a test without a checkpoint is meant."""
+    """False: there is nothing to load, so testing without a checkpoint makes sense."""
     extra_inputs: tuple[str, ...] = ()
-    """Names of what ``forward`` can take beside the image."""
+    """Names of the arguments that ``forward`` takes besides the image and ``return_NAME``."""

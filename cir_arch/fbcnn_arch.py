@@ -6,20 +6,19 @@ https://github.com/jiaxi-jiang/FBCNN; its checkpoints load here unchanged. With 
 and no loss on the quality it is the FlyingBunny team's network (Yang et al., NTIRE 2024 Challenge
 on Blind Enhancement of Compressed Image: Methods and Results, CVPR Workshops 2024).
 
-Same function as the release, otherwise done here:
+Computes the same function as the release. Differences:
 
-- The image is returned alone unless the quality is asked for. The release returns both always.
-- No prediction of the quality where it is given and not asked for.
+- The image is returned alone unless the quality is requested. The release always returns both.
+- The quality is not predicted where it is given and not requested.
 - Blocks without batch norm are the default, as in the published checkpoints: the authors trained
-  with it and merged it into the convolutions afterwards.
-- Widths of the quality head and the embedding are arguments. The release fixes them at 512.
+  with batch norm and merged it into the convolutions afterwards.
+- The widths of the quality head and the embedding are arguments. The release fixes them at 512.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
@@ -27,24 +26,38 @@ from cir_arch.layers.padding import crop_to
 from cir_arch.layers.quality_head import QualityHead
 from cir_arch.layers.residual_conv import ResidualBranch
 from cir_arch.layers.residual_unet import ResidualSizes, ResidualUNet, residual_arguments
+from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State
 from cir_host.errors import UserError
-from cir_host.registration import register
 
 
 class QFAttention(ResidualBranch):
-    """Residual block whose branch the quality scales and shifts."""
+    """Residual block whose branch is scaled and shifted by the quality."""
 
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape; ``gamma`` and ``beta`` are (B, C, 1, 1)."""
         return x + gamma * self.branch(x) + beta
 
 
-@register(ARCH_REGISTRY)
-class FBCNN(ResidualUNet):
+@network(
+    paper="[Jiang et al., ICCV 2021](https://arxiv.org/abs/2109.14573)",
+    gmacs=44.35,
+    small={"nc": (8, 8, 12, 16), "nb": 1, "quality_nc": 16},
+    weights=(
+        Weights(
+            "https://github.com/jiaxi-jiang/FBCNN/releases/tag/v1.0",
+            "fbcnn_color.pth, fbcnn_gray.pth, fbcnn_gray_double.pth",
+            "state dict",
+            "Apache-2.0",
+        ),
+    ),
+    in_spandrel=True,
+    onnx_any_size=True,
+)
+class FBCNN(ResidualUNet, RestorationNetwork):
     """U-Net of residual blocks that predicts the image's quality and restores accordingly.
 
-    The defaults give the published colour network, ``in_nc=1`` the grey one.
+    The defaults give the published colour network, ``in_nc=1`` gives the grey one.
 
     Args:
         in_nc: Channels of the input image.
@@ -52,9 +65,9 @@ class FBCNN(ResidualUNet):
         nc: Channels of the four levels.
         nb: Residual blocks of each stage.
         act_mode: ``R``, or ``BR`` for blocks with batch norm.
-        strides: By how much each level is smaller than the one before.
+        strides: Size of each level's predecessor over the level's size.
         quality_nc: Hidden channels of the quality head, and channels of the quality's embedding.
-        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+        use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
 
     Raises:
         UserError: If an argument has the wrong length or an unknown value; the message names it.
@@ -66,7 +79,7 @@ class FBCNN(ResidualUNet):
         out_nc: int | None = None,
         nc: Sequence[int] = (64, 128, 256, 512),
         nb: int = 4,
-        act_mode: str = "R",
+        act_mode: Literal["R", "BR"] = "R",
         strides: Sequence[int] = (2, 2, 2),
         quality_nc: int = 512,
         use_checkpoint: bool = False,
@@ -102,9 +115,9 @@ class FBCNN(ResidualUNet):
 
     @property
     def facts(self) -> NetworkFacts:
-        """What tools need to know of this network.
+        """What tools need to know about this network.
 
-        There is no halo, because the predicted quality depends on the whole image.
+        The receptive field is the whole image, because the predicted quality depends on it.
         """
         return NetworkFacts(
             size_multiple=self.sizes.padding.multiple,
@@ -123,17 +136,19 @@ class FBCNN(ResidualUNet):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Restore images (B, C, H, W), RGB in [0, 1]; same height and width, not clamped.
 
-        Sides that are no multiple of 8 (the product of ``strides``) are padded at bottom and right
-        by replication, and the result is cropped.
+        Sides that are not multiples of 8 (the product of ``strides``) are padded at bottom and
+        right by replication, and the result is cropped.
 
         Args:
             x: Images.
-            quality: 1 - QF / 100 in [0, 1], which replaces the prediction: one number for all
-                images, or (B, 1) or (1, 1). Higher restores more strongly. None: the prediction.
-            return_quality: Return the image and the predicted quality (B, 1), whatever was given.
+            quality: 1 - QF / 100 in [0, 1], used instead of the prediction: one number for all
+                images, or (B, 1) or (1, 1). Higher values restore more strongly. None: predict it.
+            return_quality: Return the image and the predicted quality (B, 1), even if another
+                quality was given.
 
         Raises:
-            UserError: If ``quality`` is a number outside [0, 1] or a tensor of another shape.
+            UserError: If ``quality`` is a number outside [0, 1] or a tensor of another shape, or
+                the number of channels is not the network's.
         """
         height, width = x.shape[-2:]
         features = self.encode(x)

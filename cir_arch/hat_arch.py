@@ -5,17 +5,17 @@ https://arxiv.org/abs/2205.04437. The authors' release (Apache-2.0) is
 https://github.com/XPixelGroup/HAT; its checkpoints load here unchanged, and so do the
 ``network_g`` sections of its options files.
 
-Same function as the release, otherwise done here:
+Computes the same function as the release. Differences:
 
 - The published x4 network is the default. The release's defaults build none of the published ones.
-- An ``upsampler`` other than the published one is an error. With the empty one, its default, the
+- An ``upsampler`` other than the published one is an error. With its default, the empty one, the
   release silently returns its input.
-- ``img_size`` of one window or less is an error. The release then leaves out all shifts.
-- Any image size from 1 x 1 on. The release's network needs multiples of the window, and its model
-  pads by reflection, which a side shorter than its padding cannot be.
+- An ``img_size`` of one window or less is an error. The release then shifts no windows.
+- Any image size from 1 x 1 on works. The release's network needs multiples of the window, and its
+  model pads by reflection, which fails where a side is shorter than its padding.
 - Four masks serve all windows of all image sizes. The release builds one per window, on the CPU, in
   every call.
-- Masks, biases and the mean follow the precision, so that bfloat16 weights work.
+- Masks, biases and the mean have the precision of the features, so that bfloat16 weights work.
 """
 
 import math
@@ -24,7 +24,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
@@ -38,46 +37,71 @@ from cir_arch.layers.hybrid_attention import (
 )
 from cir_arch.layers.hybrid_network import HybridAttentionNetwork, check_hybrid_sizes
 from cir_arch.layers.initialization import init_linear_layers
-from cir_arch.layers.padding import PaddingRule, crop_to
+from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
+from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State, entry_count, ratio
 from cir_host.errors import UserError
-from cir_host.registration import register
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
-"""Mean of DIV2K's images, subtracted from colour images."""
+"""Mean of the DIV2K images, subtracted from colour images."""
 UPSAMPLING_STEPS = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
-"""Factors by which features are enlarged, one after the other, by scale."""
+"""For each scale, the factors that enlarge the features, one after the other."""
 
 
-@register(ARCH_REGISTRY)
-class HAT(HybridAttentionNetwork):
+@network(
+    paper="[Chen et al., CVPR 2023](https://arxiv.org/abs/2205.04437), super-resolution x4 by"
+    " default",
+    gmacs=415.52,
+    small={
+        "upscale": 1,
+        "embed_dim": 12,
+        "depths": (2, 2),
+        "num_heads": (2, 3),
+        "window_size": 4,
+        "compress_ratio": 2,
+        "squeeze_factor": 1,
+        "num_feat": 8,
+        "drop_path_rate": 0.0,
+    },
+    weights=(
+        Weights(
+            "https://github.com/XPixelGroup/HAT (README, Google Drive and Baidu)",
+            "HAT, HAT-S and HAT-L for scale 2, 3 and 4; none for JPEG",
+            "params_ema",
+            "Apache-2.0",
+        ),
+    ),
+    in_spandrel=True,
+)
+class HAT(HybridAttentionNetwork, RestorationNetwork):
     """Residual hybrid attention groups at the size of the input, then upsampling.
 
-    There is no skip of the image. The defaults give the published network for scale 4. With
-    ``embed_dim=144, compress_ratio=24, squeeze_factor=24`` it is HAT-S, with twelve groups
-    (``depths=[6] * 12, num_heads=[6] * 12``) HAT-L.
+    No skip connection adds the image. The defaults give the published network for scale 4.
+    ``embed_dim=144, compress_ratio=24, squeeze_factor=24`` gives HAT-S, twelve groups
+    (``depths=[6] * 12, num_heads=[6] * 12``) give HAT-L.
 
     Args:
-        img_size: Side, or height and width, of the training patches. Changes nothing; patches of
-            one window or less are refused, because shifted windows could not be trained.
+        img_size: Side, or height and width, of the training patches. Has no effect; patches of one
+            window or less are refused, because shifted windows could not be trained on them.
         in_chans: Channels of input and output image.
         embed_dim: Channels of the features.
         depths: Hybrid attention blocks of each group.
         num_heads: Attention heads of each group.
-        window_size: Side of the attention windows in pixels of the input.
+        window_size: Side of the attention windows in input pixels.
         compress_ratio: Outer over inner channels of the convolution blocks beside the attention.
         squeeze_factor: Channels over squeezed channels of their channel attention.
         conv_scale: Weight of these convolution blocks.
-        overlap_ratio: By how much the key windows of the overlapping attention exceed them.
+        overlap_ratio: The key windows of the overlapping attention are larger than ``window_size``
+            by this part of it.
         mlp_ratio: Hidden over outer channels of the feed-forward networks.
-        drop_path_rate: Probability, while training, that the last block drops a branch of a sample
-            (Huang et al., ECCV 2016); it rises from 0 at the first block.
-        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+        drop_path_rate: Stochastic depth (Huang et al., ECCV 2016): probability in training that the
+            last block drops a branch of a sample; it rises from 0 at the first block.
+        use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
         upscale: Output size over input size: 1, 2, 3, 4 or 8.
-        img_range: What the image is multiplied by inside the network. Images are in [0, 1].
+        img_range: Factor of the image inside the network. Images are in [0, 1].
         upsampler: ``pixelshuffle``, the only one published.
         resi_connection: ``1conv``, the only one published.
-        num_feat: Channels of the features that are upsampled.
+        num_feat: Channels of the features during upsampling.
 
     Raises:
         UserError: If arguments contradict each other; the message names them.
@@ -156,7 +180,7 @@ class HAT(HybridAttentionNetwork):
         steps = [len(value) // value.shape[1] for value in _upsampling_weights(state)]
         mlp = state[f"{groups[0]}.residual_group.overlap_attn.mlp.fc1.weight"]
         return {
-            # img_size, drop_path_rate: only for training. conv_scale, img_range: nothing tells.
+            # img_size, drop_path_rate: for training only. conv_scale, img_range: cannot be deduced.
             "in_chans": in_chans,
             "embed_dim": embed_dim,
             "depths": [group_depth(state, group) for group in groups],
@@ -169,7 +193,7 @@ class HAT(HybridAttentionNetwork):
 
     @property
     def facts(self) -> NetworkFacts:
-        """What tools need to know of this network."""
+        """What tools need to know about this network."""
         return NetworkFacts(
             size_multiple=self.padding.multiple,
             min_size=1,
@@ -189,12 +213,7 @@ class HAT(HybridAttentionNetwork):
         Raises:
             UserError: If the number of channels is not the network's.
         """
-        if x.shape[1] != self.in_chans:  # subtracting the mean would turn grey into colour
-            raise UserError(
-                f"in_chans: the network is made for images of {self.in_chans} channels, "
-                f"this one has {x.shape[1]}"
-            )
-        height, width = x.shape[-2:]
+        height, width = checked_size(x, self.in_chans, "in_chans")
         padded = self.padding.pad(x)
         features = self._features(to_map((padded - self.mean) * self.img_range))
         upsampled = self.upsample(self.conv_before_upsample(to_image(features)))
@@ -257,14 +276,16 @@ def _check_groups(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int
 
 def _check_choices(upscale: int, upsampler: str, resi_connection: str) -> None:
     if upscale not in UPSAMPLING_STEPS:
-        raise UserError(f"upscale: {upscale!r} is none of {', '.join(map(str, UPSAMPLING_STEPS))}")
+        raise UserError(
+            f"upscale: {upscale!r} is unknown; give one of {', '.join(map(str, UPSAMPLING_STEPS))}"
+        )
     for name, value, published in (
         ("upsampler", upsampler, "pixelshuffle"),
         ("resi_connection", resi_connection, "1conv"),
     ):
         if value != published:
             raise UserError(
-                f"{name}: {value!r} is not what HAT has; give {published!r}, at every scale, also 1"
+                f"{name}: {value!r} is not what HAT has; give {published!r}, at scale 1 too"
             )
 
 
@@ -273,17 +294,19 @@ def _check_numbers(
 ) -> None:
     for name, channels in (("in_chans", in_chans), ("num_feat", num_feat), ("mlp_ratio", hidden)):
         if channels < 1:
-            raise UserError(f"{name}: gives {channels} channels; give a value that leaves some")
+            raise UserError(
+                f"{name}: leaves {channels} channels; give a value that leaves 1 or more"
+            )
     if not 0 <= drop_path_rate < 1:
-        raise UserError(f"drop_path_rate: {drop_path_rate} is no probability from 0 to below 1")
+        raise UserError(f"drop_path_rate: {drop_path_rate} must be from 0 to below 1")
     if img_range <= 0:
-        raise UserError(f"img_range: {img_range} must be positive; 1 is what was published")
+        raise UserError(f"img_range: {img_range} must be positive; the published value is 1")
 
 
 def _check_patches(img_size: int | Sequence[int], window_size: int) -> None:
     sides = (img_size,) if isinstance(img_size, int) else img_size
     if min(sides) <= window_size:
         raise UserError(
-            f"img_size: patches of {img_size} leave nothing to shift windows over; "
+            f"img_size: patches of {img_size} are too small for shifted windows; "
             f"give more than window_size ({window_size})"
         )

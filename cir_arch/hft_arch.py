@@ -9,16 +9,31 @@ HAT's release with these arguments has the number of parameters that the report 
 from functools import partialmethod
 from typing import Any
 
-from basicsr.utils.registry import ARCH_REGISTRY
-
 from cir_arch.hat_arch import HAT
+from cir_arch.network import network
 from cir_arch.state_dict import State
-from cir_host.registration import register
 
 
-@register(ARCH_REGISTRY)
+@network(
+    paper="HAT of ten groups at scale 1, UCAS_SCST team of the challenge",
+    gmacs=667.31,
+    small={
+        "embed_dim": 12,
+        "depths": (1,) * 10,
+        "num_heads": (2,) * 10,
+        "window_size": 4,
+        "compress_ratio": 2,
+        "squeeze_factor": 1,
+        "num_feat": 8,
+        "drop_path_rate": 0.0,
+    },
+    in_spandrel=True,  # as HAT
+)
 class HFT(HAT):
-    """HAT with other defaults: ten groups, scale 1. Takes HAT's arguments, by name."""
+    """HAT with other defaults: ten groups, scale 1. Takes HAT's arguments, by name.
+
+    A state dict of HAT at scale 1 with ten groups is recognised as HFT.
+    """
 
     __init__ = partialmethod(HAT.__init__, upscale=1, depths=(6,) * 10, num_heads=(6,) * 10)
 

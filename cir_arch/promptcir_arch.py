@@ -4,17 +4,16 @@ Li et al., PromptCIR: Blind Compressed Image Restoration with Prompt Learning, C
 https://arxiv.org/abs/2404.17433. The authors' release (inference only, Apache-2.0) is
 https://github.com/lbc12345/PromptCIR-NTIRE24; its checkpoints load here unchanged.
 
-Same function as the release, otherwise done here:
+Computes the same function as the release. Differences:
 
-- The network with prompts is the default. The release builds one without unless told otherwise.
-- The window size is an argument. The release fixes it beside the arguments, so that its masks are
-  wrong for any size but 16.
-- Any image size from 1 x 1 on. The release needs multiples of 32.
-- Prompts are summed by a matrix product. The release spreads them over tasks x bases x width x
-  pixels, 470 MB for one 128 x 128 image in float32.
+- The network with prompts is the default. The release's default has none.
+- The window size is an argument. The release's masks are wrong for any size but 16.
+- Any image size from 1 x 1 on works. The release needs multiples of 32.
+- Prompts are summed by a matrix product. The release stores tasks x bases x width x pixels, 470 MB
+  for one 128 x 128 image in float32.
 - Four masks serve all windows of all image sizes. The release builds one per window, on the CPU, in
   every group of every call.
-- Masks and biases follow the dtype of the attention, so that bfloat16 weights work.
+- Masks and biases have the dtype of the attention, so that bfloat16 weights work.
 """
 
 import math
@@ -22,7 +21,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
@@ -38,34 +36,47 @@ from cir_arch.layers.hybrid_attention import (
 )
 from cir_arch.layers.hybrid_network import HybridAttentionNetwork, check_hybrid_sizes
 from cir_arch.layers.initialization import init_linear_layers
-from cir_arch.layers.padding import PaddingRule, crop_to
+from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
+from cir_arch.layers.patch_embedding import PatchEmbedding
 from cir_arch.layers.resample import Downsample, Upsample
 from cir_arch.layers.transformer_block import TransformerBlock
 from cir_arch.layers.unet import LEVELS, gdfn_widths
+from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State, entry_count, ratio
 from cir_host.errors import UserError
-from cir_host.registration import register
 
 
-class PatchEmbedding(nn.Module):
-    """The first convolution, under the key of the published checkpoints."""
+@network(
+    paper="[Li et al., CVPRW 2024](https://arxiv.org/abs/2404.17433), winner of the NTIRE 2024"
+    " challenge on blind enhancement of compressed images",
+    gmacs=64.85,
+    small={
+        "dim": 8,
+        "num_blocks": (2, 2, 1, 1),
+        "num_refinement_blocks": 1,
+        "heads": (1, 2, 2, 4),
+        "ffn_expansion": 2.0,
+        "window_size": 4,
+        "compress_ratio": 2,
+        "squeeze_factor": 1,
+        "prompt_tasks": 3,
+        "prompt_bases": (4, 6, 8),
+        "prompt_dims": (4, 8, 16),
+    },
+    weights=(
+        Weights(
+            "https://github.com/lbc12345/PromptCIR-NTIRE24 (README, Google Drive)",
+            "model_best.pth, model_best2.pth",
+            "state dict",
+            "Apache-2.0",
+        ),
+    ),
+)
+class PromptCIR(HybridAttentionNetwork, RestorationNetwork):
+    """U-Net of four levels whose decoder adds a dynamic prompt to the features at each step up.
 
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.proj = MapConv2d(in_channels, channels, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C')."""
-        out: Tensor = self.proj(x)
-        return out
-
-
-@register(ARCH_REGISTRY)
-class PromptCIR(HybridAttentionNetwork):
-    """U-Net of four levels whose decoder asks, at each step, a dynamic prompt what to restore.
-
-    Levels 1 and 2 are residual hybrid attention groups, level 3 and the latent level transformer
-    blocks with attention between channels. The defaults give the published network.
+    Levels 1 and 2 are residual hybrid attention groups; level 3 and the latent level are
+    transformer blocks with attention between channels. The defaults give the published network.
 
     Args:
         in_channels: Channels of input and output image.
@@ -73,19 +84,20 @@ class PromptCIR(HybridAttentionNetwork):
         num_blocks: Blocks of level 1, 2, 3 and the latent level; each decoder level mirrors its
             encoder level.
         num_refinement_blocks: Transformer blocks after the decoder.
-        heads: Attention heads of level 1, 2, 3 and the latent level. Those of level 1 serve the
-            refinement too, those of level 3 all prompt interactions.
+        heads: Attention heads of level 1, 2, 3 and the latent level. The refinement has those of
+            level 1, all prompt interactions have those of level 3.
         ffn_expansion: Hidden over outer channels of the feed-forward networks.
         window_size: Side of the attention windows in pixels of their level.
-        overlap_ratio: By how much the key windows of the overlapping attention exceed them.
+        overlap_ratio: The key windows of the overlapping attention are larger than ``window_size``
+            by this part of it.
         compress_ratio: Outer over inner channels of the convolution blocks beside the attention.
         squeeze_factor: Channels over squeezed channels of their channel attention.
         conv_scale: Weight of these convolution blocks.
         prompt_tasks: Length of the prompts' task axis.
-        prompt_bases: Prompt bases at the decoder's output of level 1, 2 and 3.
+        prompt_bases: Prompt bases of the prompts of level 1, 2 and 3.
         prompt_dims: Channels of these three prompts.
         zero_last: Start the last convolution at zero: the untrained network is the identity.
-        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+        use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
 
     Raises:
         UserError: If arguments contradict each other; the message names them.
@@ -147,7 +159,9 @@ class PromptCIR(HybridAttentionNetwork):
 
         c1, c2, c3, c4 = (dim * 2**level for level in range(4))
         p1, p2, p3 = prompt_dims
-        self.patch_embed_input = PatchEmbedding(in_channels, c1)
+        self.patch_embed_input = PatchEmbedding(
+            MapConv2d(in_channels, c1, 3, padding=1, bias=False)
+        )
         self.encoder_level1 = group(c1, 0)
         self.down1_2 = Downsample(c1)
         self.encoder_level2 = group(c2, 1)
@@ -187,7 +201,7 @@ class PromptCIR(HybridAttentionNetwork):
         groups, chains = LEVELS[:2], LEVELS[2:]
         prompts = [state[f"prompt{level}.prompt"].shape for level in (1, 2, 3)]
         return {
-            # conv_scale: nothing tells. zero_last: only for training.
+            # conv_scale: cannot be deduced. zero_last: for training only.
             "in_channels": in_channels,
             "dim": dim,
             "num_blocks": [
@@ -208,7 +222,7 @@ class PromptCIR(HybridAttentionNetwork):
 
     @property
     def facts(self) -> NetworkFacts:
-        """What tools need to know of this network."""
+        """What tools need to know about this network."""
         return NetworkFacts(
             size_multiple=self.padding.multiple,
             min_size=1,
@@ -222,10 +236,13 @@ class PromptCIR(HybridAttentionNetwork):
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (B, C, H, W), RGB in [0, 1]; same shape, not clamped.
 
+        Sides that are not multiples of 32 (twice the window) are padded at bottom and right by
+        reflection (replication where a side is too short), and the result is cropped.
+
         Raises:
             UserError: If the number of channels is not the network's.
         """
-        height, width = x.shape[-2:]
+        height, width = checked_size(x, self.in_channels, "in_channels")
         padded = self.padding.pad(x)
         out = padded + to_image(self._residual(to_map(padded)))
         return crop_to(out, height, width)

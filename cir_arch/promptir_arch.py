@@ -4,12 +4,12 @@ Potlapalli et al., PromptIR: Prompting for All-in-One Blind Image Restoration, N
 https://arxiv.org/abs/2306.13090. The authors' release (non-commercial) is
 https://github.com/va1shn9v/PromptIR; its weights load here unchanged.
 
-Same function as the release, otherwise done here:
+Computes the same function as the release. Differences:
 
-- The network with prompts is the default. The release builds one without unless told otherwise.
-- Any image size from 1 x 1 on. The release needs multiples of 8.
+- The network with prompts is the default. The release's default has none.
+- Any image size from 1 x 1 on works. The release needs multiples of 8.
 - Prompts are mixed by one matrix product; the release copies them for each image of a batch first.
-- Sizes of the prompts are arguments. The release fixes them beside the arguments.
+- The sizes of the prompts are arguments. The release fixes them.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.convolution import MapConv2d, to_map
+from cir_arch.layers.patch_embedding import PatchEmbedding
 from cir_arch.layers.transformer_block import TransformerBlock
 from cir_arch.layers.unet import (
     PADDING,
@@ -30,17 +30,16 @@ from cir_arch.layers.unet import (
     gdfn_widths,
     unet_arguments,
 )
-from cir_arch.promptcir_arch import PatchEmbedding
+from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State, ratio
 from cir_host.errors import UserError
-from cir_host.registration import register
 
 
 class ImagePrompt(nn.Module):
     """One prompt for the whole image: a mixture of learned maps, resized to the features.
 
-    The prompt generation module of PromptIR, section 3.2.1, eq. 3: the weights are a softmax of
-    what a linear layer makes of the features' spatial means.
+    The prompt generation module of PromptIR, section 3.2.1, eq. 3: a linear layer maps the spatial
+    means of the features to logits, and their softmax gives the weights.
     """
 
     def __init__(self, channels: int, count: int, width: int, size: int) -> None:
@@ -59,12 +58,32 @@ class ImagePrompt(nn.Module):
         return prompt
 
 
-@register(ARCH_REGISTRY)
-class PromptIR(UNet):
-    """Restormer whose decoder asks, before each step up, a prompt what to restore.
+@network(
+    paper="[Potlapalli et al., NeurIPS 2023](https://arxiv.org/abs/2306.13090)",
+    gmacs=43.18,
+    small={
+        "dim": 8,
+        "num_blocks": (1, 1, 1, 1),
+        "num_refinement_blocks": 1,
+        "prompt_len": 3,
+        "prompt_dims": (8, 12, 16),
+        "prompt_sizes": (9, 5, 3),
+    },
+    weights=(
+        Weights(
+            "https://github.com/va1shn9v/PromptIR (README)",
+            "a Lightning checkpoint; none for JPEG",
+            "state_dict, names begin with net.",
+            "academic, non-commercial",
+        ),
+    ),
+    idle_parameters=r"(chnl_reduce|reduce_noise_channel_)\d\.weight",  # ``unused_modules``
+)
+class PromptIR(UNet, RestorationNetwork):
+    """Restormer whose decoder adds a prompt to the features before each step up.
 
     The defaults give the published network. ``prompt_len=7`` gives the one that the PromptCIR paper
-    compares with, a prompt for each of seven qualities.
+    compares with: one prompt for each of seven qualities.
 
     The published checkpoints hold six convolutions that ``forward`` never uses; so does this
     network, see ``unused_modules``. Distributed training needs ``find_unused_parameters: true``.
@@ -75,14 +94,14 @@ class PromptIR(UNet):
         num_blocks: Blocks of level 1, 2, 3 and the latent level; each decoder level mirrors its
             encoder level.
         num_refinement_blocks: Blocks after the decoder.
-        heads: Attention heads of level 1, 2, 3 and the latent level. Those of level 1 serve the
-            refinement too, those of level 3 all prompt interactions.
+        heads: Attention heads of level 1, 2, 3 and the latent level. The refinement has those of
+            level 1, all prompt interactions have those of level 3.
         ffn_expansion: Hidden over outer channels of the feed-forward networks.
-        prompt_len: Learned maps that each prompt is mixed of.
-        prompt_dims: Channels of the prompts at the decoder's output of level 1, 2 and 3.
+        prompt_len: Learned maps that each prompt is mixed from.
+        prompt_dims: Channels of the prompts of level 1, 2 and 3.
         prompt_sizes: Height and width of the learned maps of these three prompts.
         zero_last: Start the last convolution at zero: the untrained network is the identity.
-        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+        use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
 
     Raises:
         UserError: If arguments contradict each other; the message names them.
@@ -92,7 +111,7 @@ class PromptIR(UNet):
         *(f"chnl_reduce{level}" for level in (1, 2, 3)),
         *(f"reduce_noise_channel_{level}" for level in (1, 2, 3)),
     )
-    """Their weights are entries of the state dict, nothing else."""
+    """In the state dict only; ``forward`` does not use them."""
 
     def __init__(
         self,
@@ -113,12 +132,11 @@ class PromptIR(UNet):
         _check_prompts(prompt_dims, prompt_sizes, (c2, c3, c4), heads[2])
         super().__init__(
             sizes,
-            PatchEmbedding(in_channels, c1),
+            PatchEmbedding(MapConv2d(in_channels, c1, 3, padding=1, bias=False)),
             lambda channels, count: TransformerBlock(channels, count, ffn_expansion),
             latent_out=c3,
             use_checkpoint=use_checkpoint,
         )
-        self.in_channels = in_channels
 
         def prompt(channels: int, level: int) -> ImagePrompt:
             width, size = prompt_dims[level - 1], prompt_sizes[level - 1]
@@ -140,7 +158,7 @@ class PromptIR(UNet):
         self.prompt1 = prompt(c2, 1)
         self.noise_level1 = interaction(c2 + p1)
         self.reduce_noise_level1 = conv1x1(c2 + p1, c2)
-        # Of published checkpoints; the prompts' widths are not what they were made for.
+        # Unused, in published checkpoints. Their widths do not follow from prompt_dims.
         self.chnl_reduce1 = conv1x1(64, 64)
         self.chnl_reduce2 = conv1x1(128, 128)
         self.chnl_reduce3 = conv1x1(320, 256)
@@ -157,7 +175,7 @@ class PromptIR(UNet):
             return None
         prompts = [state[f"prompt{level}.prompt_param"].shape for level in (1, 2, 3)]
         return {
-            # zero_last: only for training.
+            # zero_last: for training only.
             **unet_arguments(state, attention="attn"),
             "ffn_expansion": ratio(gdfn_widths(state), 2.66),
             "prompt_len": prompts[0][1],
@@ -167,7 +185,7 @@ class PromptIR(UNet):
 
     @property
     def facts(self) -> NetworkFacts:
-        """What tools need to know of this network."""
+        """What tools need to know about this network."""
         return NetworkFacts(
             size_multiple=PADDING.multiple,
             min_size=1,
@@ -179,7 +197,7 @@ class PromptIR(UNet):
         )
 
     def before_upsampling(self, y: Tensor, level: int) -> Tensor:
-        """Add the prompt's channels to features (B, H, W, C), let them interact, reduce them."""
+        """Join the prompt to features (B, H, W, C), run the interaction, reduce the channels."""
         prompt = self.get_submodule(f"prompt{level}")(y)
         y = self.get_submodule(f"noise_level{level}")(torch.cat((y, prompt), dim=-1))
         reduced: Tensor = self.get_submodule(f"reduce_noise_level{level}")(y)
@@ -198,5 +216,5 @@ def _check_prompts(
         if (width + features) % heads:
             raise UserError(
                 f"prompt_dims: {features} features and {width} prompt channels cannot be shared "
-                f"out evenly among {heads} heads (the third of heads)"
+                f"out evenly among {heads} heads (the third number of heads)"
             )

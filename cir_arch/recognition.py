@@ -1,7 +1,7 @@
-"""Which network a state dict is of, with which arguments; and a network from a file in one call."""
+"""Tells which network a state dict belongs to, with which arguments; loads a file in one call."""
 
-import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,54 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-import cir_weights  # noqa: F401 (checkpoints may be named by the names of ours)
-from cir_arch import basicsr_networks
-from cir_arch.cave_arch import CaVE, CaVEQuality
-from cir_arch.fbcnn_arch import FBCNN
-from cir_arch.hat_arch import HAT
-from cir_arch.hft_arch import HFT
-from cir_arch.promptcir_arch import PromptCIR
-from cir_arch.promptir_arch import PromptIR
-from cir_arch.safmn_bcie_arch import SAFMN_BCIE
-from cir_arch.scunet_arch import SCUNet
+import cir_weights  # noqa: F401 (so that the bundled weights can be loaded by name)
+from cir_arch.network import Entry, entries, entry_named
 from cir_arch.state_dict import State
-from cir_arch.ucip_arch import UCIP
-from cir_arch.unifyformer_arch import UnifyFormer
 from cir_host import checkpoint
 from cir_host.checkpoint import NETWORK_KEY, load_into, read_checkpoint
 from cir_host.checkpoint_files import printable, some_of
 from cir_host.errors import UserError
-from cir_host.lookup import look_up
-
-OURS = (
-    PromptCIR,
-    PromptIR,
-    UCIP,
-    CaVE,
-    CaVEQuality,
-    FBCNN,
-    HFT,
-    HAT,
-    SCUNet,
-    UnifyFormer,
-    SAFMN_BCIE,
-)
-"""In the order in which they are asked: HFT, which is a HAT, before HAT."""
-
-
-def _registered_name(network: type[nn.Module]) -> str:
-    """Its own name, unless another package held that first."""
-    return next((n for n, held in ARCH_REGISTRY if held is network), network.__name__)
-
-
-_RECOGNISERS: dict[str, Callable[[State], dict[str, Any] | None]] = {
-    **{_registered_name(network): network.arguments_from for network in OURS},
-    **basicsr_networks.RECOGNISERS,
-}
 
 
 @dataclass(frozen=True)
@@ -68,18 +30,23 @@ class NetworkOptions:
     arguments: Mapping[str, Any]
     """Those that differ from the defaults."""
 
+    @property
+    def entry(self) -> Entry | None:
+        """The entry of the network, None if it is none of those known here."""
+        return entry_named(self.type)
+
     def __str__(self) -> str:
         """The section ``network_g`` in one line."""
         entries = {"type": self.type, **self.arguments}
         return "{" + ", ".join(f"{k}: {_yaml(v)}" for k, v in entries.items()) + "}"
 
     def build(self) -> nn.Module:
-        """Build the network, with new weights.
+        """Build the network, with new weights. BasicSR is imported for networks that are not ours.
 
         Raises:
-            UserError: The registry has no such network, or it cannot have these arguments.
+            UserError: There is no such network, or it cannot have these arguments.
         """
-        cls = look_up(ARCH_REGISTRY, self.type, "type")
+        cls = _look_up(self.type) if self.entry is None else self.entry.load()
         try:
             network: nn.Module = cls(**self.arguments)
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -97,8 +64,16 @@ class NetworkOptions:
             return self.build()
 
 
+def _look_up(name: str) -> Any:
+    """Return the class of a network that only BasicSR's registry may know."""
+    from cir_host.lookup import look_up  # isort: skip (imports BasicSR)
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    return look_up(ARCH_REGISTRY, name, "type")
+
+
 class _RatesOnTheCPU(TorchFunctionMode):
-    """Keep ``linspace`` off the meta device: SwinIR's constructor reads numbers off it."""
+    """Keep ``linspace`` off the meta device: SwinIR's constructor reads its values."""
 
     def __torch_function__(
         self,
@@ -112,20 +87,26 @@ class _RatesOnTheCPU(TorchFunctionMode):
 
 
 def recognise(state: State) -> NetworkOptions | None:
-    """Tell from names and shapes alone which network a state dict is of.
+    """Tell from names and shapes alone which network a state dict belongs to.
 
-    Arguments that change no shape cannot be told (each network's ``arguments_from`` names them in
-    a comment) and are left at their defaults; SwinIR's ``img_range`` follows a rule, see
+    Arguments that change no shape cannot be deduced (each network's ``arguments_from`` names them
+    in a comment) and keep their defaults; SwinIR's ``img_range`` follows a rule, see
     :func:`cir_arch.basicsr_networks.swinir_arguments`.
 
     Returns:
-        The network with the arguments that differ from its defaults; None if it is of none known.
+        The network with the arguments that differ from its defaults; None if no known network fits,
+        or several do of which none extends the others.
     """
-    for name in _RECOGNISERS:
-        found = _recognise_as(name, state)
-        if found is not None:
-            return found
-    return None
+    found = candidates(state)
+    return found[0] if len(found) == 1 else None
+
+
+def candidates(state: State) -> list[NetworkOptions]:
+    """Return every network that a state dict fits, without those that another of them extends."""
+    pairs = ((entry, _recognise_as(entry, state)) for entry in entries())
+    fitting = [(entry, options) for entry, options in pairs if options is not None]
+    extended = {base for entry, _ in fitting for base in entry.bases}
+    return [options for entry, options in fitting if entry.name not in extended]
 
 
 def load_network(
@@ -134,16 +115,16 @@ def load_network(
     type: str | None = None,  # noqa: A002 (the word of options files)
     **overrides: Any,
 ) -> nn.Module:
-    """Build the network that a file holds and load it, whole.
+    """Build the network that a file holds and load all of its weights.
 
-    What the file says of itself (``basicsr convert`` writes it into safetensors, training into its
-    checkpoints) goes before what its names and shapes tell.
+    The network that the file names (``basicsr convert`` writes it into safetensors, training into
+    its checkpoints) takes precedence over what names and shapes of the tensors tell.
 
     Args:
         path: A checkpoint, see :func:`cir_host.checkpoint.read_checkpoint`.
-        key: The container's key; without it averaged weights are preferred.
-        type: The network's name in BasicSR's registry, where it cannot be told.
-        overrides: Arguments of the network, beside or instead of those that the file tells.
+        key: The container's key; without it EMA weights are preferred.
+        type: The network's name in BasicSR's registry, where it cannot be recognised.
+        overrides: Arguments of the network, in addition to or instead of those recognised.
 
     Returns:
         The network in evaluation mode, on the CPU, in float32.
@@ -155,11 +136,14 @@ def load_network(
     file, source = read_checkpoint(path, key), printable(str(path))
     found = described(file.metadata) or recognise(file.state)
     if type is not None and (found is None or found.type != type):
-        found = _recognise_as(type, file.state) or NetworkOptions(type, {})
+        entry = entry_named(type)
+        found = (entry and _recognise_as(entry, file.state)) or NetworkOptions(type, {})
     if found is None:
+        several = " and ".join(options.type for options in candidates(file.state))
+        reason = f"{several} all have" if several else "no network known here has"
         raise UserError(
-            f"{source}: a network that is not known here (its tensors: {some_of(file.state)}); give"
-            f" its type and arguments, or one of {', '.join(_RECOGNISERS)}"
+            f"{source}: {reason} these tensors ({some_of(file.state)}); give type and arguments;"
+            f" known are {', '.join(entry.name for entry in entries())}"
         )
     options = NetworkOptions(found.type, {**found.arguments, **overrides})
     network = options.build()
@@ -168,7 +152,7 @@ def load_network(
 
 
 def described(metadata: Mapping[str, str]) -> NetworkOptions | None:
-    """Return what a file of ours says of its network, None if it says nothing."""
+    """Return the network that a file names in its metadata, None if it names none."""
     with suppress(LookupError, ValueError, RecursionError):
         section = json.loads(metadata[NETWORK_KEY])
         if isinstance(section, dict):
@@ -176,19 +160,27 @@ def described(metadata: Mapping[str, str]) -> NetworkOptions | None:
     return None
 
 
-def _recognise_as(name: str, state: State) -> NetworkOptions | None:
-    """Return the network if it is the one of this name; None also where its tensors lack some."""
-    if name in _RECOGNISERS:
-        with suppress(LookupError, ValueError, ArithmeticError):
-            arguments = _RECOGNISERS[name](state)
-            if arguments is not None:
-                return NetworkOptions(name, _without_defaults(name, arguments))
+def _recognise_as(entry: Entry, state: State) -> NetworkOptions | None:
+    """Return the network if it is this one; None if not, or if the state dict lacks tensors."""
+    with suppress(LookupError, ValueError, ArithmeticError):
+        arguments = entry.arguments_from(state)
+        if arguments is not None:
+            return NetworkOptions(_registered_name(entry), _without_defaults(entry, arguments))
     return None
 
 
-def _without_defaults(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(ARCH_REGISTRY.get(name)).parameters
-    return {k: v for k, v in arguments.items() if not _same(v, parameters[k].default)}
+def _registered_name(entry: Entry) -> str:
+    """Return the network's name in BasicSR's registry, see :func:`cir_arch.network.entry_named`."""
+    registry = sys.modules.get("basicsr.utils.registry")
+    if registry is None or entry.package == "basicsr":
+        return entry.name
+    network = entry.load()
+    return next((name for name, held in registry.ARCH_REGISTRY if held is network), entry.name)
+
+
+def _without_defaults(entry: Entry, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = entry.defaults
+    return {k: v for k, v in arguments.items() if k not in defaults or not _same(v, defaults[k])}
 
 
 def _same(value: Any, default: Any) -> bool:
@@ -198,13 +190,13 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _yaml(value: Any) -> str:
-    """A value in YAML's flow style, which JSON is; but text that needs no quotes has none."""
+    """Return a value in YAML's flow style, without quotes around text that needs none."""
     text = json.dumps(value)
     return value if isinstance(value, str) and value.isidentifier() else text
 
 
 def _looks_like(state: State) -> str | None:
-    """For the loader's messages."""
+    """Return a hint for the loader's messages."""
     found = recognise(state)
     return None if found is None else f"it looks like {found.type}; try network_g: {found}"
 

@@ -5,11 +5,11 @@ https://arxiv.org/abs/2302.13800; Yang et al., NTIRE 2024 Challenge on Blind Enh
 Compressed Image: Methods and Results, CVPR Workshops 2024, team VPEG. The authors' release is
 https://github.com/sunny2109/SAFMN; its checkpoints load here unchanged.
 
-Same function as the release, otherwise done here:
+Computes the same function as the release. Differences:
 
 - The published depth is the default. The release's default has six groups, its checkpoint eight.
-- Any image size from 1 x 1 on. The release needs even sides of at least 16; those are left alone
-  here, whether or not the pooled maps divide them.
+- Any image size from 1 x 1 on works. The release needs even sides of at least 16; those are not
+  padded here either, even where the pooling factors do not divide them.
 - Feature maps are channels last, so that the norm needs no reshaping.
 """
 
@@ -18,16 +18,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_map
-from cir_arch.layers.padding import PaddingRule, crop_to
+from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
+from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State, entry_count, ratio
 from cir_host.errors import UserError
-from cir_host.registration import register
 
 SCALES = 4
 """Resolutions of the feature modulation, each half as large as the one before."""
@@ -36,7 +35,7 @@ SCALES = 4
 class SAFM(nn.Module):
     """Spatially-adaptive feature modulation (SAFMN, section 3.1): a gate made at four resolutions.
 
-    A quarter of the channels stays at full size, the others are pooled to 1/2, 1/4 and 1/8.
+    One quarter of the channels stays at full size, the others are pooled to 1/2, 1/4 and 1/8.
     """
 
     def __init__(self, channels: int) -> None:
@@ -62,7 +61,7 @@ class SAFM(nn.Module):
 
 
 def _max_pool(x: Tensor, factor: int) -> Tensor:
-    """Shrink (B, C, H, W) by a factor, rounded down; windows overlap where it does not divide."""
+    """Shrink (B, C, H, W) by a factor, rounded down; windows overlap where it leaves a rest."""
     height, width = x.shape[-2:]
     if height % factor or width % factor:
         return F.adaptive_max_pool2d(x, (height // factor, width // factor))
@@ -116,10 +115,24 @@ class ResidualGroup(nn.Module):
         return out
 
 
-@register(ARCH_REGISTRY)
-class SAFMN_BCIE(nn.Module):  # noqa: N801 (the registered name)
-    """Residual groups of feature modulation on the pixel-unshuffled image; no skip of the image.
+@network(
+    paper="[Sun et al., ICCV 2023](https://arxiv.org/abs/2302.13800), VPEG team of the challenge",
+    gmacs=75.08,
+    small={"dim": 16, "n_blocks": 2, "num_layers": 2},
+    weights=(
+        Weights(
+            "https://github.com/sunny2109/SAFMN/releases/tag/v0.1.1",
+            "SAFMN_BCIE.pth",
+            "params",
+            "Apache-2.0",
+        ),
+    ),
+    in_spandrel=True,
+)
+class SAFMN_BCIE(RestorationNetwork):  # noqa: N801 (the registered name)
+    """Residual groups of feature modulation on the pixel-unshuffled image.
 
+    No skip connection adds the image.
     The defaults give the published network.
 
     Args:
@@ -127,10 +140,10 @@ class SAFMN_BCIE(nn.Module):  # noqa: N801 (the registered name)
         n_blocks: Residual groups.
         num_layers: Blocks of each group.
         ffn_scale: Hidden over outer channels of the channel mixers.
-        upscaling_factor: By how much the features are smaller than the image. The output has the
-            size of the image.
+        upscaling_factor: Size of the image over the size of the features. The output has the size
+            of the image.
         in_channels: Channels of input and output image.
-        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+        use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
 
     Raises:
         UserError: If ``dim`` is no multiple of 4.
@@ -148,7 +161,7 @@ class SAFMN_BCIE(nn.Module):  # noqa: N801 (the registered name)
     ) -> None:
         super().__init__()
         if dim % SCALES:
-            raise UserError(f"dim: {dim} channels cannot be cut into {SCALES}; give a multiple")
+            raise UserError(f"dim: {dim} is not a multiple of {SCALES}")
         self.in_channels = in_channels
         # At the smallest size the coarsest pooled map is one pixel.
         smallest = upscaling_factor * 2 ** (SCALES - 1)
@@ -185,11 +198,11 @@ class SAFMN_BCIE(nn.Module):  # noqa: N801 (the registered name)
 
     @property
     def facts(self) -> NetworkFacts:
-        """What tools need to know of this network.
+        """What tools need to know about this network.
 
-        The multiple is the one at which all pooling windows are equal. Even sides from 16 on are
-        not padded either. There is no halo, because the windows of an image of other sides lie
-        where its size puts them.
+        At multiples of ``size_multiple`` all pooling windows have the same size. Even sides from 16
+        on are not padded either, but there the position of every window depends on the size of
+        the image; so no halo holds for all sizes.
         """
         return NetworkFacts(
             size_multiple=self.padding.smallest,
@@ -207,8 +220,11 @@ class SAFMN_BCIE(nn.Module):  # noqa: N801 (the registered name)
         Odd sides are padded to even ones, short sides to 16, at bottom and right by reflection
         (replication where a side is too short), and the result is cropped. For another
         ``upscaling_factor`` f read multiples of f for even, and 8 f for 16.
+
+        Raises:
+            UserError: If the number of channels is not the network's.
         """
-        height, width = x.shape[-2:]
+        height, width = checked_size(x, self.in_channels, "in_channels")
         features = to_map(self.to_feat(self.padding.pad(x)))
         features = features + self.feats(features)
         return crop_to(self.to_img(to_image(features)), height, width)

@@ -6,13 +6,13 @@ Blind Enhancement of Compressed Image: Methods and Results, CVPR Workshops 2024.
 release (Apache-2.0) is https://github.com/zdyshine/BasicSR-NTIRE2024-Compressed-Image, the original
 https://github.com/cszn/SCUNet; the checkpoints of both load here unchanged.
 
-Same function as the releases, otherwise done here:
+Computes the same function as the releases. Differences:
 
 - PixelArtAI's 96 channels are the default; ``dim=64, head_dim=32, config=[4] * 7`` is the original.
 - Feature maps are channels last, so that nothing is transposed between the halves of a block.
-- Attention needs no masks: what is left of a moved grid's windows at the borders is attended to by
-  itself. The releases mask one half of a full window from the other.
-- Biases are read off their table by strides, not by an index.
+- Attention needs no masks: the half windows of a shifted grid at the borders are windows of their
+  own. The releases join two of them into a full window and mask one from the other.
+- Biases are read from their table by strides, not by an index.
 - The window size is an argument.
 """
 
@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
@@ -28,16 +27,17 @@ from cir_arch.layers.attention import attend
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.drop_path import DropPath
-from cir_arch.layers.padding import PaddingRule, crop_to
+from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
+from cir_arch.layers.receptive_field import Span, radius
+from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State, entry_count
 from cir_host.errors import UserError
-from cir_host.registration import register
 
 STAGES = ("m_down1", "m_down2", "m_down3", "m_body", "m_up3", "m_up2", "m_up1")
 LEVEL_OF_STAGE = (0, 1, 2, 3, 2, 1, 0)
-"""How often the map is halved in each stage."""
+"""How many times the map has been halved in each stage."""
 BIAS_TABLE = ".trans_block.msa.relative_position_params"
-"""How the names of the attention's biases end."""
+"""Suffix of the names of the attention's bias tables."""
 
 
 class MapConvTranspose2d(nn.ConvTranspose2d):
@@ -49,11 +49,11 @@ class MapConvTranspose2d(nn.ConvTranspose2d):
 
 
 class WindowMSA(nn.Module):
-    """Multi-head self attention in windows; every second block's grid is moved by half a window.
+    """Multi-head self-attention in windows; every second block's grid is shifted by half a window.
 
-    Liu et al., Swin Transformer, ICCV 2021, eq. 4. The biases are a table of (heads, row, column)
-    distances from key to query. At the borders the moved grid leaves halves and quarters of
-    windows; a token attends to its own part, as by a mask of minus infinity in the releases.
+    Liu et al., Swin Transformer, ICCV 2021, eq. 4. The biases are a table (heads, row, column) of
+    distances from key to query. At the borders the shifted grid leaves halves and quarters of
+    windows, each of which is a window of its own.
     """
 
     def __init__(self, channels: int, heads: int, window_size: int, shifted: bool) -> None:
@@ -73,7 +73,7 @@ class WindowMSA(nn.Module):
         size, half = self.window_size, self.window_size // 2
         if not self.shifted:
             return self._attend(x, size, size)
-        x = x.roll((-half, -half), dims=(1, 2))  # now whole windows come first, both borders last
+        x = x.roll((-half, -half), dims=(1, 2))  # whole windows first, then both borders
         bands = [
             torch.cat(
                 [
@@ -94,7 +94,7 @@ class WindowMSA(nn.Module):
 
     def _attend(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """Attend in windows of rows x columns."""
-        if not x.numel():  # a map of one window has nothing beside it
+        if not x.numel():  # a map of one window has no others
             return x
         batch, height, width, channels = x.shape
         grid = x.reshape(batch, height // rows, rows, width // columns, columns, channels)
@@ -137,7 +137,7 @@ class SwinBlock(nn.Module):
 
 
 class SwinConvBlock(nn.Module):
-    """Half of the channels through convolutions, half through a Swin block (SCUNet, fig. 2)."""
+    """One half of the channels through convolutions, one through a Swin block (SCUNet, fig. 2)."""
 
     def __init__(
         self, channels: int, head_dim: int, window_size: int, shifted: bool, drop_path: float
@@ -161,23 +161,45 @@ class SwinConvBlock(nn.Module):
         return out
 
 
-@register(ARCH_REGISTRY)
-class SCUNet(nn.Module):
-    """U-Net of four levels of Swin-Conv blocks, joined by sums; no skip of the image.
+@network(
+    paper="[Zhang et al., MIR 2023](https://arxiv.org/abs/2203.13278), widened by the PixelArtAI"
+    " team of the challenge",
+    gmacs=58.0,
+    small={"config": (2, 1, 2, 2, 1, 2, 2), "dim": 8, "head_dim": 2, "window_size": 4},
+    weights=(
+        Weights(
+            "https://github.com/zdyshine/BasicSR-NTIRE2024-Compressed-Image"
+            "/releases/tag/checkpoints",
+            "net_g_ema_68000.pth (name inferred from the release's code)",
+            "params_ema",
+            "Apache-2.0",
+        ),
+        Weights(
+            "https://github.com/cszn/KAIR/releases/tag/v1.0",
+            "scunet_color_real_psnr.pth, scunet_color_real_gan.pth (64 channels; noise)",
+            "state dict",
+            "Apache-2.0",
+        ),
+    ),
+    in_spandrel=lambda arguments: arguments.get("head_dim") == 32,
+)
+class SCUNet(RestorationNetwork):
+    """U-Net of four levels of Swin-Conv blocks, joined by sums.
 
-    The defaults give PixelArtAI's published network.
+    No skip connection adds the image. The defaults give PixelArtAI's published network.
 
     Args:
         in_nc: Channels of input and output image.
         config: Blocks of the seven stages: three down, the body, three up.
         dim: Channels of level 1; the levels below have 2, 4 and 8 times as many. Half of them go
             through attention.
-        drop_path_rate: Stochastic depth of the last block, while training; it grows from 0.
-        input_resolution: Side of the images that the network is made for. A level whose maps would
-            be no larger than a window shifts none; the images' own size does not matter.
+        drop_path_rate: Stochastic depth in training: rate of the last block; it rises from 0 at the
+            first block.
+        input_resolution: Side of the training images. Blocks of a level whose maps would then be no
+            larger than a window shift no windows, whatever the size of the image at hand.
         head_dim: Channels of an attention head.
         window_size: Side of the attention windows in pixels of their level; even.
-        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+        use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
 
     Raises:
         UserError: If arguments contradict each other; the message names them.
@@ -200,15 +222,15 @@ class SCUNet(nn.Module):
         self.config = tuple(config)
         self.window_size = window_size
         self.padding = PaddingRule(8 * window_size, "replicate")
+        self.shifts_windows = tuple(
+            input_resolution // 2**level > window_size for level in LEVEL_OF_STAGE
+        )
         rates = iter(torch.linspace(0, drop_path_rate, sum(config), device="cpu").tolist())
 
         def blocks(stage: int) -> list[nn.Module]:
-            level = LEVEL_OF_STAGE[stage]
-            may_shift = input_resolution // 2**level > window_size
+            channels = dim * 2 ** LEVEL_OF_STAGE[stage]
             return [
-                SwinConvBlock(
-                    dim * 2**level, head_dim, window_size, may_shift and i % 2 == 1, next(rates)
-                )
+                SwinConvBlock(channels, head_dim, window_size, self._shifts(stage, i), next(rates))
                 for i in range(config[stage])
             ]
 
@@ -241,7 +263,7 @@ class SCUNet(nn.Module):
         heads, distances, _ = state[tables[0]].shape
         level = LEVEL_OF_STAGE[STAGES.index(tables[0].partition(".")[0])]
         return {
-            # input_resolution: nothing tells. drop_path_rate: only for training.
+            # input_resolution: cannot be deduced. drop_path_rate: for training only.
             "in_nc": in_nc,
             "config": [entry_count(state, f"{stage}.", ".trans_block.") for stage in STAGES],
             "dim": dim,
@@ -251,15 +273,12 @@ class SCUNet(nn.Module):
 
     @property
     def facts(self) -> NetworkFacts:
-        """What tools need to know of this network.
-
-        The halo holds for tiles that begin at multiples of ``size_multiple``, as the windows do.
-        """
+        """What tools need to know about this network."""
         return NetworkFacts(
             size_multiple=self.padding.multiple,
             min_size=1,
             scale=1,
-            halo=self._halo(),
+            halo=radius(self._input_of, self.padding.multiple),
             in_channels=self.in_channels,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
             padding=self.padding,
@@ -268,10 +287,13 @@ class SCUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (B, C, H, W), RGB in [0, 1]; same shape, not clamped.
 
-        Sides that are no multiple of 64 (8 windows) are padded at bottom and right by replication,
-        and the result is cropped.
+        Sides that are not multiples of 64 (8 windows) are padded at bottom and right by
+        replication, and the result is cropped.
+
+        Raises:
+            UserError: If the number of channels is not the network's.
         """
-        height, width = x.shape[-2:]
+        height, width = checked_size(x, self.in_channels, "in_nc")
         x = to_map(self.padding.pad(x))
         x1 = self.m_head(x)
         x2 = self.m_down1(x1)
@@ -282,15 +304,21 @@ class SCUNet(nn.Module):
         y = self.m_up1(y + x2)
         return crop_to(to_image(self.m_tail(y + x1)), height, width)
 
-    def _halo(self) -> int:
-        """Bound the reach: a window in each block, a pixel of first and last convolution.
+    def _shifts(self, stage: int, block: int) -> bool:
+        return self.shifts_windows[stage] and block % 2 == 1
 
-        A pixel of the lowest level holds 8 x 8 of the image's, which adds 7.
-        """
-        reach = max(self.window_size - 1, 2)  # 2 of the two convolutions
-        blocks = zip(self.config, LEVEL_OF_STAGE, strict=True)
-        in_blocks: int = sum(reach * count * 2**level for count, level in blocks)
-        return 2 + 7 + in_blocks
+    def _input_of(self, output: Span) -> Span:
+        """Return the span of the image that a span of the output depends on."""
+        span = output.convolutions(1)
+        for stage in reversed(range(len(STAGES))):
+            if stage < 3:
+                span = span.reduction(2)
+            for block in reversed(range(self.config[stage])):
+                start = self.window_size // 2 if self._shifts(stage, block) else 0
+                span = span.convolutions(2).union(span.windows(self.window_size, start))
+            if stage > 3:
+                span = span.enlargement(2)
+        return span.convolutions(1)
 
 
 def _check_arguments(config: Sequence[int], dim: int, head_dim: int, window_size: int) -> None:
@@ -305,4 +333,6 @@ def _check_arguments(config: Sequence[int], dim: int, head_dim: int, window_size
             f"give a dim that is a multiple of twice head_dim"
         )
     if window_size % 2:
-        raise UserError(f"window_size: {window_size} is odd; every second block shifts by half")
+        raise UserError(
+            f"window_size: {window_size} is odd; give an even number, for shifts by half"
+        )

@@ -1,8 +1,8 @@
-"""Networks of ours for spandrel, so that programs that load by it know them too.
+"""Our networks for spandrel (https://github.com/chaiNNer-org/spandrel) and programs that use it.
 
-https://github.com/chaiNNer-org/spandrel. After :func:`install`, ``spandrel.ModelLoader`` takes the
-checkpoints of networks that spandrel lacks. Those that it has stay its own: FBCNN, HAT, SAFMN_BCIE,
-SwinIR, RRDBNet and SCUNet with heads of 32 channels.
+After :func:`install`, ``spandrel.ModelLoader`` loads the checkpoints of networks that spandrel
+lacks. spandrel keeps loading those that it has: FBCNN, HAT, SAFMN_BCIE, SwinIR, RRDBNet, and SCUNet
+with heads of 32 channels.
 """
 
 from typing import Any
@@ -18,32 +18,35 @@ from spandrel import (
 from torch import nn
 
 from cir_arch.basicsr_networks import facts_of
+from cir_arch.network import Entry, entries
 from cir_arch.recognition import NetworkOptions, recognise
 from cir_arch.state_dict import State
 
-LACKING = ("PromptCIR", "PromptIR", "UCIP", "CaVE", "UnifyFormer", "SCUNet")
-"""Networks that spandrel has not, or not at the published size."""
 
-_HEAD_DIM = 32
-"""Channels of an attention head in spandrel's SCUNet."""
+def offered() -> list[Entry]:
+    """Return the networks that spandrel lacks, or has only for some arguments."""
+    return [entry for entry in entries() if entry.restores and entry.in_spandrel is not True]
 
 
 class CIRArchitecture(Architecture[nn.Module]):
-    """A network of ours, under its name; SCUNet, whose name is taken, as ``SCUNet_cir``."""
+    """A network of ours."""
 
-    def __init__(self, network: str) -> None:
-        self._network = network
-        taken = network == "SCUNet"
+    def __init__(self, entry: Entry, id: str) -> None:  # noqa: A002 (spandrel's word)
+        """Describe a network.
+
+        Args:
+            entry: The network.
+            id: Its name in spandrel.
+        """
+        self._entry = entry
         super().__init__(
-            id=f"{network}_cir" if taken else network,
-            name=network,
-            detect=lambda state: self._options(state) is not None,
+            id=id, name=entry.name, detect=lambda state: self._options(state) is not None
         )
 
     def load(self, state_dict: State) -> Any:
         """Build the network and load it."""
         options = self._options(state_dict)
-        assert options is not None  # detected before
+        assert options is not None  # spandrel has detected it
         network = options.build()
         facts = facts_of(network)
         assert facts is not None
@@ -58,29 +61,33 @@ class CIRArchitecture(Architecture[nn.Module]):
             scale=facts.scale,
             input_channels=facts.in_channels,
             output_channels=facts.in_channels,
-            # Ours pad by themselves, so there are no size requirements.
+            # Our networks pad by themselves, so there are no size requirements.
             tiling=ModelTiling.DISCOURAGED if facts.halo is None else ModelTiling.SUPPORTED,
         )
 
     def _options(self, state: State) -> NetworkOptions | None:
         found = recognise(state)
-        if found is None or found.type != self._network:
+        if found is None or found.entry != self._entry:
             return None
-        heads_as_spandrel_s = found.arguments.get("head_dim") == _HEAD_DIM
-        return None if self._network == "SCUNet" and heads_as_spandrel_s else found
+        return None if self._entry.is_in_spandrel(found.arguments) else found
 
 
 def install(registry: ArchRegistry = MAIN_REGISTRY) -> None:
-    """Add the networks to a registry of spandrel, ahead of its own detectors.
+    """Add the networks to a registry of spandrel, before its own detectors.
 
-    Spandrel would take CaVE for FBCNN and build the 96-channel SCUNet with other heads. Names that
-    the registry holds already, from an earlier call or another package, stay as they are.
+    spandrel would take CaVE for FBCNN and build the 96-channel SCUNet with other heads. A network
+    whose name the registry holds already is added as ``NAME_cir``; calling again adds nothing.
     """
-    others = tuple(support.architecture.id for support in registry)
+    present = [support.architecture for support in registry]
+    ours = {architecture.name for architecture in present if type(architecture) is CIRArchitecture}
+    names = tuple(architecture.id for architecture in present)
     registry.add(
         *(
-            ArchSupport.from_architecture(CIRArchitecture(network), before=others)
-            for network in LACKING
-        ),
-        ignore_duplicates=True,
+            ArchSupport.from_architecture(
+                CIRArchitecture(entry, f"{entry.name}_cir" if entry.name in names else entry.name),
+                before=names,
+            )
+            for entry in offered()
+            if entry.name not in ours
+        )
     )

@@ -1,4 +1,4 @@
-"""Reading the arguments of a network off the shapes in its state dict."""
+"""Helpers that read the arguments of a network off the shapes in its state dict."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import Tensor
 
 State = Mapping[str, Tensor]
-"""Tensors by name, as ``Module.state_dict`` gives them; only names and shapes are read."""
+"""Tensors by name, as ``Module.state_dict`` returns them; only names and shapes are read."""
 
 
 def entry_count(state: State, prefix: str, inside: str = "") -> int:
@@ -14,8 +14,8 @@ def entry_count(state: State, prefix: str, inside: str = "") -> int:
 
     Args:
         state: The state dict.
-        prefix: What stands before the index, with its dot: ``layers.``.
-        inside: What must follow the index, with its dots, for an entry to count: ``.attn.``.
+        prefix: The part of the names before the index, with its dot: ``layers.``.
+        inside: Only entries whose names continue with this after the index count: ``.attn.``.
     """
     rests = (name[len(prefix) :] for name in state if name.startswith(prefix))
     indices = (rest.partition(".") for rest in rests)
@@ -23,14 +23,14 @@ def entry_count(state: State, prefix: str, inside: str = "") -> int:
 
 
 def divisor(pairs: Iterable[tuple[int, int]], default: int) -> int:
-    """Return what turns widths into parts by whole division, the default where it does.
+    """Return the number by which whole division turns widths into the given parts.
 
     Args:
         pairs: Width and part, such as (180, 60).
-        default: What is tried first; the largest that does comes next.
+        default: Returned if it fits; otherwise the largest number that fits is returned.
 
     Raises:
-        ValueError: If no number does.
+        ValueError: If no number fits.
     """
     pairs = list(pairs)
     largest = min(width // part for width, part in pairs)
@@ -45,27 +45,43 @@ def ratio(
     default: float,
     scaled: Callable[[int, float], int] = lambda width, factor: int(width * factor),
 ) -> float:
-    """Return a factor that turns widths into the given ones, the default where it does.
+    """Return a factor that turns widths into the given ones.
 
-    Several do, because widths are rounded; they make the same network. Of the others the one with
-    the fewest decimals is taken.
+    Several factors fit, because widths are rounded; they give the same network.
 
     Args:
         pairs: Width before and after, such as (48, 127).
-        default: What is tried first.
-        scaled: How the network computes the second from the first.
+        default: Returned if it fits; otherwise the factor with the fewest decimals is returned.
+        scaled: How the network computes the second width from the first and the factor; never
+            smaller for a larger factor.
 
     Raises:
-        ValueError: If no factor does.
+        ValueError: If no factor fits.
     """
-    pairs = list(pairs)
-    about = max(pairs)[1] / max(pairs)[0]
-    shortest = (
-        rounded(about * power) / power
-        for power in (10.0**digits for digits in range(8))
-        for rounded in (math.ceil, math.floor)
-    )
-    for candidate in (default, *shortest, about):
-        if all(scaled(width, candidate) == result for width, result in pairs):
-            return candidate
+    pairs = sorted(set(pairs))
+
+    def fits(factor: float) -> bool:
+        return all(scaled(width, factor) == result for width, result in pairs)
+
+    def is_enough(factor: float) -> bool:
+        return all(scaled(width, factor) >= result for width, result in pairs)
+
+    if fits(default):
+        return default
+    least = _smallest(is_enough, max(result / width for width, result in pairs) + 1)
+    for power in (10.0**digits for digits in range(8)):
+        below = math.floor(least * power)
+        for candidate in (below / power, (below + 1) / power):
+            if fits(candidate):
+                return candidate
+    if fits(least):
+        return least
     raise ValueError(f"no ratio gives {pairs}")
+
+
+def _smallest(holds: Callable[[float], bool], above: float) -> float:
+    """Return the smallest positive number for which a condition holds, as it does from there on."""
+    below = 0.0
+    while below < (middle := (below + above) / 2) < above:
+        below, above = (below, middle) if holds(middle) else (middle, above)
+    return above

@@ -1,23 +1,23 @@
-"""UCIP, super-resolution of images that any of several codecs has compressed.
+"""UCIP, super-resolution of images that were compressed by any of several codecs.
 
 Li et al., UCIP: A Universal Framework for Compressed Image Super-Resolution using Dynamic Prompt,
 ECCV 2024, https://lixinustc.github.io/UCIP.github.io. The authors' release is
 https://github.com/lixinustc/UCIP_MLP_source_code; its state dicts load here unchanged.
 
-Same function as the release, otherwise done here:
+Computes the same function as the release. Differences:
 
-- The release must be told the codec of each image, and which index stands for which codec is not
-  published. The paper's network takes no such input: it weighs its prompts by the features alone.
-  Here the codec may be unknown, see :meth:`UCIP.forward`, and weights of the codecs' prompts that
-  depend on the features are an option for training.
-- Along one axis two look-ups read a map at an offset, at positions in float32. The release calls
-  torchvision's ``deform_conv2d``, once per axis with a map of zeros for the other, which has
-  neither a half precision form on the CPU nor one in ONNX. Blocks that share offsets share the
+- The release needs the codec of each image, and which index stands for which codec is not
+  published. The paper's network takes no such input: it weights its prompts by the features alone.
+  Here the codec may be unknown, see :meth:`UCIP.forward`, and a further option for training
+  (``task_weights``) weights the prompts of the codecs by the features.
+- Two look-ups along each axis read a map at an offset, at float32 positions. The release calls
+  torchvision's ``deform_conv2d`` once per axis, with zero offsets for the other axis; that function
+  has no half-precision form on the CPU and none in ONNX. Blocks that share offsets share the
   positions.
 - The mixer's three weighted branches and its projection are one sum of matrix products, because
-  the weights are constant over space. The release makes and weighs three maps before it projects.
-- Any image size from 1 x 1 on, where the formula of the instance norm gives 0; the release refuses
-  a single pixel.
+  the weights are constant over space. The release makes and weights three maps, then projects.
+- Any image size from 1 x 1 on works. The instance norm of a single pixel is 0, as its formula says;
+  the release refuses a single pixel.
 """
 
 import math
@@ -28,7 +28,6 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, is_grad_enabled, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -37,9 +36,11 @@ from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_
 from cir_arch.layers.feed_forward import MLP
 from cir_arch.layers.initialization import init_linear_layers
 from cir_arch.layers.line_sampling import LineTaps, line_taps, sample_line
+from cir_arch.layers.padding import checked_size
+from cir_arch.layers.patch_embedding import PatchEmbedding
+from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State, divisor, entry_count, ratio
 from cir_host.errors import UserError
-from cir_host.registration import register
 
 CODECS = ("jpeg", "hm", "vtm", "c_psnr", "c_ssim", "hific")
 """Names of the prompt banks 0 to 5. The order is ours: the authors have not published theirs."""
@@ -56,24 +57,11 @@ class BlockSizes:
     prompt_width: int
     mlp_ratio: float
     fusion_hidden: int
-    """Hidden channels of the network that weighs the token mixer's branches."""
+    """Hidden channels of the network that weights the token mixer's branches."""
     modulation_hidden: int
     """Hidden channels between prompt and modulation."""
     share_dim: int
     """Neighbouring channels that share an offset."""
-
-
-class PatchEmbedding(nn.Module):
-    """The first convolution, under the key of the published checkpoints."""
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.proj = MapConv2d(in_channels, channels, 5, padding=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C')."""
-        out: Tensor = self.proj(x).contiguous()
-        return out
 
 
 class PositionalEncoding(nn.Module):
@@ -95,7 +83,7 @@ class PositionalEncoding(nn.Module):
 class CodecPrompt(nn.Module):
     """A prompt per pixel: a mixture of a codec's learned vectors, weighted by the pixel's features.
 
-    UCIP, section 3.1; the axis of the codecs is that of the authors' network.
+    UCIP, section 3.1; the authors' network adds the axis of the codecs.
     """
 
     def __init__(
@@ -126,9 +114,9 @@ class CodecPrompt(nn.Module):
 class TokenMixer(nn.Module):
     """Active token mixer: each channel reads its row and its column at a learned offset.
 
-    Wei et al., ActiveMLP, arXiv 2203.06108, with UCIP's convolution (section 3.2). What is read
-    along the width, along the height, and a depthwise convolution are summed with weights per
-    channel that depend on the channels' means over the whole map.
+    Wei et al., ActiveMLP, arXiv 2203.06108, with UCIP's convolution (section 3.2). The values read
+    along the width, those read along the height, and a depthwise convolution are summed. The
+    weights of the sum, per channel, depend on the channels' means over the whole map.
     """
 
     def __init__(self, channels: int, squeezed: int) -> None:
@@ -164,10 +152,10 @@ class TokenMixer(nn.Module):
 
 
 class PromptModulation(nn.Module):
-    """Instance norm of the features, scaled and shifted per pixel by what the prompt says.
+    """Instance norm of the features, then a scale and shift per pixel, computed from the prompt.
 
-    Park et al., SPADE, CVPR 2019. Biased variance over the whole map, eps 1e-5; a map of
-    one pixel is normalised to 0.
+    Park et al., SPADE, CVPR 2019. Biased variance over the whole map, eps 1e-5; a map of one pixel
+    is normalised to 0.
     """
 
     def __init__(self, channels: int, prompt_width: int, hidden: int) -> None:
@@ -179,7 +167,7 @@ class PromptModulation(nn.Module):
     def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape; the prompt is (B, H, W, E)."""
         hidden = self.mlp_shared(prompt)
-        # Statistics in float32 at least, as PyTorch's own norms take them.
+        # Statistics in float32 at least, as in PyTorch's own norms.
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         centred = values - values.mean(dim=(1, 2), keepdim=True)
         variance = centred.square().mean(dim=(1, 2), keepdim=True)
@@ -188,7 +176,7 @@ class PromptModulation(nn.Module):
 
 
 class OffsetLayer(nn.ModuleList):
-    """Layer norm and linear layer that find how far each pixel's channels look along both axes."""
+    """Layer norm and linear layer that compute the offsets of each pixel along both axes."""
 
     def __init__(self, inputs: int, groups: int) -> None:
         super().__init__([nn.LayerNorm(inputs), nn.Linear(inputs, 2 * groups)])
@@ -196,8 +184,8 @@ class OffsetLayer(nn.ModuleList):
     def forward(self, x: Tensor, prompt: Tensor) -> AxisTaps:
         """Turn features (B, H, W, C) and prompt (B, H, W, E) into taps of both axes.
 
-        Computed in float32 at least, under autocast and for half precision weights too: offsets are
-        pixels, and rounded to bfloat16 one of ten pixels would be off by up to 0.03.
+        Computed in float32 at least, under autocast and with half-precision weights too: offsets
+        are in pixels, and bfloat16 rounds an offset of ten pixels by up to 0.03.
         """
         dtype = torch.promote_types(x.dtype, torch.float32)
         scale, shift, weight, bias = (parameter.to(dtype) for parameter in self.parameters())
@@ -210,14 +198,14 @@ class OffsetLayer(nn.ModuleList):
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    # There is no autocast on the meta device, not even to switch off.
+    # The meta device has no autocast to switch off.
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 class Block(nn.Module):
-    """Prompt guided token mixer block: token mixer, MLP, modulation by the prompt (UCIP, fig. 1c).
+    """Prompt-guided token mixer block: token mixer, MLP, modulation by the prompt (UCIP, fig. 1c).
 
-    The modulation has no residual: it replaces the features.
+    The modulation replaces the features; there is no residual connection around it.
     """
 
     def __init__(self, sizes: BlockSizes, *, has_offsets: bool) -> None:
@@ -242,12 +230,35 @@ class Block(nn.Module):
         return out
 
 
-@register(ARCH_REGISTRY)
-class UCIP(nn.Module):
-    """MLP-like super-resolution network whose groups of blocks follow a prompt of the codec.
+@network(
+    paper="[Li et al., ECCV 2024](https://github.com/lixinustc/UCIP), compressed super-resolution"
+    " x4",
+    gmacs=196.42,
+    small={
+        "embed_dim": 16,
+        "depths": (2, 3),
+        "p_dim": 8,
+        "prompt_bases": 4,
+        "modulation_hidden": 8,
+        "num_feat": 8,
+    },
+    weights=(
+        Weights(
+            "https://github.com/lixinustc/UCIP_MLP_source_code (README, Google Drive)",
+            "a .pt file",
+            "state dict (read off the training code)",
+            "none stated",
+        ),
+    ),
+    # The instance norm behind these biases subtracts them.
+    idle_parameters=r"blocks\.\d+\.\d+\.mlp\.fc2\.bias",
+    onnx_any_size=True,
+)
+class UCIP(RestorationNetwork):
+    """MLP-like super-resolution network; a prompt of the codec guides each group of blocks.
 
-    The defaults give the published network. Features are not padded, and no image is added to the
-    output: any size works as it is.
+    The defaults give the published network. Images of any size are processed without padding, and
+    no skip connection adds the image.
 
     Args:
         in_channels: Channels of input and output image.
@@ -255,20 +266,20 @@ class UCIP(nn.Module):
         depths: Blocks of each group.
         mlp_ratio: Hidden over outer channels of the MLPs.
         share_dim: Neighbouring channels that share an offset.
-        intv: Every how many blocks of a group offsets and positional encoding are made anew.
+        intv: Blocks of a group that share offsets and positional encoding.
         p_dim: Channels of the prompts.
         prompt_bases: Learned vectors of each codec's prompt.
         num_codecs: Prompt banks.
-        fusion_squeeze: Channels over hidden channels of the MLP that weighs the mixer's branches.
+        fusion_squeeze: Channels over hidden channels of the MLP that weights the mixer's branches.
         modulation_hidden: Hidden channels between prompt and modulation.
-        num_feat: Channels while the resolution grows.
+        num_feat: Channels of the features during upsampling.
         upscale: Output size over input size, a power of 2.
-        task_weights: Weigh the codecs' prompts by the features, as PromptCIR does, wherever the
-            codec is not given. Adds parameters (``task_mlp``) that published weights
-            lack; they start with equal weights, where the network is the one without them.
-        zero_prompts: Start the prompts at zero. As long as they are kept there, no block knows
-            anything of a prompt: the modulation is the same for all pixels and images.
-        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+        task_weights: Weight the codecs' prompts by the features, as PromptCIR does, where the codec
+            is not given. Adds parameters (``task_mlp``) that published weights lack; they start
+            with equal weights, which give the same output as the network without them.
+        zero_prompts: Start the prompts at zero. While they are kept at zero, the modulation is the
+            same for all pixels and images.
+        use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
 
     Raises:
         UserError: If arguments contradict each other; the message names them.
@@ -315,7 +326,7 @@ class UCIP(nn.Module):
             modulation_hidden=modulation_hidden,
             share_dim=share_dim,
         )
-        self.patch_embed = PatchEmbedding(in_channels, embed_dim)
+        self.patch_embed = PatchEmbedding(MapConv2d(in_channels, embed_dim, 5, padding=2))
         self.prompts = nn.ModuleList(
             CodecPrompt(embed_dim, num_codecs, prompt_bases, p_dim, task_weights) for _ in depths
         )
@@ -373,7 +384,7 @@ class UCIP(nn.Module):
 
     @property
     def facts(self) -> NetworkFacts:
-        """What tools need to know of this network."""
+        """What tools need to know about this network."""
         return NetworkFacts(
             size_multiple=1,
             min_size=1,
@@ -387,23 +398,25 @@ class UCIP(nn.Module):
     def forward(self, x: Tensor, codec: int | Tensor | None = None) -> Tensor:
         """Restore and enlarge images (B, C, H, W), RGB in [0, 1], to (B, C, s H, s W).
 
-        The result is not clamped. ``codec`` says what compressed the images: an index of
-        :data:`CODECS`, or int64 (B,) with one for each. The release takes the index too, but which
-        is which is not published.
+        The result is not clamped. ``codec`` names the codec of the images: an index of
+        :data:`CODECS`, or int64 (B,) with one index for each image. The release takes an index too,
+        but which codec each index stands for is not published.
 
-        None is for images of unknown origin. A network with ``task_weights`` then weighs the
-        codecs' prompts by the features. The published weights have no such part: the mean of all
-        banks stands in. It is what equal weights give, so it prefers no codec, and of all prompts
-        the one with the least squared distance to the six; and it costs no more than one bank,
-        where the mean of six outputs would cost six times as much. The published network has not
-        been trained with it, so a codec that is known is worth giving.
+        ``None`` is for images of unknown origin. A network with ``task_weights`` then weights the
+        codecs' prompts by the features. The published weights lack that part, so the mean of all
+        banks is used. Equal weights give the same prompt, so it prefers no codec; of all prompts it
+        has the least squared distance to the six; and it costs no more than one bank, where the
+        mean of six outputs would cost six times as much. The published network was not trained with
+        it, so give the codec where you know it.
 
         Raises:
-            UserError: If ``codec`` is no index of a bank or has another shape.
+            UserError: If ``codec`` is not the index of a bank or has another shape, or the number
+                of channels is not the network's.
         """
+        checked_size(x, self.in_channels, "in_channels")
         if codec is not None:
             self._check_codec(codec, x.shape[0])
-        shallow = self.patch_embed(to_map(x))
+        shallow = self.patch_embed(to_map(x)).contiguous()
         deep = shallow
         for prompt, encoding, blocks in zip(
             self.prompts, self.pos_blocks, self.blocks, strict=True
@@ -451,7 +464,7 @@ class UCIP(nn.Module):
                 f"{wanted}, or an int64 tensor of {batch}, one for each image, not "
                 f"{codec.dtype} of shape {tuple(codec.shape)}"
             )
-        # A traced or compiled graph cannot branch on values; indexing checks the range there.
+        # A traced or compiled graph cannot branch on values; there indexing checks the range.
         if torch.compiler.is_compiling() or codec.is_meta:
             return
         if codec.lt(0).any() or codec.ge(self.num_codecs).any():
@@ -459,8 +472,8 @@ class UCIP(nn.Module):
 
 
 def _interval(state: State, depths: Sequence[int]) -> int:
-    """Return every how many blocks of a group there are offsets."""
-    interval = 2  # where a group has one or two blocks, and nothing tells
+    """Return the number of blocks that share offsets."""
+    interval = 2  # cannot be deduced where groups have one or two blocks
     for i, depth in enumerate(depths):
         others = [j for j in range(1, depth) if f"blocks.{i}.{j}.offset_layer.1.weight" in state]
         if others:
@@ -470,7 +483,7 @@ def _interval(state: State, depths: Sequence[int]) -> int:
 
 
 def _init_layer(module: nn.Module) -> None:
-    """Start a layer as the authors' network does; for ``Module.apply``."""
+    """Initialise a layer as the authors' network does; for ``Module.apply``."""
     init_linear_layers(module)
     if isinstance(module, nn.Conv2d):
         outputs = module.kernel_size[0] * module.kernel_size[1] * module.out_channels

@@ -5,11 +5,11 @@ CVPR Workshops 2024, team Titans. The authors' release (Apache-2.0) is
 https://github.com/yasharora102/UnifyFormer; its checkpoint loads here unchanged. Where report and
 release differ (48 channels against 50, four refinement blocks against two), the release counts.
 
-Same function as the release, otherwise done here:
+Computes the same function as the release. Differences:
 
-- Any image size from 1 x 1 on. The release needs multiples of 8.
-- Queries, keys and values come sorted from their projection, whose weight is reordered instead of
-  its output, and share each convolution call.
+- Any image size from 1 x 1 on works. The release needs multiples of 8.
+- The weight of the projection is reordered instead of its output, so that queries, keys and values
+  come out sorted; they share each convolution call.
 - Feature maps are channels last, so that norms and matrix products need no transposition.
 """
 
@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.feed_forward import GDFN
+from cir_arch.layers.patch_embedding import PatchEmbedding
 from cir_arch.layers.transposed_attention import MDTA
 from cir_arch.layers.unet import (
     PADDING,
@@ -33,29 +33,21 @@ from cir_arch.layers.unet import (
     gdfn_widths,
     unet_arguments,
 )
+from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State, ratio
 from cir_host.errors import UserError
-from cir_host.registration import register
 
 SEGMENTS = 5
 """Parts that the channels of unify attention are cut into: four attend, the last stays local."""
 
 
-class PatchEmbedding(nn.Module):
-    """Four 3x3 convolutions with exact GELU in between."""
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        widths = (in_channels, channels // 4, channels // 2, channels // 2, channels)
-        layers: list[nn.Module] = []
-        for first, second in pairwise(widths):
-            layers += [MapConv2d(first, second, 3, padding=1, bias=False), nn.GELU()]
-        self.proj = nn.Sequential(*layers[:-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C')."""
-        out: Tensor = self.proj(x)
-        return out
+def patch_embedding(in_channels: int, channels: int) -> PatchEmbedding:
+    """Build four 3x3 convolutions of maps, with exact GELU in between."""
+    widths = (in_channels, channels // 4, channels // 2, channels // 2, channels)
+    layers: list[nn.Module] = []
+    for first, second in pairwise(widths):
+        layers += [MapConv2d(first, second, 3, padding=1, bias=False), nn.GELU()]
+    return PatchEmbedding(nn.Sequential(*layers[:-1]))
 
 
 class _Affine(nn.Module):
@@ -116,7 +108,7 @@ class LocalAggregator(nn.Module):
 
 
 class Aggregators(nn.Module):
-    """What is done to each segment before the attention."""
+    """The layers that process each segment before the attention."""
 
     def __init__(self, segment: int) -> None:
         super().__init__()
@@ -136,9 +128,9 @@ class Aggregators(nn.Module):
 class UnifyAttention(nn.Module):
     """Linear attention over the pixels on four segments of the channels, convolutions on the fifth.
 
-    The segments of query, key and value are seen at kernel sizes 1, 3, 5 and 7. Keys are a softmax
-    over all pixels, so the result at a pixel depends on the whole map. In the order of channels the
-    head comes last going in, and first coming out, as in the release.
+    Convolutions of kernel size 3 to 7 process the segments of query, key and value first. Keys are
+    a softmax over all pixels, so the result at a pixel depends on the whole map. Of the channels'
+    two indices, the head varies fastest in the input and slowest in the output, as in the release.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -203,8 +195,20 @@ class UnifyBlock(nn.Module):
         return out
 
 
-@register(ARCH_REGISTRY)
-class UnifyFormer(UNet):
+@network(
+    paper="Titans team of the challenge",
+    gmacs=42.85,
+    small={"dim": 20, "num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1},
+    weights=(
+        Weights(
+            "https://github.com/yasharora102/UnifyFormer/releases/tag/Weights",
+            "model_unifyformer.pth",
+            "params",
+            "Apache-2.0",
+        ),
+    ),
+)
+class UnifyFormer(UNet, RestorationNetwork):
     """Restormer's U-Net with blocks that attend between pixels as well as between channels.
 
     The defaults give the published network.
@@ -215,11 +219,11 @@ class UnifyFormer(UNet):
         num_blocks: Blocks of level 1, 2, 3 and the latent level; each decoder level mirrors its
             encoder level.
         num_refinement_blocks: Blocks after the decoder.
-        heads: Attention heads of level 1, 2, 3 and the latent level; those of level 1 serve the
-            refinement too.
+        heads: Attention heads of level 1, 2, 3 and the latent level; the refinement has those of
+            level 1.
         ffn_expansion: Hidden over outer channels of the feed-forward networks, rounded so that
             the hidden channels are a multiple of 16.
-        use_checkpoint: Recompute each block in the backward pass: less memory, more time.
+        use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
 
     Raises:
         UserError: If arguments contradict each other; the message names them.
@@ -239,12 +243,11 @@ class UnifyFormer(UNet):
         _check_segments(sizes)
         super().__init__(
             sizes,
-            PatchEmbedding(in_channels, dim),
+            patch_embedding(in_channels, dim),
             lambda channels, count: UnifyBlock(channels, count, ffn_expansion),
             latent_out=sizes.widths[3],
             use_checkpoint=use_checkpoint,
         )
-        self.in_channels = in_channels
 
     @classmethod
     def arguments_from(cls, state: State) -> dict[str, Any] | None:
@@ -258,10 +261,11 @@ class UnifyFormer(UNet):
 
     @property
     def facts(self) -> NetworkFacts:
-        """What tools need to know of this network.
+        """What tools need to know about this network.
 
-        Not float16: the keys are a softmax over all pixels, of which each gets less than float16
-        can tell from zero in a large image.
+        Float16 is left out: the keys are a softmax over all pixels, and the shares of a large image
+        are subnormal numbers in float16. On a CPU the attention stayed accurate up to 8 megapixels;
+        training was not tried.
         """
         return NetworkFacts(
             size_multiple=PADDING.multiple,

@@ -1,4 +1,4 @@
-"""``basicsr models``: the networks there are, or what a file holds."""
+"""``basicsr models``: list all networks, or show what a checkpoint holds."""
 
 import argparse
 import json
@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from cir_arch.basicsr_networks import facts_of
-from cir_arch.catalogue import CATALOGUE, Entry
 from cir_arch.facts import NetworkFacts
+from cir_arch.network import Entry, entries
 from cir_arch.recognition import NetworkOptions, described, recognise
 from cir_host.checkpoint import Checkpoint, about_not_finite, load_into, not_finite, read_checkpoint
 from cir_host.checkpoint_files import printable, shown
@@ -29,9 +29,15 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("file", nargs="?", type=Path, help="a checkpoint; without it: all networks")
     parser.add_argument("--key", help="the container's key, where a file holds several state dicts")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the table of networks of the documentation"
+    )
     options = parser.parse_args(arguments)
+    if options.markdown:
+        print(markdown(entries()))
+        return
     if options.file is None:
-        networks = [_network(entry) for entry in CATALOGUE]
+        networks = [_network(entry) for entry in entries()]
         print(json.dumps(networks, indent=2) if options.json else _overview(networks))
         return
     held = _file(read_checkpoint(options.file, options.key))
@@ -39,17 +45,47 @@ def run(arguments: list[str]) -> None:
 
 
 def _network(entry: Entry) -> dict[str, Any]:
-    network = NetworkOptions(entry.type, entry.arguments).outline()
-    facts = facts_of(network)
-    assert facts is not None
+    parameters, facts = _size_and_facts(entry)
     return {
-        "type": entry.type,
-        "arguments": dict(entry.arguments),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "type": entry.name,
+        "arguments": dict(entry.published),
+        "parameters": parameters,
         "gmacs_128x128": entry.gmacs,
         "facts": _plain(facts),
         "weights": [asdict(weights) for weights in entry.weights],
     }
+
+
+def _size_and_facts(entry: Entry) -> tuple[int, NetworkFacts]:
+    """Return parameters and facts of a network at its published size."""
+    if entry.described is not None:
+        return entry.described
+    network = NetworkOptions(entry.name, entry.published).outline()
+    facts = facts_of(network)
+    assert facts is not None  # every entry's network has them
+    return sum(parameter.numel() for parameter in network.parameters()), facts
+
+
+def markdown(networks: Iterable[Entry]) -> str:
+    """Return the table of networks that stands in the documentation."""
+    head = ("name", "paper", "parameters", "padded inside to multiples of", "precisions")
+    rows = [
+        (f"`{entry.name}`", entry.paper, f"{parameters:,}", _multiples(facts), _precisions(facts))
+        for entry in networks
+        for parameters, facts in [_size_and_facts(entry)]
+    ]
+    first, *others = (f"| {' | '.join(row)} |" for row in (head, *rows))
+    return "\n".join((first, f"|{'---|' * len(head)}", *others))
+
+
+def _multiples(facts: NetworkFacts) -> str:
+    if facts.padding is None or facts.padding.smallest == 1:
+        return str(facts.size_multiple)
+    return f"{facts.padding.multiple} from {facts.padding.smallest} on"
+
+
+def _precisions(facts: NetworkFacts) -> str:
+    return ", ".join(_plain(facts)["precisions"])
 
 
 def _overview(networks: Sequence[dict[str, Any]]) -> str:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 _BASICSR = "basicsr"
@@ -20,6 +20,9 @@ _waiting: list[str] = []
 """Modules to import once BasicSR is there, as they register what BasicSR builds."""
 
 _complete = False
+
+_begun = 0
+"""Modules of this package whose import has begun and not finished."""
 
 
 def after_basicsr(module: str) -> None:
@@ -39,8 +42,14 @@ def watch() -> None:
 
 
 def complete() -> None:
-    """Patch BasicSR, which is imported, and fill its registries."""
+    """Patch BasicSR, which is imported, and fill its registries.
+
+    Where a module of this package imports BasicSR, this waits for the end of that module: patches
+    may need it.
+    """
     global _complete
+    if _begun:
+        return
     from cir_host import patches, registration
 
     if not _complete:
@@ -52,7 +61,7 @@ def complete() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds BasicSR as all other finders do, with our loader around theirs."""
+    """Finds BasicSR and this package as all other finders do, with our loader around theirs."""
 
     def __init__(self) -> None:
         self._asking = False
@@ -60,6 +69,11 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if fullname.startswith(f"{__package__}."):
+            found = PathFinder.find_spec(fullname, path, target)
+            if found is not None and found.loader is not None:
+                found.loader = _OwnLoader(found.loader)
+            return found
         if fullname != _BASICSR or self._asking:
             return None
         self._asking = True
@@ -72,8 +86,8 @@ class _Finder(MetaPathFinder):
         return spec
 
 
-class _Loader(Loader):
-    """Runs BasicSR's own loader between what comes before and after."""
+class _Wrapper(Loader):
+    """Does what another loader does, unless a subclass says otherwise."""
 
     def __init__(self, original: Loader) -> None:
         self._original = original
@@ -84,10 +98,29 @@ class _Loader(Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._original.create_module(spec)
 
+
+class _Loader(_Wrapper):
+    """Runs BasicSR's own loader between what comes before and after."""
+
     def exec_module(self, module: ModuleType) -> None:
         from cir_host.compat import supply_missing_modules, warnings_stay_warnings
 
         with warnings_stay_warnings():
             supply_missing_modules()
             self._original.exec_module(module)
+            complete()
+
+
+class _OwnLoader(_Wrapper):
+    """Completes BasicSR after a module of this package that has imported it."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        global _begun
+        _begun += 1
+        before = _BASICSR in sys.modules
+        try:
+            self._original.exec_module(module)
+        finally:
+            _begun -= 1
+        if not before and _BASICSR in sys.modules:
             complete()

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from vector_tools import image
 
+from cir_arch.basicsr_networks import run
+
 
 def restore(network, x, precision="fp32"):
     """Run a network without gradients, under autocast where precision is not fp32."""
@@ -64,3 +66,29 @@ def assert_loads_what_it_saves(make, path):
     second.load_state_dict(torch.load(path, weights_only=True))
     x = image(20, 28)
     torch.testing.assert_close(restore(second.eval(), x), restore(first.eval(), x), rtol=0, atol=0)
+
+
+def reach(network, facts):
+    """Return the largest distance of an input pixel to an output pixel that depends on it.
+
+    Over all positions that windows and strides tell apart, along both axes, in float64, where the
+    gradient outside the receptive field is exactly zero.
+    """
+    period, scale = facts.size_multiple, facts.scale
+    start = (
+        -(-(facts.halo + 2) // period) * period
+    )  # so far from the border that it does not matter
+    x = image(max(period, 8), 2 * start + period)[:, : facts.in_channels].double()
+    network.requires_grad_(False)  # saves half of the time
+    farthest = 0
+    for axis in (2, 3):
+        turned = (x if axis == 3 else x.mT).clone().requires_grad_()
+        out = run(network, turned)
+        for position in range(start * scale, (start + period) * scale):
+            line = out.select(axis, position)
+            weights = torch.rand(line.shape, dtype=line.dtype)
+            (gradient,) = torch.autograd.grad((line * weights).sum(), turned, retain_graph=True)
+            used = gradient.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
+            distances = (used - position // scale).abs()
+            farthest = max(farthest, distances.max().item())
+    return farthest

@@ -102,3 +102,19 @@ def test_spawned_workers_import_and_register(tmp_path):
     done = run_python(["-c", SPAWN.format(options=options)], tmp_path)
     assert done.stdout.endswith("torch.Size([3, 24, 32]) ['SpawnProbe']\n")
     assert "belongs to" not in done.stderr
+
+
+FIRST = """
+import cir_host.{module}
+from basicsr.utils.registry import ARCH_REGISTRY, Registry
+from cir_host import patches
+assert Registry.get is not patches.original("basicsr.utils.registry:Registry.get")
+import cir_arch
+assert ARCH_REGISTRY.get("Identity") is cir_arch.Identity
+"""
+
+
+@pytest.mark.parametrize("module", ["patches", "progress"])
+def test_a_module_of_ours_that_needs_basicsr_can_be_imported_first(module, tmp_path):
+    """BasicSR is patched after the module, since its patches need that module whole."""
+    run_python(["-c", FIRST.format(module=module)], tmp_path)

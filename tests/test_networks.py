@@ -1,6 +1,7 @@
-"""What holds for every registered network of ours, small: sizes, precisions, gradients, facts."""
+"""What holds for every network of ours, small: sizes, precisions, gradients, facts."""
 
 import copy
+import inspect
 import re
 import shutil
 import subprocess
@@ -10,15 +11,12 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
-from network_tools import error, gradient_sizes, gradients, padded, restore
-from small_networks import APART_FROM_THE_IMAGE, RETURN_THE_IMAGE, SMALL
+from network_tools import error, gradient_sizes, gradients, padded, reach, restore
+from small_networks import APART_FROM_THE_IMAGE, OURS, RETURN_THE_IMAGE, SMALL
 from vector_tools import image
 
-import cir_arch  # noqa: F401
 from cir_arch.facts import NetworkFacts
-
-OURS = sorted(name for name, cls in ARCH_REGISTRY if cls.__module__.startswith("cir_arch."))
-
+from cir_host.errors import UserError
 
 TRAINED = sorted(set(SMALL) - RETURN_THE_IMAGE)
 
@@ -32,8 +30,13 @@ def picture(network, height, width, batch=1, seed=0):
     return image(height, width, seed=seed, batch=batch)[:, : network.facts.in_channels]
 
 
-def test_every_network_of_ours_has_a_small_variant():
-    assert sorted(SMALL) == OURS
+def test_entries_are_what_basicsr_s_registry_holds():
+    registered = {
+        name: cls
+        for name, cls in ARCH_REGISTRY
+        if cls.__module__.startswith("cir_arch.") or cls.__module__ == "example_network"
+    }
+    assert registered == {name: entry.load() for name, entry in OURS.items()}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -44,6 +47,9 @@ def test_any_size_comes_back_in_its_size(name, size):
     scale = network.facts.scale
     assert out.shape == (1, network.facts.in_channels, size[0] * scale, size[1] * scale)
     assert out.isfinite().all()
+
+
+PRECISE = {"fp32": 1e-6, "bf16": 0.05, "fp16": 0.01}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -63,7 +69,7 @@ def test_declared_precisions_are_sound(name):
     for precision in network.facts.precisions:
         out = restore(network, x, precision)
         assert out.isfinite().all()
-        assert error(out, expected) < {"fp32": 1e-6, "bf16": 0.05, "fp16": 0.01}[precision]
+        assert error(out, expected) < PRECISE[precision]
     if network.facts.has_weights:
         half = copy.deepcopy(network).bfloat16()
         out = restore(half, x.bfloat16())
@@ -97,11 +103,16 @@ def test_facts_are_true(name, monkeypatch):
     facts = network.facts
     assert isinstance(facts, NetworkFacts)
     assert facts.has_weights == bool(list(network.parameters()))
-    smallest = picture(network, facts.min_size, facts.min_size)
-    assert restore(network, smallest).shape[-1] == facts.min_size * facts.scale
-    if name not in RETURN_THE_IMAGE:
-        with pytest.raises(Exception, match="channel"):
-            restore(network, torch.rand(1, facts.in_channels + 1, 16, 16))
+    assert facts.pads_itself
+    assert facts.min_size == 1  # the tests of any size prove it
+    with pytest.raises(UserError, match=f" {facts.in_channels} channels, this one has "):
+        restore(network, torch.rand(1, facts.in_channels + 1, 16, 16))
+    _, *others = inspect.signature(network.forward).parameters
+    stated = {*facts.extra_inputs, *(f"return_{name}" for name in facts.extra_outputs)}
+    assert set(others) == stated
+    for output in facts.extra_outputs:
+        flag = {f"return_{output}": True}
+        assert len(network(picture(network, 16, 16), **flag)) == 2
 
     pads = []
     real = torch.nn.functional.pad
@@ -113,9 +124,10 @@ def test_facts_are_true(name, monkeypatch):
     multiple = facts.size_multiple
     restore(network, picture(network, 2 * multiple, multiple))
     assert not [mode for mode in pads if mode != "constant"], "a multiple was padded"
-    if multiple > 1:
-        restore(network, picture(network, 2 * multiple - 1, multiple))
-        assert [mode for mode in pads if mode != "constant"], "the multiple is smaller than said"
+    for smaller in range(1, multiple):
+        pads.clear()
+        restore(network, picture(network, smaller, multiple))
+        assert [mode for mode in pads if mode != "constant"], f"{smaller} is a multiple, too"
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -173,19 +185,18 @@ def test_compiles_to_machine_code():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_halo_is_the_reach_of_a_pixel(name):
-    network = build(name)
-    halo = network.facts.halo
-    if halo is None or halo > 64:
-        pytest.skip(f"{name} is global, or reaches too far to try here: {halo}")
-    size = 2 * halo + 1 + 2 * network.facts.size_multiple
-    x = picture(network, size, size)
-    moved = x.clone()
-    moved[..., size // 2, size // 2] += 0.5
-    changed = (restore(network, moved) - restore(network, x)).abs().amax((0, 1)) > 0
-    rows, columns = torch.nonzero(changed, as_tuple=True)
-    reach = max((rows - size // 2).abs().max(), (columns - size // 2).abs().max())
-    assert reach <= halo
+def test_halo_is_the_receptive_field_radius(name):
+    """Exactly: over all positions and both axes, some pixel at its edge counts, none beyond it."""
+    network = build(name).double()
+    if network.facts.halo is not None:
+        assert reach(network, network.facts) == network.facts.halo
+        return
+    # However far away: without its last columns the first pixel of the image is another.
+    multiple = network.facts.size_multiple
+    near = -(-96 // multiple) * multiple
+    x = picture(network, 2 * multiple, near + 34).double()
+    whole, cut = restore(network, x), restore(network, x[..., :near])
+    assert (whole[..., 0, 0] != cut[..., 0, 0]).any()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -219,6 +230,46 @@ for name in [n for n in sys.modules if n.startswith("cir_arch.") and n.endswith(
     importlib.reload(sys.modules[name])
 importlib.reload(cir_arch)
 assert set(ARCH_REGISTRY.keys()) == before, set(ARCH_REGISTRY.keys()) - before
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+WITHOUT = """
+import sys
+import torch
+import cir_arch
+network = cir_arch.load_network("promptcir_s_x1")
+with torch.inference_mode():
+    assert network(torch.rand(1, 3, 17, 20)).shape == (1, 3, 17, 20)
+assert cir_arch.recognise(network.state_dict()).type == "PromptCIR"
+from cir_arch import export
+from cir_cli import convert, models
+models.run([])
+models.run(["promptcir_s_x1"])
+convert.run(["promptcir_s_x1", "-o", sys.argv[1]])
+found = {"basicsr", "torchvision", "scipy", "cv2"} & sys.modules.keys()
+assert not found, found
+"""
+
+
+def test_our_networks_need_neither_basicsr_nor_what_it_imports(tmp_path):
+    program = [sys.executable, "-c", WITHOUT, str(tmp_path / "net.safetensors")]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("order", ["import basicsr, cir_arch", "import cir_arch, basicsr"])
+def test_basicsr_s_registry_holds_ours_in_either_order_of_imports(order):
+    program = f"""
+import cir_host
+{order}
+from basicsr.archs import build_network
+from basicsr.utils.registry import ARCH_REGISTRY
+from cir_arch.network import entries
+for entry in entries():
+    assert ARCH_REGISTRY.get(entry.name) is entry.load(), entry.name
+assert type(build_network({{"type": "Identity"}})) is cir_arch.Identity
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

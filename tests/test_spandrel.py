@@ -4,12 +4,12 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from network_tools import restore
-from small_networks import SMALL
+from small_networks import RETURN_THE_IMAGE, SMALL
 from vector_tools import image
 
 spandrel = pytest.importorskip("spandrel", reason="needs the extra [spandrel]")
 
-from cir_arch.spandrel_support import LACKING, install  # noqa: E402 (needs spandrel)
+from cir_arch.spandrel_support import install, offered  # noqa: E402 (needs spandrel)
 
 
 @pytest.fixture
@@ -26,6 +26,15 @@ def saved(folder, name, **arguments):
     network = build_network({"type": name, **SMALL[name], **arguments}).eval()
     torch.save({"params": network.state_dict()}, folder / "net.pth")
     return network, folder / "net.pth"
+
+
+LACKING = [entry.name for entry in offered()]
+
+
+def test_those_that_spandrel_has_are_not_offered():
+    assert set(LACKING) >= {"PromptCIR", "PromptIR", "UCIP", "CaVE", "UnifyFormer", "SCUNet"}
+    assert not {"FBCNN", "HAT", "HFT", "SAFMN_BCIE", "SwinIR", "RRDBNet"} & set(LACKING)
+    assert not RETURN_THE_IMAGE & set(LACKING)
 
 
 @pytest.mark.parametrize("name", LACKING)

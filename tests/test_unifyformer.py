@@ -6,9 +6,9 @@ from cir_arch.layers.feed_forward import GDFN
 from cir_arch.unifyformer_arch import (
     ChannelNorm,
     LocalAggregator,
-    PatchEmbedding,
     UnifyAttention,
     UnifyFormer,
+    patch_embedding,
 )
 from cir_host.errors import UserError
 
@@ -81,7 +81,7 @@ def test_local_aggregator_uses_the_exact_gelu():
 
 
 def test_patch_embedding_uses_the_exact_gelu():
-    module, x = PatchEmbedding(3, 20), 10 * torch.randn(1, 3, 6, 5)
+    module, x = patch_embedding(3, 20), 10 * torch.randn(1, 3, 6, 5)
     y = x
     for i in (0, 2, 4, 6):
         y = F.conv2d(y if i == 0 else exact_gelu(y), module.proj[i].weight, padding=1)

@@ -22,26 +22,27 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
 
 
 def _fused_kernel_is_missing(q: Tensor, bias: Tensor) -> bool:
-    """Tell whether PyTorch would store the attention matrices; the compiler has its own ways."""
+    """Whether PyTorch would store the attention matrices. The compiler handles them itself."""
     learning = bias.requires_grad and torch.is_grad_enabled()
     return learning and q.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 _CHUNK = 2**19
-"""Scores per step of the backward: 2 MB in float32, which stay in a processor's cache."""
+"""Scores per step of the backward pass: 2 MB in float32, which stay in a processor's cache."""
 
 
 class _RecomputedAttention(torch.autograd.Function):
-    """``scaled_dot_product_attention`` with a gradient for the bias; keeps no attention matrix.
+    """``scaled_dot_product_attention`` with a gradient for the bias; stores no attention matrix.
 
-    The fused kernel for CPUs has none: given a bias to learn, PyTorch falls back to storing every
-    matrix. Here the fused kernel runs forward and the backward recomputes a few windows at a time.
+    The fused kernel for CPUs computes no such gradient: given a bias to learn, PyTorch falls back
+    to storing every matrix. Here the fused kernel runs in the forward pass, and the backward pass
+    recomputes a few windows at a time.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
-        mask = bias.detach().to(q.dtype)  # a mask that requires a gradient rules the kernel out
+        mask = bias.detach().to(q.dtype)  # the kernel takes no mask that requires a gradient
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A large map in bands of rows: what a block makes of each fits into a processor's cache."""
+"""Processes a large map in bands of rows, so that intermediate results fit into the cache."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ VALUES = 2**18
 
 
 class Band(NamedTuple):
-    """Rows of a map (B, H, W, C), and those next to them that a result depends on."""
+    """Rows of a map (B, H, W, C), and the neighbouring rows that the result depends on."""
 
     rows: Tensor
     """(B, above + H' + below, W, C), a view."""
@@ -20,23 +20,23 @@ class Band(NamedTuple):
     below: int
 
     def own(self, result: Tensor) -> Tensor:
-        """Cut what was made of ``rows`` to the band's own rows."""
+        """Crop a result computed from ``rows`` to the band's own rows."""
         if not (self.above or self.below):
             return result
         return result.narrow(1, self.above, result.shape[1] - self.above - self.below)
 
 
 def bands(x: Tensor, halo: int = 0, multiple: int = 1) -> list[Band]:
-    """Cut a map (B, H, W, C) into bands; it is one where nothing would be won.
+    """Cut a map (B, H, W, C) into bands; returns one band where cutting gains nothing.
 
-    Every operation writes memory that the system must first provide and the next operation must
-    read again; a band's is in the cache still. GPUs want whole maps, compilers and exporters see to
-    it themselves, and the backward pass needs all that was made.
+    Every operation writes memory that the system must allocate and the next operation must read;
+    the memory of a band is still in the cache. GPUs work best on whole maps, compilers and
+    exporters handle memory themselves, and the backward pass needs all intermediate results.
 
     Args:
         x: The map.
         halo: Rows above and below that a band's result depends on.
-        multiple: Of which a band's height is one, but for the last.
+        multiple: The height of every band but the last is a multiple of this.
     """
     if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return [Band(x, 0, 0)]
@@ -53,12 +53,12 @@ def bands(x: Tensor, halo: int = 0, multiple: int = 1) -> list[Band]:
 def in_bands(
     run: Callable[[Tensor], Tensor], x: Tensor, halo: int = 0, multiple: int = 1
 ) -> Tensor:
-    """Return ``run(x)`` of a map (B, H, W, C), made by :func:`bands`; (B, H, W, C')."""
+    """Return ``run(x)`` of a map (B, H, W, C), computed band by band; (B, H, W, C')."""
     return joined(lambda band: band.own(run(band.rows)), bands(x, halo, multiple))
 
 
 def joined(run: Callable[[Band], Tensor], parts: Sequence[Band]) -> Tensor:
-    """Put what ``run`` makes of each band's own rows, (B, H', W, C'), together to a map."""
+    """Join what ``run`` returns for each band's own rows, (B, H', W, C'), to a map."""
     if len(parts) == 1:
         return run(parts[0])
     height = sum(band.rows.shape[1] - band.above - band.below for band in parts)
@@ -70,5 +70,5 @@ def joined(run: Callable[[Band], Tensor], parts: Sequence[Band]) -> Tensor:
             whole = made.new_empty(made.shape[0], height, *made.shape[2:])
         whole.narrow(1, top, made.shape[1]).copy_(made)
         top += made.shape[1]
-    assert whole is not None  # there is a band
+    assert whole is not None  # there is at least one band
     return whole

@@ -5,7 +5,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class BlockChain(nn.Sequential):
-    """``Sequential`` whose blocks may share further arguments and be recomputed in the backward."""
+    """``Sequential`` with optional gradient checkpointing and arguments that all blocks receive."""
 
     def __init__(self, *blocks: nn.Module, use_checkpoint: bool) -> None:
         super().__init__(*blocks)

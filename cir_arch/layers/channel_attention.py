@@ -1,4 +1,4 @@
-"""Channel attention and the convolution block that carries it."""
+"""Channel attention, and the convolution block that ends with it."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,7 @@ from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 
 
 class ChannelAttention(nn.Module):
-    """Gate each channel by what a two-layer network makes of the channels' spatial means.
+    """Scales each channel by a gate that a two-layer network computes from the spatial means.
 
     Zhang et al., RCAN, ECCV 2018, section 3.3. The mean is global over the map.
     """
@@ -23,7 +23,7 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gate a map (B, H, W, C)."""
+        """Map (B, H, W, C) to the same shape."""
         return x * to_map(self.attention(to_image(x)))
 
 

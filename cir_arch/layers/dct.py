@@ -1,4 +1,4 @@
-"""JPEG's transform, and a U-Net's encoder that begins with it."""
+"""JPEG's transform, and first weights of a U-Net's encoder that compute it."""
 
 import math
 from typing import Any
@@ -24,10 +24,10 @@ LUMA_STEPS = (
 """Quantisation of luma at quality 50 (ITU-T T.81, table K.1)."""
 
 WIDTHS = (0.06, 0.25, 1.0)
-"""How far from zero a coefficient counts as near it, in steps of quality 50."""
+"""Distances from zero up to which a coefficient counts as near zero, in steps of quality 50."""
 
 LUMA = (0.299, 0.587, 0.114)
-"""Of ITU-R BT.601, which JPEG uses."""
+"""Weights of R, G and B in luma (ITU-R BT.601, which JPEG uses)."""
 
 _COUNT = BLOCK * BLOCK
 
@@ -45,19 +45,20 @@ def dct_matrix() -> Tensor:
 
 @torch.no_grad()
 def start_with_dct(encoder: ResidualEncoder) -> None:
-    """Set the first weights of an encoder so that it counts coefficients near zero.
+    """Set the first weights of an encoder so that it counts DCT coefficients near zero.
 
-    Level 1 is the luma, level 2 the DCT of its blocks, level 3 two maps for each of the 64
+    Level 1 is the luma, level 2 the DCT of its blocks. Level 3 has two maps for each of the 64
     coefficients c: ``max(0, 1 - |c| / w)`` with one of three widths w by frequency, and ``|c|`` in
-    steps of quality 50, less for the mean of the block. Level 4 has the same, shifted and scaled to
-    be near 0 and 1. What a residual block of level 1, 3 or 4 adds starts at zero.
+    steps of quality 50 (smaller for the mean of the block). Level 4 has the same maps, shifted and
+    scaled to be near 0 and 1. The branches of the residual blocks of level 1, 3 and 4 start at
+    zero.
 
     Args:
-        encoder: With ``strides`` (8, 1, 1), 192, 128 and 128 channels in the last three levels, one
-            block a stage and ``act_mode`` R.
+        encoder: Has ``strides`` (8, 1, 1), 192, 128 and 128 channels in the last three levels, one
+            block per stage and ``act_mode`` R.
 
     Raises:
-        UserError: It is another one.
+        UserError: If its arguments are others.
     """
     sizes = encoder.sizes
     found = (*sizes.strides, *sizes.nc[1:], sizes.nb, sizes.act_mode)
@@ -86,14 +87,14 @@ def start_with_dct(encoder: ResidualEncoder) -> None:
     for channels, shift in ((lower, 1.0), (middle, 0.0), (upper, -1.0)):
         to_blocks.weight[channels, 0] = transform.flatten(0, 1)
         to_blocks.bias[channels] = shift
-    # rectified, they sum to the hat, which comes on top of the first, and twice the positive part
+    # after the ReLU they sum to the hat function, added to the first map, and to twice max(0, c)
     first, _, second = modules.m_down2[0].res
     first.weight.zero_()
     first.weight[torch.cat((lower, middle, upper)), torch.cat((lower, middle, upper)), 1, 1] = 1
     for channels, factor in ((lower, 1.0), (middle, -2.0), (upper, 1.0)):
         second.weight[one, channels, 1, 1] = factor
     second.weight[upper, middle, 1, 1] = 2
-    # without the coefficients themselves
+    # the coefficients themselves are subtracted again
     scale = widths.flatten().clone()
     scale[0] /= _COUNT
     to_counts = modules.m_down2[-1]

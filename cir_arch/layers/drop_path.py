@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Drop a residual branch per sample with probability ``rate`` while training.
+    """Drops a residual branch per sample with probability ``rate`` in training.
 
     Huang et al., Deep Networks with Stochastic Depth, ECCV 2016. Kept branches are divided by
-    ``1 - rate``; the module does nothing in eval mode or at rate 0.
+    ``1 - rate``; in eval mode or at rate 0 the module does nothing.
     """
 
     def __init__(self, rate: float) -> None:

@@ -8,7 +8,7 @@ from cir_arch.layers.feed_forward import MLP
 
 
 class DynamicPrompt(nn.Module):
-    """A prompt per pixel: a mixture of learned vectors, weighted by what the pixel's features say.
+    """A prompt per pixel: a mixture of learned vectors with weights computed from the features.
 
     Li et al., PromptCIR, CVPR Workshops 2024, eq. 1, with the second axis (tasks) of the authors'
     network: the weight of a vector is the product of a softmax over the tasks and one over the
@@ -27,7 +27,7 @@ class DynamicPrompt(nn.Module):
         tasks = self.task_mlp(x).softmax(dim=-1)
         bases = self.basis_mlp(x).softmax(dim=-1)
         weights = (tasks.unsqueeze(-1) * bases.unsqueeze(-2)).flatten(-2)
-        # A matrix product sums over tasks and bases; nothing of size bases x width x pixels exists.
+        # A matrix product sums over tasks and bases, so that no bases x width x pixels are stored.
         vectors = self.prompt.reshape(weights.shape[-1], -1)
         prompt: Tensor = self.conv3x3(weights.to(vectors.dtype) @ vectors)
         return prompt

@@ -28,7 +28,7 @@ class MLP(nn.Module):
 class GDFN(nn.Module):
     """Gated-Dconv feed-forward network (Zamir et al., Restormer, CVPR 2022, eq. 2).
 
-    The hidden width is ``channels * expansion``, cut down to an integer, unless it is given.
+    The hidden width is ``channels * expansion``, rounded down, unless it is given.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class GDFN(nn.Module):
         return out
 
     def _hidden(self, x: Tensor, half: int) -> Tensor:
-        """One half of the hidden channels; made apart, since GELU is slow on slices."""
+        """Compute one half of the hidden channels. Two tensors, because GELU is slow on slices."""
         weight, bias = _half(self.project_in, half)
         y = to_image(F.linear(x, weight.flatten(1), bias))
         weight, bias = _half(self.dwconv, half)
@@ -64,7 +64,7 @@ def _half(layer: nn.Conv2d, half: int) -> tuple[Tensor, Tensor | None]:
 
 
 class _GatedGELU(torch.autograd.Function):
-    """GELU(gate) * value; keeps its two inputs for the backward and nothing between."""
+    """GELU(gate) * value; stores nothing but its two inputs for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, value: Tensor) -> Tensor:

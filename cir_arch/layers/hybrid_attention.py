@@ -31,7 +31,7 @@ from cir_arch.state_dict import State, divisor, entry_count, ratio
 
 @dataclass(frozen=True)
 class HybridSizes:
-    """What the blocks of a group have in common."""
+    """Arguments that all blocks of a group share."""
 
     window_size: int
     overlap_ratio: float
@@ -47,7 +47,7 @@ class HybridSizes:
 
 
 class _FeedForwardBlock(nn.Module):
-    """Layer norm and feed-forward network, the second half of both kinds of block."""
+    """Layer norm and feed-forward network: the second half of both kinds of block."""
 
     def __init__(self, channels: int, sizes: HybridSizes) -> None:
         super().__init__()
@@ -88,9 +88,9 @@ class HAB(_FeedForwardBlock):
 
 
 class OCAB(_FeedForwardBlock):
-    """Overlapping cross attention block: keys and values come from windows larger than the query's.
+    """Overlapping cross-attention block: keys and values come from windows larger than the query's.
 
-    Keys outside the map are zero vectors and take part in the softmax.
+    Keys outside the map are zero vectors and count in the softmax.
     """
 
     def __init__(self, channels: int, heads: int, sizes: HybridSizes) -> None:
@@ -113,7 +113,7 @@ class OCAB(_FeedForwardBlock):
         return x + self.feed_forward(x)
 
     def _attend(self, band: Band, bias: Tensor) -> Tensor:
-        """Map a band's rows to its own; keys and values come from those next to it too."""
+        """Map a band to its own rows; keys and values come from the neighbouring rows too."""
         x, channels = band.rows, band.rows.shape[-1]
         q, kv = self.qkv(self.norm1(x)).split((channels, 2 * channels), dim=-1)
         k, v = partition_overlapping(
@@ -168,15 +168,15 @@ class RHAG(nn.Module):
 def hybrid_arguments(
     state: State, groups: Sequence[str], squeeze_factor: int
 ) -> dict[str, int | float]:
-    """Read off a state dict what the blocks of its groups have in common.
+    """Read off a state dict the arguments that the blocks of its groups share.
 
-    ``conv_scale`` cannot be read.
+    ``conv_scale`` cannot be deduced.
 
     Args:
         state: The state dict.
-        groups: Where its groups are, such as ``layers.0``.
-        squeeze_factor: The network's default. Of several arguments that give the same network the
-            default is taken.
+        groups: Prefixes of its groups, such as ``layers.0``.
+        squeeze_factor: The network's default. Where several values give the same network, the
+            default is returned if it is one of them.
     """
     first = f"{groups[0]}.residual_group"
     side = math.isqrt(len(state[f"{first}.blocks.0.attn.relative_position_bias_table"]))

@@ -1,4 +1,4 @@
-"""What networks of residual hybrid attention groups have in common."""
+"""The base of networks of residual hybrid attention groups."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ from cir_host.errors import UserError
 
 
 class HybridAttentionNetwork(nn.Module):
-    """Base of a network of :class:`RHAG`; holds the index tables that all groups share.
+    """Base of networks of :class:`RHAG`; holds the index tables that all groups share.
 
-    The tables are entries of published checkpoints, at the top level. They follow from the
-    arguments, so a checkpoint may lack them.
+    Published checkpoints have the tables at the top level. They follow from the arguments, so a
+    checkpoint may lack them.
     """
 
     def __init__(self, sizes: HybridSizes) -> None:
@@ -33,7 +33,7 @@ class HybridAttentionNetwork(nn.Module):
 
     @property
     def positions(self) -> PositionIndices:
-        """The tables as the groups want them: none negative."""
+        """The tables as the groups use them: without negative indices."""
         entries = (self.window_size + self.extended_size - 1) ** 2
         return PositionIndices(
             self.relative_position_index_SA, self.relative_position_index_OCA.remainder(entries)
@@ -54,10 +54,10 @@ class HybridAttentionNetwork(nn.Module):
 
 
 def check_hybrid_sizes(sizes: HybridSizes, channels: int) -> None:
-    """Check what a group of so many channels would fail on with a message about tensors.
+    """Check what would otherwise fail in a group, with a message about tensors.
 
     Raises:
-        UserError: If the extended window cannot lie in the middle, or a layer has no channels.
+        UserError: If the extended window cannot be centred, or a layer has no channels.
     """
     window = sizes.window_size
     if window < 2:

@@ -4,7 +4,7 @@ from torch import nn
 
 
 def init_linear_layers(module: nn.Module) -> None:
-    """Start a linear layer as vision transformers do; for ``Module.apply``."""
+    """Initialise a linear layer as vision transformers do; for ``Module.apply``."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

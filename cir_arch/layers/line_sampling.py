@@ -10,24 +10,24 @@ LARGEST_INT32 = 2**31 - 1
 
 
 class LineTaps(NamedTuple):
-    """Where each value of a map (B, H, W, C) is read: between two neighbours on its line."""
+    """Where each value of a map (B, H, W, C) is read from: between two neighbours on its line."""
 
     axis: int
     """Axis that is read along: 1 for columns, 2 for rows."""
     stride: int
     """Distance of the two neighbours in the flattened map."""
     lower: Tensor
-    """Where the lower neighbour is in the flattened map with padded lines, (B * H * W * C)."""
+    """Index of the lower neighbour in the flattened map with padded lines, (B * H * W * C)."""
     weight: Tensor
     """Weight of the upper neighbour, (B, H, W, C), in [0, 1]."""
 
 
 def line_taps(offset: Tensor, axis: int, channels: int) -> LineTaps:
-    """Find what pixels read at offsets (B, H, W, G) along an axis, in pixels from where they are.
+    """Return the taps of pixels that read along an axis at offsets (B, H, W, G), in pixels.
 
     ``channels / G`` neighbouring channels share an offset. Positions are float32 at least: bfloat16
-    has no fractions from 128 on. One that is not a number reads some pixel of its line, never
-    memory outside the map, and has a weight that is not a number.
+    has no fractions from 128 on. A position that is NaN reads some pixel of its line, never memory
+    outside the map, with a weight that is NaN.
     """
     length = offset.shape[axis]
     dtype = torch.promote_types(offset.dtype, torch.float32)
@@ -37,7 +37,7 @@ def line_taps(offset: Tensor, axis: int, channels: int) -> LineTaps:
     strides = [sizes[1] * sizes[2] * channels, sizes[2] * channels, channels]
     small = sizes[0] * strides[0] <= LARGEST_INT32
     lower = position.detach().floor().to(torch.int32 if small else torch.int64)
-    lower = lower.clamp(-1, length - 1)  # n - 1 and its neighbour, a zero, stand for the end n too
+    lower = lower.clamp(-1, length - 1)  # position n reads n - 1 and its neighbour, a zero
     index = (lower + 1) * strides[axis]
     for other in (i for i in range(3) if i != axis):
         index = index + _coordinates(other, sizes[other], index.dtype, index) * strides[other]
@@ -56,8 +56,8 @@ def _coordinates(axis: int, length: int, dtype: torch.dtype, like: Tensor) -> Te
 def sample_line(x: Tensor, taps: LineTaps) -> Tensor:
     """Read a map (B, H, W, C) at taps of the same shape; outside a line there are zeros.
 
-    This equals torchvision's ``deform_conv2d`` with a 1x1 identity kernel, each channel moved along
-    one axis. Flat indices, because selecting from a vector is several times as fast as a gather.
+    This equals torchvision's ``deform_conv2d`` with a 1x1 identity kernel and offsets along one
+    axis. Indices are flat, because selecting from a vector is several times as fast as a gather.
     """
     margins = (0, 0, 1, 1) if taps.axis == 2 else (0, 0, 0, 0, 1, 1)
     flat = F.pad(x, margins).flatten()

@@ -1,4 +1,4 @@
-"""Padding an image to a size that a network can divide."""
+"""Padding an image to a size that a network can process."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,20 +7,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cir_host.errors import UserError
+
 PaddingMode = Literal["reflect", "replicate"]
 PaddingSide = Literal["bottom right"]
 
 
 @dataclass(frozen=True)
 class PaddingRule:
-    """How a network enlarges images whose size it cannot divide, before anything else."""
+    """How a network enlarges images whose size it cannot process, before its first layer."""
 
     multiple: int
     """Height and width are padded to the next multiple of this."""
     mode: PaddingMode
     """``reflect`` (the edge is not repeated) or ``replicate``.
 
-    Where a side is too short to be reflected it is replicated too.
+    A side that is too short to be reflected is replicated instead.
     """
     smallest: int = 1
     """Height and width are padded to at least this, a multiple."""
@@ -28,9 +30,9 @@ class PaddingRule:
     """Where the padding goes; it is cut off the result."""
 
     def missing(self, length: int) -> int:
-        """Return by how many pixels a side is padded."""
+        """Return the number of pixels that a side of this length is padded by."""
         lacking = -length % self.multiple
-        # Without a smallest size the remainder is all, for exporters that keep sizes symbolic.
+        # Without a smallest size, no comparison: exporters keep sizes symbolic.
         return lacking if self.smallest == 1 else max(lacking, self.smallest - length)
 
     def pad(self, x: Tensor) -> Tensor:
@@ -44,15 +46,34 @@ class PaddingRule:
         return x
 
 
+def checked_size(x: Tensor, channels: int, argument: str) -> tuple[int, int]:
+    """Return height and width of images (B, C, H, W).
+
+    Args:
+        x: The images.
+        channels: The number that C must be.
+        argument: The network's argument that sets this number, for the message.
+
+    Raises:
+        UserError: If C is another number.
+    """
+    if x.shape[1] != channels:
+        raise UserError(
+            f"{argument}: the network takes images of {channels} channels, this one has"
+            f" {x.shape[1]}"
+        )
+    return x.shape[-2], x.shape[-1]
+
+
 def crop_to(x: Tensor, height: int, width: int) -> Tensor:
     """Cut (B, C, H, W) to its upper left ``height`` x ``width`` part."""
     return x[..., :height, :width]
 
 
 def mirror_beyond(x: Tensor, axis: int, multiple: int) -> Tensor:
-    """Pad (B, C, H, W) at the end of an axis to the next multiple that is *larger* than it.
+    """Pad (B, C, H, W) at the end of an axis to the next multiple that is *larger* than its size.
 
-    By the image mirrored with its edge, as several published test scripts do.
+    The image is mirrored with its edge, as in several published test scripts.
     """
     size = x.shape[axis]
     wanted = (size // multiple + 1) * multiple

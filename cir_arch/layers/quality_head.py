@@ -1,4 +1,4 @@
-"""Predicting how strongly an image was compressed."""
+"""Predicts how strongly an image was compressed."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""Changing the resolution between the levels of a U-Net."""
+"""Downsampling and upsampling between the levels of a U-Net."""
 
 from torch import Tensor, nn
 

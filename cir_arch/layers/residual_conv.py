@@ -14,12 +14,12 @@ ACT_MODES = ("R", "BR")
 
 
 class ResidualBranch(nn.Module):
-    """Two 3x3 convolutions with a ReLU between. Subclasses say how they join their input.
+    """Two 3x3 convolutions with a ReLU between. Subclasses define how they are added to the input.
 
     Args:
         channels: Channels of input and output.
         act_mode: ``R``, or ``BR`` for a batch norm before the ReLU.
-        use_checkpoint: Recompute the convolutions in the backward pass.
+        use_checkpoint: Gradient checkpointing: recompute the convolutions in the backward pass.
 
     Raises:
         UserError: If ``act_mode`` is neither.
@@ -32,7 +32,7 @@ class ResidualBranch(nn.Module):
                 f"act_mode: {act_mode!r} is unknown; give one of {', '.join(ACT_MODES)}"
             )
         self.use_checkpoint = use_checkpoint
-        # Momentum and epsilon as the published networks were trained; running = 0.1 old + 0.9 new.
+        # Momentum and epsilon of the published networks; running = 0.1 old + 0.9 new.
         norm = [nn.BatchNorm2d(channels, eps=1e-4, momentum=0.9)] if act_mode == "BR" else []
         self.res = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1),
@@ -42,12 +42,12 @@ class ResidualBranch(nn.Module):
         )
 
     def branch(self, x: Tensor) -> Tensor:
-        """Return what is added to (B, C, H, W)."""
+        """Return the difference that the block adds to (B, C, H, W)."""
         out: Tensor
         if not (self.use_checkpoint and torch.is_grad_enabled()):
             out = self.res(x)
         elif torch.compiler.is_compiling():
-            # Compiled recomputations update no buffers, and the compiler takes no such contexts.
+            # Compiled recomputation updates no buffers, and the compiler accepts no such contexts.
             out = checkpoint(self.res, x, use_reentrant=False)
         else:
             contexts = self._checkpoint_contexts
@@ -61,7 +61,7 @@ class ResidualBranch(nn.Module):
 
     @contextmanager
     def _statistics_kept(self) -> Iterator[None]:
-        """Let a recomputation update copies, as the batch has entered the statistics already."""
+        """Let a recomputation update copies: the statistics already include the batch."""
         norms = [module for module in self.res if isinstance(module, nn.BatchNorm2d)]
         kept = [(norm, dict(norm.named_buffers())) for norm in norms]
         for norm, buffers in kept:
@@ -76,7 +76,7 @@ class ResidualBranch(nn.Module):
 
 
 class ResBlock(ResidualBranch):
-    """The branch, added to its input."""
+    """The branch, added to the input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cir_arch.layers.padding import PaddingRule
+from cir_arch.layers.padding import PaddingRule, checked_size
+from cir_arch.layers.receptive_field import Span, radius
 from cir_arch.layers.residual_conv import ResBlock, ResidualBranch
 from cir_arch.state_dict import State, entry_count
 from cir_host.errors import UserError
@@ -23,7 +24,7 @@ class ResidualSizes:
     nb: int
     """Blocks of each stage."""
     strides: Sequence[int]
-    """By how much each level is smaller than the one before."""
+    """Size of each level's predecessor over the level's size."""
     act_mode: str
     """``R``, or ``BR`` for blocks with batch norm."""
     use_checkpoint: bool
@@ -36,19 +37,24 @@ class ResidualSizes:
 
     @property
     def padding(self) -> PaddingRule:
-        """To pixels of the lowest level."""
+        """To whole pixels of the lowest level."""
         return PaddingRule(math.prod(self.strides), "replicate")
 
     @property
     def halo(self) -> int:
-        """Pixels around an output pixel that its value depends on.
+        """Receptive-field radius of the decoded image, see :class:`cir_arch.facts.NetworkFacts`."""
+        return radius(self._input_of, self.padding.multiple)
 
-        For tiles that begin at multiples of the padding. Two pixels for each block on the way
-        down and up, in units of its level; one each for first and last convolution; and the rest of
-        the lowest level's pixel.
-        """
-        level_sizes = [math.prod(self.strides[:level]) for level in range(4)]
-        return 4 * self.nb * sum(level_sizes) + 2 + self.padding.multiple - 1
+    def _input_of(self, output: Span) -> Span:
+        """Return the span of the image that a span of the output depends on."""
+        blocks = 2 * self.nb  # of two convolutions
+        span = output.convolutions(1)
+        for stride in self.strides:
+            span = span.convolutions(blocks).enlargement(stride)
+        span = span.convolutions(2 * blocks)
+        for stride in reversed(self.strides):
+            span = span.reduction(stride).convolutions(blocks)
+        return span.convolutions(1)
 
     def blocks(self, level: int, block: type[ResidualBranch] = ResBlock) -> list[nn.Module]:
         """Build the blocks of one stage."""
@@ -56,7 +62,7 @@ class ResidualSizes:
 
 
 class ResidualEncoder(nn.Module):
-    """The way down: three times blocks and a strided convolution, then blocks."""
+    """The encoder: three times blocks and a strided convolution, then blocks."""
 
     def __init__(self, sizes: ResidualSizes) -> None:
         super().__init__()
@@ -74,9 +80,13 @@ class ResidualEncoder(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         """Pad images (B, C, H, W) and return the maps of level 1 to 4, and level 4 encoded.
 
-        Sides that are no multiple of the strides' product are padded at bottom and right by
+        Sides that are not multiples of the strides' product are padded at bottom and right by
         replication.
+
+        Raises:
+            UserError: If the number of channels is not the network's.
         """
+        checked_size(x, self.sizes.in_nc, "in_nc")
         x1 = self.m_head(self.sizes.padding.pad(x))
         x2 = self.m_down1(x1)
         x3 = self.m_down2(x2)
@@ -85,7 +95,7 @@ class ResidualEncoder(nn.Module):
 
 
 class UpStage(nn.Sequential):
-    """A transposed convolution, then blocks that share further arguments."""
+    """A transposed convolution, then blocks that all receive the same further arguments."""
 
     def forward(self, x: Tensor, *shared: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', s H, s W)."""
@@ -97,12 +107,12 @@ class UpStage(nn.Sequential):
 
 
 class ResidualUNet(ResidualEncoder):
-    """The way down and up again. The levels are joined by sums, and there is no skip of the image.
+    """Encoder and decoder, joined by sums at each level; no skip connection adds the image.
 
     Args:
         sizes: Widths and depths.
         out_nc: Channels of the output.
-        up_block: Class of the blocks on the way up.
+        up_block: Class of the decoder's blocks.
     """
 
     def __init__(self, sizes: ResidualSizes, out_nc: int, up_block: type[ResidualBranch]) -> None:
@@ -124,11 +134,11 @@ class ResidualUNet(ResidualEncoder):
         features: tuple[Tensor, ...],
         shared: Sequence[tuple[Tensor, ...]] = ((), (), ()),
     ) -> Tensor:
-        """Make a padded image (B, C, H, W) of what :meth:`encode` returned.
+        """Make a padded image (B, C, H, W) from what :meth:`encode` returned.
 
         Args:
             features: The five maps.
-            shared: Further arguments of the blocks on the way up, for level 3, 2 and 1.
+            shared: Further arguments of the decoder's blocks, for level 3, 2 and 1.
         """
         x1, x2, x3, x4, encoded = features
         y = self.m_up3(self.m_body_decoder(encoded) + x4, *shared[0])
@@ -139,7 +149,7 @@ class ResidualUNet(ResidualEncoder):
 
 
 def residual_arguments(state: State) -> dict[str, Any]:
-    """Read the arguments of FBCNN and CaVE off a state dict, with or without a way up."""
+    """Read the arguments of FBCNN and CaVE off a state dict, with or without a decoder."""
     blocks = entry_count(state, "m_body_encoder.")
     downs = [state[f"m_down{level}.{blocks}.weight"] for level in (1, 2, 3)]
     in_nc = state["m_head.weight"].shape[1]

@@ -12,8 +12,8 @@ from cir_arch.layers.convolution import MapConv2d, depthwise_conv
 class MDTA(nn.Module):
     """Attention between channels instead of pixels (Zamir et al., Restormer, CVPR 2022, eq. 1).
 
-    Each channel of query and key, taken over the whole map, is divided by its norm, so the result
-    at a pixel depends on all pixels.
+    Each channel of query and key is divided by its norm over the whole map, so the result at a
+    pixel depends on all pixels.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -39,7 +39,7 @@ class MDTA(nn.Module):
         return projected
 
     def _in_bands(self, x: Tensor, parts: Sequence[Band]) -> Tensor:
-        """The same by sums over bands; attention and projection become one matrix per image."""
+        """Compute the same band by band; attention and projection are one matrix per image."""
         width = x.shape[-1] // self.heads
         wide = torch.promote_types(x.dtype, torch.float32)
         scores = x.new_zeros(x.shape[0], self.heads, width, width, dtype=wide)

@@ -1,4 +1,4 @@
-"""Restormer's U-Net, whatever its blocks are."""
+"""Restormer's U-Net, for any kind of block."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from torch import Tensor, nn
 
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
-from cir_arch.layers.padding import PaddingRule, crop_to
+from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
 from cir_arch.layers.resample import Downsample, Upsample
 from cir_arch.state_dict import State, entry_count
 from cir_host.errors import UserError
 
 PADDING = PaddingRule(8, "reflect")
-"""The U-Net works on multiples of 8: three levels down, each half as large."""
+"""The U-Net needs multiples of 8: three times a level is half as large as the one above."""
 
 BlockFactory = Callable[[int, int], nn.Module]
-"""Makes a block of so many channels and heads."""
+"""Builds a block, given channels and heads."""
 
 
 @dataclass(frozen=True)
 class UNetSizes:
-    """How large a U-Net is."""
+    """Widths and depths of a U-Net."""
 
     in_channels: int
     dim: int
@@ -32,13 +32,14 @@ class UNetSizes:
     """Blocks of level 1, 2, 3 and the latent level; decoder levels mirror the encoder's."""
     num_refinement_blocks: int
     heads: Sequence[int]
-    """Of level 1, 2, 3 and the latent level; those of level 1 serve the refinement too."""
+    """Of level 1, 2, 3 and the latent level; the refinement has those of level 1."""
 
     def __post_init__(self) -> None:
-        """Check what the layers would fail on with a message about tensors.
+        """Check what would otherwise fail in a layer, with a message about tensors.
 
         Raises:
-            UserError: If there are not four levels, or channels cannot be halved or shared out.
+            UserError: If there are not four levels, or channels cannot be halved or divided among
+                the heads.
         """
         for name in ("num_blocks", "heads"):
             if len(getattr(self, name)) != 4:
@@ -62,10 +63,10 @@ class UNetSizes:
 
 
 class UNet(nn.Module):
-    """Four levels, joined by concatenation, that predict what is to be added to the image.
+    """Four levels, joined by concatenation, that predict the difference to the image.
 
-    Zamir et al., Restormer, CVPR 2022, fig. 2. A subclass may change the features before each step
-    up, see :meth:`before_upsampling`.
+    Zamir et al., Restormer, CVPR 2022, fig. 2. A subclass may change the features before each
+    upsampling, see :meth:`before_upsampling`.
     """
 
     def __init__(
@@ -80,10 +81,10 @@ class UNet(nn.Module):
 
         Args:
             sizes: Widths and depths.
-            patch_embed: Maps the image, (B, H, W, C) too, to the features of level 1.
-            block: Makes the blocks of all levels.
-            latent_out: Channels that :meth:`before_upsampling` makes of the latent level's.
-            use_checkpoint: Recompute each block in the backward pass.
+            patch_embed: Maps the image, as (B, H, W, C), to the features of level 1.
+            block: Builds the blocks of all levels.
+            latent_out: Channels that :meth:`before_upsampling` returns for the latent level.
+            use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
         """
         super().__init__()
 
@@ -93,6 +94,7 @@ class UNet(nn.Module):
 
         c1, c2, c3, c4 = sizes.widths
         n1, n2, n3, n4 = sizes.num_blocks
+        self.in_channels = sizes.in_channels
         self.patch_embed = patch_embed
         self.encoder_level1 = chain(c1, n1, 0)
         self.down1_2 = Downsample(c1)
@@ -119,16 +121,19 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (B, C, H, W), RGB in [0, 1]; same shape, not clamped.
 
-        Sides that are no multiple of 8 are padded at bottom and right by reflection (replication
+        Sides that are not multiples of 8 are padded at bottom and right by reflection (replication
         where a side is too short), and the result is cropped.
+
+        Raises:
+            UserError: If the number of channels is not the network's.
         """
-        height, width = x.shape[-2:]
+        height, width = checked_size(x, self.in_channels, "in_channels")
         padded = PADDING.pad(x)
         out = padded + to_image(self._residual(to_map(padded)))
         return crop_to(out, height, width)
 
     def _residual(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to what is added to it; H and W are multiples of 8."""
+        """Map (B, H, W, C) to the difference to add to it; H and W are multiples of 8."""
         e1 = self.encoder_level1(self.patch_embed(x))
         e2 = self.encoder_level2(self.down1_2(e1))
         e3 = self.encoder_level3(self.down2_3(e2))
@@ -143,7 +148,7 @@ class UNet(nn.Module):
 
 
 LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
-"""The four levels on the way down, in the keys of Restormer's kind of U-Net."""
+"""The four levels of the encoder, in the keys of Restormer's kind of U-Net."""
 
 
 def unet_arguments(state: State, attention: str) -> dict[str, Any]:
@@ -151,7 +156,7 @@ def unet_arguments(state: State, attention: str) -> dict[str, Any]:
 
     Args:
         state: The state dict.
-        attention: Where a block holds its attention between channels, which tells the heads.
+        attention: Name of the attention between channels in a block; its shape tells the heads.
     """
     levels = [f"{level}." for level in LEVELS]
     out_channels, width = state["output.weight"].shape[:2]

@@ -1,4 +1,4 @@
-"""Attention inside windows, with learned relative position biases (Swin Transformer, HAT)."""
+"""Attention in windows, with learned relative position biases (Swin Transformer, HAT)."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from cir_arch.layers.bands import in_bands
 from cir_host.errors import UserError
 
 MASKED = -100.0
-"""Added to the score of two tokens that only the cyclic shift has brought together."""
+"""Added to the score of two tokens that are neighbours only because of the cyclic shift."""
 
 
 class PositionIndices(NamedTuple):
@@ -25,7 +25,7 @@ class PositionIndices(NamedTuple):
 
 
 def extended_window(window_size: int, overlap_ratio: float) -> int:
-    """Return the side of the window that keys come from in overlapping attention."""
+    """Return the side of the window that keys and values come from in overlapping attention."""
     return window_size + int(window_size * overlap_ratio)
 
 
@@ -42,7 +42,7 @@ def self_attention_index(window_size: int) -> Tensor:
 def overlap_index(window_size: int, extended_size: int) -> Tensor:
     """Return the index of key minus query position, (N, N') with N' = extended_size ** 2.
 
-    Negative values occur and count from the table's end, as in HAT's checkpoints.
+    Negative values count from the end of the table, as in HAT's checkpoints.
     """
     offsets = _offsets(window_size, extended_size) + window_size - extended_size + 1
     return _relative_index(offsets, window_size + extended_size - 1)
@@ -76,7 +76,7 @@ def merge(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
 
 
 def overhang(window_size: int, extended_size: int) -> int:
-    """Return by how much an extended window reaches over its window, on each side."""
+    """Return the number of pixels that an extended window adds to its window on each side."""
     return (extended_size - window_size) // 2
 
 
@@ -85,9 +85,8 @@ def partition_overlapping(
 ) -> Tensor:
     """Cut (B, H, W, C) into (windows, extended_size ** 2, C); outside the map there are zeros.
 
-    Window order and count are those of :func:`partition`. ``extended_size`` is at most twice
-    ``window_size``. So many of the rows as ``above`` and ``below`` are in no window, only in
-    extended ones.
+    The windows have the order and number of :func:`partition`. ``extended_size`` is at most twice
+    ``window_size``. The first ``above`` and the last ``below`` rows are in extended windows only.
     """
     before = overhang(window_size, extended_size)
     after = window_size - before
@@ -95,7 +94,7 @@ def partition_overlapping(
     batch, height, width, channels = x.shape
     rows, columns = height // window_size, width // window_size
     x = x.reshape(batch, rows, window_size, columns, window_size, channels).transpose(2, 3)
-    for grid, side in ((2, 4), (1, 3)):  # each window takes what it lacks from the next one
+    for grid, side in ((2, 4), (1, 3)):  # each window takes its missing pixels from the next one
         count = x.shape[grid] - 1
         lacking = x.narrow(grid, 1, count).narrow(side, 0, extended_size - window_size)
         x = torch.cat((x.narrow(grid, 0, count), lacking), dim=side)
@@ -105,7 +104,8 @@ def partition_overlapping(
 def position_bias(table: Tensor, index: Tensor) -> Tensor:
     """Gather a bias table (entries, heads) into (1, heads, N, N').
 
-    By ``index_select``: the backward of ``table[index]`` sums in no fixed order on several threads.
+    ``index_select`` is deterministic; on several threads the backward pass of ``table[index]`` sums
+    in no fixed order.
     """
     entries, heads = table.shape
     rows = table.index_select(0, index.remainder(entries).flatten())
@@ -115,17 +115,17 @@ def position_bias(table: Tensor, index: Tensor) -> Tensor:
 def shift_masks(window_size: int, shift: int, like: Tensor) -> Tensor:
     """Return the masks of a shifted map's windows, (4, 1, 1, N, N); dtype and device of ``like``.
 
-    Only windows of the last row or column hold tokens from both sides of the map. So four masks
+    Only windows of the last row or column hold tokens from opposite sides of the map. So four masks
     serve a map of any size: for windows inside, in the last column, in the last row, in the corner.
     """
-    # The compiler traces through a cache, with a warning that it does.
+    # The compiler would trace through the cache and warn about it.
     masks = _shift_masks.__wrapped__ if torch.compiler.is_compiling() else _shift_masks
     return masks(window_size, shift, like.dtype, like.device)
 
 
 @lru_cache(maxsize=32)
 def _shift_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # a cached inference tensor could not serve training later
+    with torch.inference_mode(False):  # training could not use a cached inference tensor later
         wrapped = torch.arange(window_size, device=device) >= window_size - shift
         seam = wrapped[:, None] != wrapped[None, :]
         everywhere = torch.ones_like(seam)
@@ -138,7 +138,7 @@ def _shift_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self attention in windows, of the map or of the map rolled by ``shift``.
+    """Multi-head self-attention in windows of the map, or of the map rolled by ``shift``.
 
     Liu et al., Swin Transformer, ICCV 2021, eq. 4 and fig. 4.
     """
@@ -183,7 +183,7 @@ class WindowAttention(nn.Module):
 
 
 def bias_table(entries: int, heads: int) -> nn.Parameter:
-    """Return a table of position biases, (entries, heads), as Swin Transformer starts it."""
+    """Return a table of position biases, (entries, heads), initialised as in Swin Transformer."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(entries, heads), std=0.02))
 
 
