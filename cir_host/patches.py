@@ -343,7 +343,7 @@ PATCHES: tuple[Patch, ...] = (
             f"basicsr.{module}:{module}_pipeline",
             distributed.leave_group_at_end,
             (4,),
-            "distributed processes end without taking leave of each other",
+            "distributed processes exit without destroying the process group",
         )
         for module in ("train", "test")
     ),
