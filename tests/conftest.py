@@ -4,9 +4,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-import cir_host  # noqa: F401, I001 (before any test module imports BasicSR)
-
 import cir_arch  # noqa: F401
+import cir_host  # noqa: F401 (before any test module imports BasicSR)
 from cir_arch.network import entry_named
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))  # the naive forms
