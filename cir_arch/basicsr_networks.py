@@ -28,9 +28,10 @@ _JPEG_WINDOW = 7
 def swinir_arguments(state: State) -> dict[str, Any] | None:
     """Read the arguments of BasicSR's ``SwinIR`` off a state dict.
 
-    Nothing tells ``img_range``. The published networks that keep the size (``upsampler: ''``) have
-    255 where their window is 7 (JPEG), all others 1; that is the rule here. ``img_size`` changes
-    nothing and is that of the saved masks, or the first multiple of the window from 64 on.
+    ``img_range`` cannot be deduced. The published networks that keep the size (``upsampler: ''``)
+    have 255 if their window is 7 (JPEG), all others 1; that is the rule here. ``img_size`` does not
+    change the output; it is taken from the saved masks, or is the first multiple of the window from
+    64 on.
     """
     group = "layers.0.residual_group"
     table = f"{group}.blocks.0.attn.relative_position_bias_table"
@@ -47,7 +48,7 @@ def swinir_arguments(state: State) -> dict[str, Any] | None:
     mask = next(masks, None)
     windows = math.isqrt(len(mask)) if mask is not None else -(-64 // window)
     return {
-        # patch_size: 1 in all of them. Rates of dropping: only for training.
+        # patch_size: always 1. Dropout and stochastic depth: for training only.
         "img_size": window * windows,
         "in_chans": in_chans,
         "embed_dim": embed_dim,
@@ -81,8 +82,8 @@ def _upsampling(state: State, in_chans: int) -> tuple[str, int]:
 def rrdbnet_arguments(state: State) -> dict[str, Any] | None:
     """Read the arguments of BasicSR's ``RRDBNet`` off a state dict.
 
-    The scale follows from how often the first convolution has the channels of the last: once (4),
-    four times (2) or sixteen times (1).
+    The first convolution has as many input channels as the last one has outputs (scale 4), four
+    times (2) or sixteen times as many (1).
     """
     if not {"conv_first.weight", "body.0.rdb1.conv1.weight", "conv_hr.weight"} <= state.keys():
         return None
@@ -158,7 +159,7 @@ def _facts_of_rrdbnet(blocks: int, scale: int, in_channels: int) -> NetworkFacts
 
 
 def run(network: nn.Module, image: Tensor, **inputs: Any) -> Any:
-    """Call a network on images (B, C, H, W) of any size, also one that does not pad by itself.
+    """Call a network on images (B, C, H, W) of any size, and pad them if it does not.
 
     SwinIR's sides are padded as in the test script of its authors: by the image mirrored with its
     edge, to the next multiple of the window that is larger, even where a side is a multiple
@@ -167,7 +168,7 @@ def run(network: nn.Module, image: Tensor, **inputs: Any) -> Any:
     Args:
         network: Ours, SwinIR or RRDBNet.
         image: (B, C, H, W) in [0, 1].
-        inputs: What else the network takes, see ``NetworkFacts.extra_inputs``.
+        inputs: Further arguments of the network, see ``NetworkFacts.extra_inputs``.
 
     Raises:
         UserError: If the image has another number of channels than the network takes.

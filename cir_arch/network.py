@@ -55,6 +55,7 @@ class Entry:
     """Arguments of the published size, where they are not the defaults."""
     weights: tuple[Weights, ...] = ()
     in_spandrel: bool | Callable[[Mapping[str, Any]], bool] = False
+    """This and the next two are arguments of :func:`network`."""
     idle_parameters: str = ""
     onnx_any_size: bool = False
     bases: tuple[str, ...] = ()
@@ -107,7 +108,7 @@ class RestorationNetwork(nn.Module, ABC):
     """Base of every network. Images are (B, C, H, W) with values in [0, 1], of any size."""
 
     entry: ClassVar[Entry]
-    """What :func:`network` was given."""
+    """Set by :func:`network`."""
 
     @property
     @abstractmethod
@@ -126,7 +127,7 @@ class RestorationNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Any:
-        """Restore images (B, C, H, W); returns the image alone unless more is asked for."""
+        """Restore images (B, C, H, W); returns only the images unless more is requested."""
 
 
 N = TypeVar("N", bound=RestorationNetwork)

@@ -66,8 +66,9 @@ class NetworkOptions:
 
 def _look_up(name: str) -> Any:
     """Return the class of a network that only BasicSR's registry may know."""
-    from cir_host.lookup import look_up  # isort: skip (imports BasicSR)
     from basicsr.utils.registry import ARCH_REGISTRY
+
+    from cir_host.lookup import look_up
 
     return look_up(ARCH_REGISTRY, name, "type")
 

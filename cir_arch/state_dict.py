@@ -80,7 +80,7 @@ def ratio(
 
 
 def _smallest(holds: Callable[[float], bool], above: float) -> float:
-    """Return the smallest positive number for which a condition holds, as it does from there on."""
+    """Return the smallest positive number that meets a condition which all larger ones meet."""
     below = 0.0
     while below < (middle := (below + above) / 2) < above:
         below, above = (below, middle) if holds(middle) else (middle, above)

@@ -51,7 +51,7 @@ AxisTaps = tuple[LineTaps, LineTaps]
 
 @dataclass(frozen=True)
 class BlockSizes:
-    """What all blocks of a network have in common."""
+    """Sizes that all blocks of a network share."""
 
     channels: int
     prompt_width: int

@@ -152,8 +152,8 @@ class UnifyAttention(nn.Module):
     def _project(self, x: Tensor) -> list[Tensor]:
         """Four segments (B, H, W, 3, s) of query, key, value; the last one (B, H, W, 3 s).
 
-        Query, key and value take turns in the rows of the weight; they are sorted for all but the
-        last segment, whose aggregator wants them in turns.
+        In the rows of the weight, query, key and value alternate; they are sorted for all segments
+        but the last one, whose aggregator takes them alternating.
         """
         weight = self.qkv.weight.reshape(SEGMENTS, -1, 3, x.shape[-1])
         rows = [part.transpose(0, 1).flatten(0, 1) for part in weight[:-1]]

@@ -36,7 +36,7 @@ class PaddingRule:
         return lacking if self.smallest == 1 else max(lacking, self.smallest - length)
 
     def pad(self, x: Tensor) -> Tensor:
-        """Pad (B, C, H, W), the height first. An image that fits is returned as it is."""
+        """Pad (B, C, H, W), the height first; return an image unchanged if it needs none."""
         height, width = x.shape[-2:]
         bottom, right = self.missing(height), self.missing(width)
         if bottom:

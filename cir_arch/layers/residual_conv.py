@@ -10,11 +10,11 @@ from torch.utils.checkpoint import checkpoint
 from cir_host.errors import UserError
 
 ACT_MODES = ("R", "BR")
-"""What follows the first convolution: ReLU, or batch norm and ReLU."""
+"""Layers after the first convolution: ReLU, or batch norm and ReLU."""
 
 
 class ResidualBranch(nn.Module):
-    """Two 3x3 convolutions with a ReLU between. Subclasses define how they are added to the input.
+    """Two 3x3 convolutions with a ReLU between. Subclasses define how these are added to the input.
 
     Args:
         channels: Channels of input and output.
