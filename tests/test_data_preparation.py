@@ -230,7 +230,7 @@ def test_coarse_and_unreadable_files_are_left_out_and_listed(folder, tmp_path, c
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
     output = tmp_path / "x.lmdb"
     command = [str(folder), "-o", str(output), "--min-jpeg-quality", "90", "--workers", "1"]
-    with pytest.raises(UserError, match=r"1 of the files could not be read.*broken\.png") as error:
+    with pytest.raises(UserError, match=r"1 of the files or folders .*broken\.png") as error:
         prepare.run(command)
     assert "\n" not in str(error.value)
     assert "coarse JPEGs: 1: " in capsys.readouterr().out
