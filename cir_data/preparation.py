@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -48,8 +48,8 @@ from cir_data.sources import (
 from cir_data.sub_images import sub_windows
 from cir_data.writers import FIRST_MAP, FolderWriter, LmdbWriter, Writer
 from cir_host.errors import UserError
+from cir_host.file_names import LONGEST_NAME, printable, short_name
 from cir_host.files import PART, write_bytes_whole, write_text_whole
-from cir_host.names import LONGEST_NAME, printable, short_name
 
 Store = Literal["png", "raw"]
 
@@ -164,20 +164,24 @@ def keys_of(images: Sequence[StoredImage], remove_suffix: str = "") -> list[str]
         image, form = images[index], forms[index]
         name = _without(image.stem, remove_suffix) if form < 2 else image.name
         if form > 3:  # only where a name was made to be like a shortened one
-            name = short_name(f"{name}~{form}", longest=0)
+            folder, slash, _ = name.rpartition("/")
+            name = folder + slash + short_name(f"{name}~{form}", longest=0)
         if len(roots) > 1:
             name = f"{roots[image.source.root]}/{name}"
         return _short(_quoted(name, capitals=form % 2 == 1))
 
     keys = [key_of(index) for index in range(len(images))]
     while True:
-        counts = Counter(map(str.lower, keys))
-        clashing = [index for index, key in enumerate(keys) if counts[key.lower()] > 1]
-        if not clashing:
+        alike: dict[str, list[int]] = {}
+        for index, key in enumerate(keys):
+            alike.setdefault(key.lower(), []).append(index)
+        if len(alike) == len(keys):
             return keys
-        for index in clashing:
-            forms[index] += 1
-            keys[index] = key_of(index)
+        for group in (group for group in alike.values() if len(group) > 1):
+            plainest = min(forms[index] for index in group)
+            for index in (index for index in group if forms[index] == plainest):
+                forms[index] += 1
+                keys[index] = key_of(index)
 
 
 def _without(stem: str, suffix: str) -> str:
@@ -201,7 +205,7 @@ def _short(key: str) -> str:
     parts = [_cut(part, _LONGEST_PART) for part in key.split("/")]
     whole = "/".join(parts)
     if len(whole) > _LONGEST_KEY:
-        whole = f"{_cut('/'.join(parts[:-1]), _LONGEST_KEY - _LONGEST_PART - 1)}/{parts[-1]}"
+        whole = f"{_cut('/'.join(parts[:-1]), _LONGEST_PART)}/{parts[-1]}"
     return whole
 
 
@@ -233,8 +237,8 @@ def prepare_image(job: tuple[StoredImage, str], settings: Settings) -> Prepared:
     return Prepared(tuple(entries))
 
 
-def measure(image: StoredImage) -> tuple[int, int, int] | None:
-    """Return height, width and channels from an image's header, None where it has none."""
+def measure(image: StoredImage) -> tuple[int, int, int] | str:
+    """Return height, width and channels from an image's header, or why they cannot be read."""
     try:
         data = image.read()
         if raw_pixels.is_raw(data):
@@ -242,8 +246,10 @@ def measure(image: StoredImage) -> tuple[int, int, int] | None:
         with Image.open(io.BytesIO(data)) as opened:
             grey = opened.mode in ("1", "L", "LA") or opened.mode.startswith("I")
             return opened.height, opened.width, 1 if grey else 3
-    except (UserError, *DECODING_ERRORS):
-        return None
+    except UserError as error:
+        return str(error)
+    except DECODING_ERRORS as error:
+        return f"{image.path}: cannot be read as an image: {error or type(error).__name__}"
 
 
 def _png(image: Pixels) -> bytes:
@@ -316,7 +322,7 @@ class Preparation:
         total = 0
         for size in ordered_map(measure, [image for image, _ in self._jobs], workers):
             progress()
-            if size is not None:
+            if not isinstance(size, str):
                 height, width, channels = size
                 for window in self._settings.windows(height, width):
                     entry = raw_pixels.packed_size(window.height, window.width, channels)
@@ -490,8 +496,8 @@ def write_meta_info(
     lines = []
     for image, size in zip(images, ordered_map(measure, images, workers), strict=True):
         progress()
-        if size is None:
-            report.unreadable.append(f"{image.path}: cannot be read as an image")
+        if isinstance(size, str):
+            report.unreadable.append(size)
         else:
             lines.append(meta_info_line(image.name, "({},{},{})".format(*size)))
     report.images = report.entries = len(lines)

@@ -18,8 +18,8 @@ import lmdb
 
 from cir_data.image_io import UnreadableImage
 from cir_host.errors import UserError
+from cir_host.file_names import expanded, printable
 from cir_host.files import read_regular
-from cir_host.names import expanded, printable
 
 EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", ".pgm"})
 
@@ -453,7 +453,12 @@ def _environment(path: Path) -> Any:
 def _open(path: Path) -> Any:
     try:
         environment = lmdb.open(
-            str(path), readonly=True, lock=False, readahead=False, meminit=False, max_spare_txns=1
+            os.fsencode(path),
+            readonly=True,
+            lock=False,
+            readahead=False,
+            meminit=False,
+            max_spare_txns=1,
         )
     except lmdb.Error as error:
         raise UserError(f"{path}: no sound LMDB ({error}); copy or make it again") from error

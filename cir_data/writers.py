@@ -1,5 +1,6 @@
 """Where prepared images are written: an LMDB or a folder of files."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ class LmdbWriter(Writer):
 
     def __init__(self, folder: Path, map_size: int = FIRST_MAP) -> None:
         try:
-            self._environment = lmdb.open(str(folder), map_size=map_size)
+            self._environment = lmdb.open(os.fsencode(folder), map_size=map_size)
         except lmdb.Error as error:
             raise OSError(str(error)) from error
 

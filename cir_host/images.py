@@ -1,12 +1,15 @@
-"""BasicSR's image reading made to name the file that cannot be read."""
+"""BasicSR's reading and writing of images made to name the file that fails."""
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import cv2
 
 from cir_host.errors import UserError
+from cir_host.file_names import short_name
+from cir_host.files import write_bytes_whole
 
 
 class FileBytes(bytes):
@@ -52,3 +55,31 @@ def name_unreadable(original: Callable[..., Any]) -> Callable[..., Any]:
             ) from error
 
     return imfrombytes
+
+
+def write_by_python(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``imwrite`` encode by OpenCV and write by Python, which takes every path.
+
+    Names of files and folders that are longer than file systems take are cut, and stay distinct.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+
+    @wraps(original)
+    def imwrite(img: Any, file_path: str, params: Any = None, auto_mkdir: bool = True) -> None:
+        given = Path(file_path)
+        folders = [
+            part if part == given.anchor else short_name(part) for part in given.parent.parts
+        ]
+        path = Path(*folders, short_name(given.stem, given.suffix))
+        try:
+            _, data = cv2.imencode(given.suffix, img, params or [])
+            if auto_mkdir:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_whole(path, bytes(data))
+        except (OSError, ValueError, cv2.error) as error:
+            reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+            raise UserError(f"{file_path}: cannot be written ({reason})") from error
+
+    return imwrite

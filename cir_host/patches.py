@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from cir_host import (
+    board,
     checkpoint,
     distributed,
     ema,
@@ -57,6 +58,17 @@ _READERS = (
     "data.vimeo90k_dataset",
 )
 """Modules of BasicSR that hold ``imfrombytes`` by name."""
+
+_WRITERS = (
+    "utils.img_util",
+    "utils",
+    "models.hifacegan_model",
+    "models.sr_model",
+    "models.stylegan2_model",
+    "models.video_base_model",
+    "models.video_recurrent_model",
+)
+"""Modules of BasicSR that hold ``imwrite`` by name."""
 
 PATCHES: tuple[Patch, ...] = (
     Patch(
@@ -276,6 +288,22 @@ PATCHES: tuple[Patch, ...] = (
             "as above: this names it",
         )
         for module in _READERS
+    ),
+    *(
+        Patch(
+            f"basicsr.{module}:imwrite",
+            images.write_by_python,
+            (),
+            "an image whose name is not UTF-8 kills the process; a full disk leaves half a file, of"
+            " which nothing is said",
+        )
+        for module in _WRITERS
+    ),
+    Patch(
+        "basicsr.train:init_tb_logger",
+        board.survive_full_disk,
+        (),
+        "a disk that is too full for TensorBoard's file ends the training",
     ),
     Patch(
         "basicsr.train:MessageLogger",
