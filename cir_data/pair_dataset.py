@@ -58,8 +58,8 @@ class PairDataset(Dataset[PairSample], ABC):
         """Return a crop in training, else a whole image.
 
         Raises:
-            UserError: A file is missing or damaged; in training, unless ``strict``, another takes
-                its place.
+            UserError: A file is missing, damaged or cannot be read; in training, unless ``strict``,
+                another takes the place of one that is there.
         """
         if self._sheet is not None and self._sheet.now():
             self._write_sheet()

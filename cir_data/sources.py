@@ -203,6 +203,8 @@ class FolderSource(ImageSource):
         path = self.root / name
         try:
             return read_regular(path)
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: {error.strerror}") from error
         except (OSError, ValueError) as error:
             raise UnreadableImage(f"{path}: {getattr(error, 'strerror', None) or error}") from error
         except MemoryError as error:

@@ -20,6 +20,7 @@ from name_tools import file_paths, not_utf8
 from PIL import Image
 
 from cir_cli import prepare
+from cir_cli.main import main
 from cir_data.coarseness import equivalent_quality_of_file
 from cir_data.image_io import UnreadableImage, decode
 from cir_data.preparation import Preparation, Settings, keys_of, ordered_map
@@ -262,6 +263,21 @@ def test_odd_names_come_back(tmp_path, monkeypatch, output):
         (images,) = open_images("key", output)
     widths = [decode(image.read(), image.path).shape[1] for image in images]
     assert sorted(widths) == list(range(8, 9 + len(odd)))
+
+
+def test_the_command_tells_names_of_every_kind_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save(Path("in/a.png"), coordinate_image(8, 8))
+    Path("in/b\n\x1b[31m.png").write_bytes(b"no image")
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    output = not_utf8("", b"caf\xe9.lmdb").name
+    assert main(["prepare", "in", "-o", output, "--workers", "1"]) == 2
+    stdout.flush()
+    assert rb"caf\udce9.lmdb: 1 images" in stdout.buffer.getvalue()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert r"in/b\n\x1b[31m.png: cannot be read" in line
+    assert len(stored(output)) == 1
 
 
 @pytest.mark.parametrize("name", ["x" * 250, "x" * 255])
