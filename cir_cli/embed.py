@@ -1,7 +1,7 @@
 """``basicsr embed``: a picture of CaVE's embeddings, by the quality of the JPEG."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from cir_arch import load_network
 from cir_cli.figures import new_figure
 from cir_cli.flags import number
 from cir_cli.restore_jobs import list_pictures
-from cir_data.image_io import decode
+from cir_data.image_io import UnreadableImage, decode
 from cir_data.jpeg import JPEG
+from cir_data.sources import some
 from cir_host.errors import UserError
+from cir_host.files import read_regular, write_whole
 
 QUALITIES = (10, 30, 50, 70, 90)
 WINDOW = 512
@@ -49,20 +51,47 @@ def run(arguments: list[str]) -> None:
         raise UserError(
             f"{options.model}: {type(network).__name__} has no embedding; CaVE and CaVEQuality do"
         )
-    embedded = embeddings(network, files, qualities)
+    unreadable: list[str] = []
+    embedded = embeddings(network, _images(files, unreadable), qualities)
+    number = len(embedded)
+    if number * len(qualities) < 3:
+        raise UserError(f"too few images can be read: {some(unreadable)}")
     points = project(embedded.reshape(-1, embedded.shape[-1]), options.method)
-    _draw(points.reshape(len(files), len(qualities), 2), qualities, options.method, output)
+    figure = _draw(points.reshape(number, len(qualities), 2), qualities, options.method)
+    kind = output.suffix.lower().removeprefix(".")
+    try:
+        write_whole(output, lambda file: figure.savefig(file, format=kind, dpi=110))
+    except OSError as error:
+        raise UserError(f"-o {output}: {error.strerror or error}") from error
     print(output)
+    if unreadable:
+        raise UserError(
+            f"{len(unreadable)} of {len(files)} images could not be read; {output} shows the"
+            f" others. {some(unreadable)}"
+        )
 
 
-def embeddings(network: nn.Module, files: Iterable[Path], qualities: Sequence[int]) -> Points:
+def embeddings(
+    network: nn.Module, images: Iterable[NDArray[np.uint8]], qualities: Sequence[int]
+) -> Points:
     """Return the mean token of each image's JPEG: (images, qualities, channels)."""
     codec = JPEG()
     rows = []
-    for file in files:
-        image = _middle(decode(file.read_bytes(), str(file)))
-        rows.append([_embed(network, codec.compress(image, quality)) for quality in qualities])
+    for image in images:
+        part = _middle(image)
+        rows.append([_embed(network, codec.compress(part, quality)) for quality in qualities])
     return np.array(rows, np.float64)
+
+
+def _images(files: Iterable[Path], unreadable: list[str]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images, and note why others cannot be read."""
+    for file in files:
+        try:
+            yield decode(read_regular(file), str(file))
+        except OSError as error:
+            unreadable.append(f"{file}: {error.strerror or error}")
+        except UnreadableImage as error:
+            unreadable.append(str(error))
 
 
 def project(vectors: Points, method: str) -> Points:
@@ -107,7 +136,7 @@ def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image[top : top + WINDOW, left : left + WINDOW])
 
 
-def _draw(points: Points, qualities: Sequence[int], method: str, output: Path) -> None:
+def _draw(points: Points, qualities: Sequence[int], method: str) -> Any:
     figure = new_figure("basicsr embed", 6, 5)
     from matplotlib import colormaps
 
@@ -118,7 +147,7 @@ def _draw(points: Points, qualities: Sequence[int], method: str, output: Path) -
     title = {"pca": "PCA", "tsne": "t-SNE"}[method]
     axis.set(title=f"Embeddings of {len(points)} images, {title}", xticks=[], yticks=[])
     axis.legend(fontsize="small")
-    figure.savefig(output, dpi=110)
+    return figure
 
 
 def _parser() -> argparse.ArgumentParser:

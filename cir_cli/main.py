@@ -1,6 +1,7 @@
 """The command's front door: picks the subcommand, prints a user's mistake as one line."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -25,6 +26,7 @@ from cir_host import __version__
 from cir_host.compat import warnings_stay_warnings
 from cir_host.distributed import normalise_argv
 from cir_host.errors import UserError
+from cir_host.file_names import printable
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int | None], str]] = {
     "train": (pipelines.train, "train a network: basicsr train -opt FILE.yml"),
@@ -58,10 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     # torch.distributed.launch puts its own flag before the subcommand
     command, rest = _parse(normalise_argv(list(sys.argv[1:] if argv is None else argv)))
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # names may not be UTF-8, the terminal may be ASCII
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = COMMANDS[command][0](rest)
     except UserError as error:
-        print(f"basicsr {command}: error: {error}", file=sys.stderr)
+        print(f"basicsr {command}: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"basicsr {command}: interrupted", file=sys.stderr)

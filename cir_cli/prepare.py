@@ -18,7 +18,7 @@ from cir_data.preparation import (
     write_meta_info,
 )
 from cir_data.recipes import RECIPES, Recipe
-from cir_data.sources import StoredImage, open_images, some
+from cir_data.sources import PassedOver, StoredImage, find_images, some
 from cir_host.errors import UserError
 
 _EPILOG = """\
@@ -44,11 +44,11 @@ def run(arguments: list[str]) -> None:
     if options.recipe:
         recipe = RECIPES[options.recipe]
         print(recipe.describe(), flush=True)
-        images = _open_recipe(recipe, options.datasets)
+        images, passed_over = _open_recipe(recipe, options.datasets), PassedOver()
         output = options.output or options.datasets / f"{options.recipe}.lmdb"
     else:
-        images = [image for root in open_images("input", options.input) for image in root]
-        output = options.output
+        roots, passed_over = find_images("input", options.input)
+        images, output = [image for root in roots for image in root], options.output
     with _Bars(len(images)) as bars:
         if output.suffix == ".txt":
             report = write_meta_info(
@@ -56,15 +56,22 @@ def run(arguments: list[str]) -> None:
                 output,
                 options.workers,
                 overwrite=options.overwrite,
+                unusable=passed_over.unusable,
                 progress=bars.start("Reading headers"),
             )
         else:
-            report = _prepare(images, output, options, bars)
+            report = _prepare(images, passed_over.unusable, output, options, bars)
+    if others := passed_over.describe():
+        print(f"Left out, as their names are not those of images: {others}.")
     _tell(report, output)
 
 
 def _prepare(
-    images: Sequence[StoredImage], output: Path, options: argparse.Namespace, bars: "_Bars"
+    images: Sequence[StoredImage],
+    unusable: Sequence[str],
+    output: Path,
+    options: argparse.Namespace,
+    bars: "_Bars",
 ) -> Report:
     settings = Settings(
         store=options.store,
@@ -74,7 +81,9 @@ def _prepare(
         min_jpeg_quality=options.min_jpeg_quality,
     )
     keys = keys_of(images, options.remove_suffix)
-    preparation = Preparation(images, keys, output, settings, overwrite=options.overwrite)
+    preparation = Preparation(
+        images, keys, output, settings, overwrite=options.overwrite, unusable=unusable
+    )
     needed = preparation.bytes_needed(options.workers, bars.start("Reading headers"))
     bars.end()
     free = free_bytes(output)
@@ -100,8 +109,8 @@ def _tell(report: Report, output: Path) -> None:
         print(f"Left out as coarse JPEGs: {len(report.coarse):,}: {some(report.coarse)}")
     if report.unreadable:
         raise UserError(
-            f"{len(report.unreadable):,} of the files could not be read; {output} was made of the"
-            f" others. {some(report.unreadable)}"
+            f"{len(report.unreadable):,} of the files or folders could not be read; {output} was"
+            f" made of the others. {some(report.unreadable)}"
         )
 
 

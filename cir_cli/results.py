@@ -8,6 +8,7 @@ from cir_cli.flags import number, shard, tile
 from cir_cli.results_page import fill, write_page
 from cir_cli.showcase import SHOWPIECES, show
 from cir_host.errors import UserError
+from cir_host.file_names import short_name
 from cir_model.inference import Restorer
 from cir_model.metrics import perceptual
 from cir_model.protocol import Table, facts_of_run, jobs, measure
@@ -24,13 +25,16 @@ def run(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     weights: Path = options.model or default_weights()
     folder: Path = options.output or Path("docs/results") / weights.stem
-    table = Table(folder / f"{weights.stem}.csv")
-    if not options.page_only:
-        _measure(options, weights, table)
-    if options.shard is None:
-        write_page(table, options.page or folder / "RESULTS.md")
-        for card in options.fill:
-            fill(card, table)
+    table = Table(folder / short_name(weights.stem, ".csv"))
+    try:
+        if not options.page_only:
+            _measure(options, weights, table)
+        if options.shard is None:
+            write_page(table, options.page or folder / "RESULTS.md")
+            for card in options.fill:
+                fill(card, table)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: {error.strerror or error}") from error
 
 
 def _measure(options: argparse.Namespace, weights: Path, table: Table) -> None:

@@ -5,10 +5,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from cir_cli.figures import new_figure
 from cir_cli.showcase import SHOWPIECES
 from cir_host.errors import UserError
+from cir_host.file_names import printable
 from cir_host.files import write_text_whole
 from cir_model.protocol import (
     CLEAN,
@@ -42,7 +44,7 @@ def write_page(table: Table, page: Path) -> None:
     results = _Results(table)
     curve = table.path.with_name("gain.png")
     _draw(results, curve)
-    link = Path(os.path.relpath(table.path.parent, page.parent)).as_posix()
+    link = quote(os.fsencode(Path(os.path.relpath(table.path.parent, page.parent)).as_posix()))
     write_text_whole(page, "\n\n".join([*_parts(results, link), ""]).rstrip("\n") + "\n")
     print(page)
 
@@ -57,6 +59,8 @@ def fill(file: Path, table: Table) -> None:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"--fill {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--fill {file}: not UTF-8 text ({error.reason})") from error
     if not _MARKS.search(text):
         raise UserError(f"--fill {file}: has no lines <!-- results --> and <!-- end -->")
     short = _summary(_Results(table))
@@ -72,6 +76,7 @@ class _Results:
         if not self.rows:
             raise UserError(f"{table.path}: holds no results; `basicsr results` measures them")
         self.facts = table.facts
+        self.file = table.path.name
 
     def of(self, test_set: str, name: str) -> list[Row]:
         return [r for r in self.rows if (r["set"], r["input"]) == (test_set, name)]
@@ -126,7 +131,8 @@ def _parts(results: _Results, link: str) -> Iterable[str]:
         f" `{facts['sha256'][:16]}`. Metrics are computed on 8-bit images over all channels without"
         " cropping a border, and averaged over images. Grey images pass through the network as"
         " three equal channels, and the luma of the output is measured. Every figure is in"
-        f" [{facts['weights']}.csv]({link}/{facts['weights']}.csv), one row per image; `basicsr"
+        f" [{printable(results.file)}]({link}/{quote(os.fsencode(results.file))}), one row per"
+        " image; `basicsr"
         " results` measured them and wrote this page."
     )
     yield "## LIVE1, colour, beside published figures"
@@ -250,7 +256,8 @@ def _draw(results: _Results, output: Path) -> None:
             label = f"{test_set.name} ({len(next(iter(rows.values())))} images)"
             axis.plot(list(gains), list(gains.values()), marker=".", label=label)
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.set(xlabel="JPEG quality", ylabel="gain in PSNR, dB", title=results.facts["weights"])
+    axis.set(xlabel="JPEG quality", ylabel="gain in PSNR, dB")
+    axis.set_title(results.facts["weights"], parse_math=False)
     axis.grid(alpha=0.3)
     if axis.lines[1:]:
         axis.legend()

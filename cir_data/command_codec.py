@@ -20,6 +20,7 @@ from cir_data.geometry import Pixels, Size
 from cir_data.image_io import UnreadableImage, decode
 from cir_data.options import CommandOptions
 from cir_host.errors import OptionsError, UserError
+from cir_host.file_names import expanded
 
 Command = Sequence[str]
 """A program and its arguments, in which ``{name}`` stands for what :data:`_MEANINGS` lists."""
@@ -171,7 +172,7 @@ def _parse(text: str, where: str) -> Command:
         raise OptionsError(f"{where}: {text!r}: {error}") from error
     if not command:
         raise OptionsError(f"{where}: the command is empty")
-    program = str(Path(command[0]).expanduser())
+    program = str(expanded(command[0]))
     found = shutil.which(program)
     if found is None:
         raise UserError(f"{where}: {command[0]}: no such program; install it or give its path")

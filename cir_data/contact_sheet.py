@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from cir_data.geometry import Pixels
+from cir_host.file_names import printable
 from cir_host.files import write_whole
 
 _LONGEST = 256
@@ -40,7 +41,7 @@ def write_sheet(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
 
 def describe(sample: Mapping[str, Any]) -> list[str]:
     """Return the lines of text that stand beside a pair."""
-    lines = [Path(sample["gt_path"]).name, sample["codec"]]
+    lines = [printable(Path(sample["gt_path"]).name), sample["codec"]]
     for key in sorted(sample.keys() - _NOT_SHOWN):
         value = sample[key]
         if isinstance(value, Tensor):

@@ -16,6 +16,7 @@ from cir_data.ijg_jpeg import IJGJpeg
 from cir_data.jpeg import JPEG, Subsampling, Tables, stored_tables
 from cir_data.options import DoubleOptions, FactorRange, JPEGRestorationOptions, Library
 from cir_host.errors import OptionsError, UserError
+from cir_host.file_names import expanded
 
 NO_GRID: Boundary = (-1, -1)
 """Stands for the block grid of a first compression that was not made, or was resized."""
@@ -122,7 +123,7 @@ def _codec(
 
 def _tables(option: str | list[list[int]], where: str) -> Tables:
     if isinstance(option, str):
-        return read_tables(Path(option).expanduser(), where)
+        return read_tables(expanded(option), where)
     return tuple(tuple(table) for table in option)
 
 

@@ -1,5 +1,6 @@
 """What the data sets with original images share: training crops, and what damaged files do."""
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,13 @@ from cir_data.sample import PairSample
 from cir_data.shared_marks import FirstTime, UnreadableImages
 from cir_data.sources import StoredImages, open_images
 from cir_host.errors import UserError
+from cir_host.file_names import short_name
 from cir_host.options import convert
 from cir_host.sampler import DataPlan, Stage, TrainingBatches
 
 _MOST_TRIES = 100
+
+_logger = logging.getLogger("basicsr")
 
 
 class PairDataset(Dataset[PairSample], ABC):
@@ -54,8 +58,8 @@ class PairDataset(Dataset[PairSample], ABC):
         """Return a crop in training, else a whole image.
 
         Raises:
-            UserError: A file is missing or damaged; in training, unless ``strict``, a damaged one
-                is replaced by another.
+            UserError: A file is missing, damaged or cannot be read; in training, unless ``strict``,
+                another takes the place of one that is there.
         """
         if self._sheet is not None and self._sheet.now():
             self._write_sheet()
@@ -91,8 +95,12 @@ class PairDataset(Dataset[PairSample], ABC):
             plan = DataPlan(len(self), length, (Stage(1, options.debug_pairs),))
             (indices,) = TrainingBatches(plan, 1)
         name = re.sub(r"[^\w.-]+", "_", options.name)
+        path = Path(short_name(f"pairs_{name}", ".png"))
         samples = [self._at(index) for index in indices]
-        write_sheet(Path(f"pairs_{name}.png"), samples)
+        try:
+            write_sheet(path, samples)
+        except OSError as error:
+            _logger.error("%s: cannot be written (%s).", path, error.strerror or error)
 
     @abstractmethod
     def whole(self, index: int) -> PairSample:

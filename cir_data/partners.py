@@ -1,18 +1,18 @@
 """Finding the compressed image that belongs to an original."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cir_data.sources import StoredImage, some
 from cir_host.errors import UserError
 
 
 def partners(
-    originals: Iterable[StoredImage], compressed: Iterable[StoredImage], all_needed: bool
+    originals: Sequence[StoredImage], compressed: Iterable[StoredImage], all_needed: bool
 ) -> Iterator[StoredImage]:
     """Return the compressed image of each original of one root.
 
     Args:
-        originals: The original images.
+        originals: The original images; one may come more than once.
         compressed: Images that have the same paths but for the extension.
         all_needed: Whether a compressed image without an original is an error too.
 
@@ -25,7 +25,7 @@ def partners(
         alone += [f"{image.path} (no original)" for image in _missing(by_stem_lq, by_stem_gt)]
     if alone:
         raise UserError(f"images without a partner: {some(alone)}")
-    return (by_stem_lq[stem] for stem in by_stem_gt)
+    return (by_stem_lq[image.stem] for image in originals)
 
 
 def _missing(
@@ -38,7 +38,7 @@ def _by_stem(images: Iterable[StoredImage]) -> dict[str, StoredImage]:
     by_stem: dict[str, StoredImage] = {}
     for image in images:
         first = by_stem.setdefault(image.stem, image)
-        if first is not image:
+        if first != image:
             raise UserError(
                 f"{first.path} and {image.path} differ in the extension only, by which pairs are"
                 " not told apart; remove one"

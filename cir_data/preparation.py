@@ -12,9 +12,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -25,7 +26,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
 from threading import Thread
-from typing import Any, Literal, NamedTuple, TextIO, TypeVar
+from typing import IO, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import cv2
@@ -35,20 +36,40 @@ from PIL import Image
 from cir_data import raw_pixels
 from cir_data.coarseness import equivalent_quality_of_file
 from cir_data.geometry import Pixels, Window
-from cir_data.image_io import decode
-from cir_data.sources import MANIFEST, StoredImage, is_lmdb, some
+from cir_data.image_io import DECODING_ERRORS, decode
+from cir_data.sources import (
+    MANIFEST,
+    StoredImage,
+    is_lmdb,
+    meta_info_bytes,
+    meta_info_line,
+    some,
+)
 from cir_data.sub_images import sub_windows
 from cir_data.writers import FIRST_MAP, FolderWriter, LmdbWriter, Writer
 from cir_host.errors import UserError
-from cir_host.files import write_text_whole
+from cir_host.file_names import LONGEST_NAME, printable, short_name
+from cir_host.files import PART, write_bytes_whole, write_text_whole
 
 Store = Literal["png", "raw"]
 
 BATCH_BYTES = 1 << 24
 """So much is stored at a time; an interrupted run repeats less than that."""
 
-_LONGEST_KEY = 511  # LMDB's limit
+_NUMBER = "_s000000"  # the longest number of a sub-image
+_LONGEST_KEY = 511 - len(_NUMBER)  # LMDB's limit
+_LONGEST_PART = LONGEST_NAME - len(_NUMBER + ".png")
+_SAFE = "/ !#$&'()+,;=@[]{}~^`"
 _PAGE = 4096
+
+_PLAN, _JOURNAL, _CONTENT, _REPLACED, _LOCK = _OURS = (
+    "plan.json",
+    "journal.jsonl",
+    "content",
+    "replaced",
+    "lock",
+)
+"""What a folder ``OUTPUT.partial`` holds."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -115,38 +136,82 @@ class Report:
 
 
 def keys_of(images: Sequence[StoredImage], remove_suffix: str = "") -> list[str]:
-    """Return a key for each image, no two alike, as BasicSR's LMDBs take them.
+    """Return a key for each image as BasicSR's LMDBs take them, no two alike.
 
     A key is the path below the root, without extension; in front of it stands the root's name if
     there are several roots. What BasicSR cannot have in a key, dots and all that is not ASCII, is
-    written as in web addresses (``%2E`` for a dot). Images that differ in the extension only keep
-    it.
+    written as in web addresses (``%2E`` for a dot), and so are capitals where two keys differ in
+    them only, as some file systems do not tell those apart. Images whose keys would still be alike
+    keep their extension. A part of the path that is too long for the name of a file is cut, and
+    ends in a digest of the whole.
 
     Args:
         images: Images of one root or of several.
         remove_suffix: An ending that is removed from the names, such as ``x4``.
 
     Raises:
-        UserError: Two keys are alike all the same, or one is too long.
+        UserError: Several roots have one name, or one is given twice.
     """
     roots = {image.source.root: image.source.root.resolve().stem for image in images}
     names = list(roots.values())
     if len(set(names)) < len(names):
         raise UserError(f"input folders of one name ({names[0]}); give the folder above them")
-    counts = Counter((image.source.root, image.stem) for image in images)
-    keys: dict[str, StoredImage] = {}
-    for image in images:
-        alone = counts[image.source.root, image.stem] == 1
-        key = image.stem.removesuffix(remove_suffix) if alone else image.name
+    if len({(image.source.root, image.name) for image in images}) < len(images):
+        raise UserError("the inputs name a folder twice; give each once")
+    forms = [0] * len(images)
+
+    def key_of(index: int) -> str:
+        image, form = images[index], forms[index]
+        name = _without(image.stem, remove_suffix) if form < 2 else image.name
+        if form > 3:  # only where a name was made to be like a shortened one
+            folder, slash, _ = name.rpartition("/")
+            name = folder + slash + short_name(f"{name}~{form}", longest=0)
         if len(roots) > 1:
-            key = f"{roots[image.source.root]}/{key}"
-        key = quote(key, safe="/ !#$&'()+,;=@[]{}~^`").replace(".", "%2E")
-        first = keys.setdefault(key, image)
-        if first is not image:
-            raise UserError(f"{first.path} and {image.path} get one key, {key}; rename one")
-        if len(key) > _LONGEST_KEY - len("_s0000"):
-            raise UserError(f"{image.path}: its path is too long for a key; use shorter names")
-    return list(keys)
+            name = f"{roots[image.source.root]}/{name}"
+        return _short(_quoted(name, capitals=form % 2 == 1))
+
+    keys = [key_of(index) for index in range(len(images))]
+    while True:
+        alike: dict[str, list[int]] = {}
+        for index, key in enumerate(keys):
+            alike.setdefault(key.lower(), []).append(index)
+        if len(alike) == len(keys):
+            return keys
+        for group in (group for group in alike.values() if len(group) > 1):
+            plainest = min(forms[index] for index in group)
+            for index in (index for index in group if forms[index] == plainest):
+                forms[index] += 1
+                keys[index] = key_of(index)
+
+
+def _without(stem: str, suffix: str) -> str:
+    shorter = stem.removesuffix(suffix)
+    return stem if shorter.endswith("/") or not shorter else shorter
+
+
+def _quoted(name: str, capitals: bool) -> str:
+    key = quote(name, safe=_SAFE, errors="surrogateescape").replace(".", "%2E")
+    # neither a meta_info file nor a folder holds these in front of a name
+    key = re.sub("(?<![^/])[ /]", lambda match: f"%{ord(match[0]):X}", key)
+    if capitals:
+        key = re.sub(
+            "(%..)|[A-Z]", lambda match: match[1] or f"%{ord(match[0]):X}", key, flags=re.DOTALL
+        )
+    return key
+
+
+def _short(key: str) -> str:
+    """Return a key of which each part fits a file's name, and the whole an LMDB."""
+    parts = [_cut(part, _LONGEST_PART) for part in key.split("/")]
+    whole = "/".join(parts)
+    if len(whole) > _LONGEST_KEY:
+        whole = f"{_cut('/'.join(parts[:-1]), _LONGEST_PART)}/{parts[-1]}"
+    return whole
+
+
+def _cut(text: str, longest: int) -> str:
+    short = short_name(text, longest=longest)
+    return short if short == text else re.sub("%.?(?=~[0-9a-f]{16}$)", "", short)
 
 
 # One image, in a worker
@@ -172,8 +237,8 @@ def prepare_image(job: tuple[StoredImage, str], settings: Settings) -> Prepared:
     return Prepared(tuple(entries))
 
 
-def measure(image: StoredImage) -> tuple[int, int, int] | None:
-    """Return height, width and channels from an image's header, None where it has none."""
+def measure(image: StoredImage) -> tuple[int, int, int] | str:
+    """Return height, width and channels from an image's header, or why they cannot be read."""
     try:
         data = image.read()
         if raw_pixels.is_raw(data):
@@ -181,8 +246,10 @@ def measure(image: StoredImage) -> tuple[int, int, int] | None:
         with Image.open(io.BytesIO(data)) as opened:
             grey = opened.mode in ("1", "L", "LA") or opened.mode.startswith("I")
             return opened.height, opened.width, 1 if grey else 3
-    except (UserError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
+    except UserError as error:
+        return str(error)
+    except DECODING_ERRORS as error:
+        return f"{image.path}: cannot be read as an image: {error or type(error).__name__}"
 
 
 def _png(image: Pixels) -> bytes:
@@ -206,6 +273,8 @@ class Preparation:
         settings: What becomes of each image.
         overwrite: Replace an earlier store at ``output`` once the new one is whole, and discard
             what an interrupted run with other settings left.
+        unusable: A line for each thing that was found and cannot be used, to be listed with the
+            files that are left out.
         map_size: First size of an LMDB's map in bytes.
         batch_bytes: So much is stored at a time.
 
@@ -221,17 +290,17 @@ class Preparation:
         settings: Settings,
         *,
         overwrite: bool = False,
+        unusable: Sequence[str] = (),
         map_size: int = FIRST_MAP,
         batch_bytes: int = BATCH_BYTES,
     ) -> None:
         if settings.store == "raw" and not is_lmdb(output):
             raise UserError(f"{output}: raw pixels are stored in an LMDB; end its name in .lmdb")
+        replaces = _is_there(output, overwrite)
         for root in {image.source.root for image in images}:
             if root.resolve() in (output.resolve(), *output.resolve().parents):
                 raise UserError(f"{output}: lies in the input {root}; choose a place outside it")
-        if output.exists() and not overwrite:
-            raise UserError(f"{output}: exists already; --overwrite replaces it")
-        if output.exists() and not _beside(output, MANIFEST).is_file():
+        if replaces and not _beside(output, MANIFEST).is_file():
             raise UserError(f"{output}: was not made by `basicsr prepare`; remove it yourself")
         self._jobs = list(zip(images, keys, strict=True))
         self._output = output
@@ -239,9 +308,9 @@ class Preparation:
         self._overwrite = overwrite
         self._map_size = map_size
         self._batch_bytes = batch_bytes
-        self._partial = output.with_name(f"{output.name}.partial")
-        self._content = self._partial / "content"
-        self._report = Report()
+        self._partial = output.with_name(short_name(output.name, ".partial"))
+        self._content = self._partial / _CONTENT
+        self._report = Report(unreadable=list(unusable))
         self._lines: list[str] = []
         """Of ``meta_info.txt``."""
 
@@ -253,7 +322,7 @@ class Preparation:
         total = 0
         for size in ordered_map(measure, [image for image, _ in self._jobs], workers):
             progress()
-            if size is not None:
+            if not isinstance(size, str):
                 height, width, channels = size
                 for window in self._settings.windows(height, width):
                     entry = raw_pixels.packed_size(window.height, window.width, channels)
@@ -273,6 +342,7 @@ class Preparation:
         try:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             self._partial.mkdir(exist_ok=True)
+            self._check_partial()
             with _locked(self._partial):
                 self._check_plan()
                 self._content.mkdir(exist_ok=True)
@@ -289,7 +359,7 @@ class Preparation:
         writer: Writer = (
             LmdbWriter(self._content, self._map_size) if lmdb else FolderWriter(self._content)
         )
-        with (self._partial / "journal.jsonl").open("a+", encoding="utf-8") as journal:
+        with (self._partial / _JOURNAL).open("a+b") as journal:
             done = self._replay(journal)
             for _ in range(done):
                 progress()
@@ -312,6 +382,15 @@ class Preparation:
         self._finish(facts)
         return self._report
 
+    def _check_partial(self) -> None:
+        """Make sure that the folder that is removed at the end is ours."""
+        for path in self._partial.iterdir():
+            if path.name not in _OURS and path.suffix != PART:
+                raise UserError(
+                    f"{path}: was not made by `basicsr prepare`, which builds {self._output} in"
+                    " this folder and then removes it; move what it holds elsewhere"
+                )
+
     def _check_plan(self) -> None:
         """Make sure that what an earlier run left belongs to this one, or begin anew."""
         names = "\n".join(f"{key}\t{image.path}" for image, key in self._jobs)
@@ -320,12 +399,14 @@ class Preparation:
             "names": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
             **asdict(self._settings),
         }
-        file = self._partial / "plan.json"
+        file = self._partial / _PLAN
         try:
             earlier = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             earlier = None
         except ValueError:
+            earlier = {}
+        if not isinstance(earlier, dict | None):
             earlier = {}
         if earlier is not None and earlier != plan:
             if not self._overwrite:
@@ -335,28 +416,34 @@ class Preparation:
                     " --overwrite discards it"
                 )
             shutil.rmtree(self._content, ignore_errors=True)
-            (self._partial / "journal.jsonl").unlink(missing_ok=True)
+            (self._partial / _JOURNAL).unlink(missing_ok=True)
         write_text_whole(file, json.dumps(plan))
 
-    def _replay(self, journal: TextIO) -> int:
-        """Take over the whole lines of the journal, cut off a torn one, return their number."""
+    def _replay(self, journal: IO[bytes]) -> int:
+        """Take over the whole lines of the journal, cut off what is torn, return their number."""
         journal.seek(0)
-        lines = journal.read().split("\n")[:-1]
-        for line in lines:
-            record = json.loads(line)
-            entries = tuple(Entry(key, tuple(shape), b"") for key, shape in record["entries"])
-            self._count(Prepared(entries, record["coarse"], record["unreadable"]))
-        journal.truncate(sum(len(line.encode()) + 1 for line in lines))
+        done = end = 0
+        for line in journal.read().split(b"\n")[:-1]:
+            try:
+                record = json.loads(line)
+                entries = tuple(Entry(key, tuple(shape), b"") for key, shape in record["entries"])
+                prepared = Prepared(entries, record["coarse"], record["unreadable"])
+            except (ValueError, KeyError, TypeError):  # a crash of the machine leaves anything
+                break
+            self._count(prepared)
+            done += 1
+            end += len(line) + 1
+        journal.truncate(end)
         journal.seek(0, os.SEEK_END)
-        return len(lines)
+        return done
 
-    def _store(self, batch: list[Prepared], writer: Writer, journal: TextIO) -> None:
+    def _store(self, batch: list[Prepared], writer: Writer, journal: IO[bytes]) -> None:
         """Store images, then say so in the journal: a line there has its images on disk."""
         writer.write({entry.key: entry.data for image in batch for entry in image.entries})
         for image in batch:
             self._count(image)
             record = {**vars(image), "entries": [(e.key, e.shape) for e in image.entries]}
-            journal.write(json.dumps(record) + "\n")
+            journal.write(json.dumps(record).encode() + b"\n")
         journal.flush()
         os.fsync(journal.fileno())
 
@@ -364,7 +451,8 @@ class Preparation:
         suffix, level = ("raw", 0) if self._settings.store == "raw" else ("png", 1)
         for entry in prepared.entries:
             height, width, channels = entry.shape
-            self._lines.append(f"{entry.key}.{suffix} ({height},{width},{channels}) {level}\n")
+            size = f"({height},{width},{channels})"
+            self._lines.append(meta_info_line(f"{entry.key}.{suffix}", size, level))
         self._report.images += bool(prepared.entries)
         self._report.entries += len(prepared.entries)
         self._report.coarse += [prepared.coarse] if prepared.coarse else []
@@ -374,18 +462,17 @@ class Preparation:
         """Write the files that go with the store and put it in its place."""
         left_out = [*self._report.unreadable, *self._report.coarse]
         texts = {
-            "meta_info.txt": "".join(self._lines),
-            MANIFEST: json.dumps({**asdict(self._settings), **facts}, indent=1) + "\n",
-            "left_out.txt": "".join(f"{line}\n" for line in left_out),
+            "meta_info.txt": meta_info_bytes(self._lines),
+            MANIFEST: json.dumps({**asdict(self._settings), **facts}, indent=1).encode() + b"\n",
+            "left_out.txt": "".join(f"{printable(line)}\n" for line in left_out).encode(),
         }
         within = is_lmdb(self._output)
         for name, text in texts.items():
             if text:
-                write_text_whole(
-                    self._content / name if within else _beside(self._output, name), text
-                )
+                path = self._content / name if within else _beside(self._output, name)
+                write_bytes_whole(path, text)
         if self._output.exists():
-            self._output.rename(self._partial / "replaced")
+            self._output.rename(self._partial / _REPLACED)
         self._content.rename(self._output)
         shutil.rmtree(self._partial)
 
@@ -396,6 +483,7 @@ def write_meta_info(
     workers: int,
     *,
     overwrite: bool = False,
+    unusable: Sequence[str] = (),
     progress: Callable[[], object] = lambda: None,
 ) -> Report:
     """Write the ``meta_info`` file of a folder: a line ``name (height,width,channels)`` each.
@@ -403,38 +491,56 @@ def write_meta_info(
     Raises:
         UserError: The file exists or cannot be written, or no image has a sound header.
     """
-    if output.exists() and not overwrite:
-        raise UserError(f"{output}: exists already; --overwrite replaces it")
-    report = Report()
+    _is_there(output, overwrite)
+    report = Report(unreadable=list(unusable))
     lines = []
     for image, size in zip(images, ordered_map(measure, images, workers), strict=True):
         progress()
-        if size is None:
-            report.unreadable.append(f"{image.path}: cannot be read as an image")
+        if isinstance(size, str):
+            report.unreadable.append(size)
         else:
-            lines.append("{} ({},{},{})\n".format(image.name, *size))
+            lines.append(meta_info_line(image.name, "({},{},{})".format(*size)))
     report.images = report.entries = len(lines)
     if not lines:
         raise UserError(f"no image could be used: {some(report.unreadable)}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_text_whole(output, "".join(lines))
+        write_bytes_whole(output, meta_info_bytes(lines))
     except OSError as error:
         raise UserError(f"{output}: {error.strerror}") from error
     return report
 
 
+def _is_there(output: Path, overwrite: bool) -> bool:
+    """Tell whether there is an output that may be replaced.
+
+    Raises:
+        UserError: It may not be replaced, or no file can have the path.
+    """
+    try:
+        output.lstat()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise UserError(f"{output}: {getattr(error, 'strerror', None) or error}") from error
+    if not overwrite:
+        raise UserError(f"{output}: exists already; --overwrite replaces it")
+    return True
+
+
 def free_bytes(path: Path) -> int:
     """Return the room on the disk where a path is or will be."""
     folder = path.absolute()
-    while not folder.is_dir():
+    while not os.path.isdir(folder):  # noqa: PTH112 (raises nothing)
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def _beside(output: Path, name: str) -> Path:
     """Return where a file about a store lies: in an LMDB's folder, but not among images."""
-    return output / name if is_lmdb(output) else output.with_name(f"{output.name}_{name}")
+    return (
+        output / name if is_lmdb(output) else output.with_name(short_name(output.name, f"_{name}"))
+    )
 
 
 @contextmanager
@@ -445,7 +551,7 @@ def _locked(folder: Path) -> Iterator[None]:
         return
     import fcntl
 
-    with (folder / "lock").open("w") as file:
+    with (folder / _LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -1,24 +1,73 @@
 """Where images are stored: folders and LMDB data bases behind one interface."""
 
+import codecs
 import json
+import logging
 import os
 import re
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, overload
 
 import lmdb
 
+from cir_data.image_io import UnreadableImage
 from cir_host.errors import UserError
+from cir_host.file_names import expanded, printable
+from cir_host.files import read_regular
 
 EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", ".pgm"})
+
+_LIKE_IMAGES = frozenset(
+    {
+        *(".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp", ".jp2", ".j2k"),
+        *(".jpf", ".jpx", ".jxl", ".heic", ".heif", ".hif", ".avif", ".gif"),
+        *(".apng", ".tga", ".pbm", ".pnm", ".pam", ".pfm", ".psd", ".exr"),
+        *(".hdr", ".mpo", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"),
+        *(".orf", ".rw2"),
+    }
+)
+"""Suffixes of images that are not taken."""
 
 LMDB_SUFFIX = ".lmdb"
 
 MANIFEST = "prepare.json"
 """The file by which ``basicsr prepare`` says what it made."""
+
+
+_logger = logging.getLogger("basicsr")
+
+
+@dataclass
+class PassedOver:
+    """What folders hold beside the images that are taken; hidden files are not counted."""
+
+    suffixes: Counter[str] = field(default_factory=Counter)
+    """Numbers of files by the suffix, in lower case; "" where there is none."""
+    unusable: list[str] = field(default_factory=list)
+    """A line for each thing that may be an image, or hold some, and cannot be used."""
+
+    def add(self, other: "PassedOver") -> None:
+        """Count what another folder holds too."""
+        self.suffixes += other.suffixes
+        self.unusable += other.unusable
+
+    def describe(self) -> str:
+        """Return the numbers of files by suffix, such as ``3 .heic, 1 without a suffix``."""
+        numbers = [
+            f"{number:,} {printable(suffix) or 'without a suffix'}"
+            for suffix, number in sorted(self.suffixes.items(), key=lambda i: (-i[1], i[0]))
+        ]
+        return some(numbers, 8)
+
+    def like_images(self) -> "PassedOver":
+        """Return those files of which the suffix is that of an image."""
+        return PassedOver(Counter({s: n for s, n in self.suffixes.items() if s in _LIKE_IMAGES}))
 
 
 class ImageSource(ABC):
@@ -30,6 +79,8 @@ class ImageSource(ABC):
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.passed_over = PassedOver()
+        """Filled by :meth:`names`."""
         self._prefix = str(root / "x")[:-1]
 
     @abstractmethod
@@ -88,7 +139,7 @@ class StoredImages(Sequence[StoredImage]):
         text, ends, of = bytearray(), array("q", [0]), array("i")
         for source, name in images:
             of.append(sources.setdefault(source, len(sources)))
-            text += os.fsencode(name)
+            text += name.encode("utf-8", "surrogatepass")  # in every locale
             ends.append(len(text))
         self._sources = list(sources)
         self._text, self._ends, self._of = bytes(text), ends, of
@@ -112,14 +163,14 @@ class StoredImages(Sequence[StoredImage]):
             return StoredImages(self[i] for i in range(*index.indices(len(self))))
         index = range(len(self))[index]
         name = self._text[self._ends[index] : self._ends[index + 1]]
-        return StoredImage(self._sources[self._of[index]], os.fsdecode(name))
+        return StoredImage(self._sources[self._of[index]], name.decode("utf-8", "surrogatepass"))
 
 
 class FolderSource(ImageSource):
     """A folder and the folders below it. Hidden files and folders are passed over."""
 
     def __init__(self, root: Path) -> None:
-        if not root.is_dir():
+        if not os.path.isdir(root):  # noqa: PTH112 (raises nothing)
             raise UserError(f"{root}: no such folder")
         super().__init__(root)
 
@@ -127,25 +178,37 @@ class FolderSource(ImageSource):
         """Return all names in order, or those listed; see :meth:`ImageSource.names`."""
         if not listed:
             return self._scan()
-        missing = [name for name in listed if not (self.root / name).is_file()]
+        found = {name: _first(name, self._holds) for name in listed}
+        missing = [name for name, there in found.items() if there is None]
         if missing:
             raise UserError(f"{self.root}: the meta_info_file lists {some(missing)}, not there")
-        return listed
+        return [found[name] or name for name in listed]
+
+    def _holds(self, name: str) -> bool:
+        return os.path.isfile(self.root / name)  # noqa: PTH113 (raises nothing)
 
     def _scan(self) -> list[str]:
-        paths = (path.relative_to(self.root).as_posix() for path in _images_below(self.root, ()))
-        names = sorted(paths)
+        self.passed_over = PassedOver()
+        names = sorted(_images_below(self.root, self.passed_over))
+        self.passed_over.unusable.sort()
         if not names:
-            raise UserError(f"{self.root}: no images in it ({', '.join(sorted(EXTENSIONS))})")
+            others = [*self.passed_over.unusable[:3], self.passed_over.describe()]
+            instead = f"; it holds {', '.join(filter(None, others))}" if any(others) else ""
+            taken = ", ".join(sorted(EXTENSIONS))
+            raise UserError(f"{self.root}: no images in it ({taken}){instead}")
         return names
 
     def read(self, name: str) -> bytes:
         """Return the file's content; see :meth:`ImageSource.read`."""
         path = self.root / name
         try:
-            return path.read_bytes()
-        except OSError as error:
+            return read_regular(path)
+        except FileNotFoundError as error:
             raise UserError(f"{path}: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            raise UnreadableImage(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        except MemoryError as error:
+            raise UnreadableImage(f"{path}: too large for the memory of this machine") from error
 
 
 class LmdbSource(ImageSource):
@@ -168,16 +231,17 @@ class LmdbSource(ImageSource):
         if not listed:
             return held
         keys = {_stem(name) for name in held}
-        missing = [name for name in listed if _stem(name) not in keys]
+        found = {name: _first(name, lambda n: _stem(n) in keys) for name in listed}
+        missing = [name for name, there in found.items() if there is None]
         if missing:
             raise UserError(f"{self.root}: the meta_info_file lists {some(missing)}, not in it")
-        return listed
+        return [found[name] or name for name in listed]
 
     def read(self, name: str) -> memoryview:
         """Return the image under the name's key, in place; see :meth:`ImageSource.read`."""
         try:
             with _environment(self._location).begin(buffers=True) as transaction:
-                data: memoryview | None = transaction.get(_stem(name).encode())
+                data: memoryview | None = transaction.get(os.fsencode(_stem(name)))
         except lmdb.Error as error:
             raise UserError(f"{self.root}: cannot be read: {error}") from error
         if data is None:
@@ -188,7 +252,7 @@ class LmdbSource(ImageSource):
 def open_images(
     key: str, roots: str | list[str], meta_info_files: str | list[str] | None = None
 ) -> list[list[StoredImage]]:
-    """List the images of one root or of several.
+    """List the images of one root or of several, and log what is passed over.
 
     Args:
         key: The option that gave the roots, for messages.
@@ -199,35 +263,97 @@ def open_images(
         A list for each root, in the order of the names, or of the file that lists them.
 
     Raises:
-        UserError: Something is not there.
+        UserError: Something is not there, or what may be an image cannot be used.
     """
-    paths = [Path(root).expanduser() for root in as_list(roots)]
+    opened, passed_over = find_images(key, roots, meta_info_files)
+    if passed_over.unusable:
+        raise UserError(
+            f"{key}: {some(passed_over.unusable)}; mend or remove what cannot be used, or list the"
+            " images in a meta_info_file"
+        )
+    if others := passed_over.like_images().describe():
+        _logger.warning(
+            "%s: passes over files that may be images: %s. To use them, convert them to PNG, or"
+            " rename JPEG files to .jpg.",
+            key,
+            others,
+        )
+    return opened
+
+
+def find_images(
+    key: str, roots: str | list[str], meta_info_files: str | list[str] | None = None
+) -> tuple[list[list[StoredImage]], PassedOver]:
+    """List images as :func:`open_images` does, with what cannot be used.
+
+    Returns:
+        A list for each root, and what all of them hold beside.
+
+    Raises:
+        UserError: A root or a listed image is not there, or a root holds no images.
+    """
+    paths = [expanded(root) for root in as_list(roots)]
     files: Sequence[str | None] = (
         as_list(meta_info_files) if meta_info_files else [None] * len(paths)
     )
+    opened: list[list[StoredImage]] = []
+    passed_over = PassedOver()
     try:
-        return [_open_images(path, file) for path, file in zip(paths, files, strict=True)]
+        for root, file in zip(paths, files, strict=True):
+            listed = read_meta_info(expanded(file)) if file else None
+            source = (LmdbSource if is_lmdb(root) else FolderSource)(root)
+            opened.append([StoredImage(source, name) for name in source.names(listed)])
+            passed_over.add(source.passed_over)
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
+    return opened, passed_over
 
 
 def read_meta_info(path: Path) -> list[str]:
     """Return the image names of a ``meta_info`` file.
 
     A line is a name, then, optionally, ``(height,width,channels)`` and more. A name with blanks in
-    it needs the size after it.
+    it needs the size after it, unless it alone makes the line and ends like an image. A name in
+    double quotes is one of :func:`meta_info_line`. The text is UTF-8, or UTF-16 with its mark.
 
     Raises:
-        UserError: The file is missing or lists nothing.
+        UserError: The file is missing, cannot be read, or lists nothing.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        data = read_regular(path)
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = data.decode("utf-16")
+        else:
+            text = os.fsdecode(data.removeprefix(codecs.BOM_UTF8))  # as file names are
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    names = [_name_in(line) for line in lines if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not {error.encoding.upper()} text ({error.reason})") from error
+    except ValueError as error:  # a path with a zero byte
+        raise UserError(f"{path}: {error}") from error
+    names = [_name_in(line) for line in re.split("\r?\n|\r", text) if line.strip()]
     if not names:
         raise UserError(f"{path}: lists no images")
     return names
+
+
+def meta_info_line(name: str, *facts: object) -> str:
+    """Return the line of an image, with its end, for :func:`meta_info_bytes`.
+
+    A name that would not come back, such as one with a line break, stands in double quotes as JSON.
+    """
+    plain = _PLAIN.fullmatch(name) and not os.fsencode(name).startswith(_MARKS)
+    return " ".join([name if plain else json.dumps(name), *map(str, facts)]) + "\n"
+
+
+_PLAIN = re.compile(r"\S(?:[^\r\n]*\S)?")
+_MARKS = (b'"', codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""What in front of a line has a meaning of its own."""
+
+
+def meta_info_bytes(lines: Iterable[str]) -> bytes:
+    """Return what a ``meta_info`` file holds: names by their bytes, whatever the locale."""
+    return b"".join(map(os.fsencode, lines))
 
 
 def is_lmdb(root: str | Path) -> bool:
@@ -240,41 +366,75 @@ def as_list(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: Sequence[str], most: int = 3) -> str:
     """Name a few of many, for a message."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def _open_images(root: Path, meta_info_file: str | None) -> list[StoredImage]:
-    listed = read_meta_info(Path(meta_info_file).expanduser()) if meta_info_file else None
-    source = (LmdbSource if is_lmdb(root) else FolderSource)(root)
-    return [StoredImage(source, name) for name in source.names(listed)]
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix()
+    path = PurePosixPath(name)
+    return path.with_suffix("").as_posix() if path.name else name
+
+
+def _first(name: str, there: Callable[[str], bool]) -> str | None:
+    """Return a listed name as it is found: as it is, or with forward slashes."""
+    return next(filter(there, (name, name.replace("\\", "/"))), None)
 
 
 def _name_in(line: str) -> str:
-    with_size = re.match(r"\s*(.+?)\s+\(\d+,\s*\d+(?:,\s*\d+)?\)", line)
-    return with_size[1] if with_size else line.split()[0]
+    line = line.strip()
+    if line.startswith('"'):
+        with suppress(ValueError):
+            return str(json.JSONDecoder(strict=False).raw_decode(line)[0])
+        if quoted := re.match('"([^"]+)"', line):  # with backslashes that are no JSON
+            return quoted[1]
+    with_size = re.match(r"(.*\S)\s+\(\d+,\s*\d+(?:,\s*\d+)?\)(?:\s|$)", line)
+    if with_size:
+        return with_size[1]
+    first = line.split()[0]
+    whole = _is_taken(line) and not _is_taken(first.rstrip(","))
+    return line if whole else first
 
 
-def _images_below(folder: Path, parents: tuple[Path, ...]) -> Iterator[Path]:
-    """Walk through folders and links to folders, but never in a circle."""
-    resolved = folder.resolve()
-    if resolved in parents:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
+def _is_taken(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def _images_below(root: Path, passed_over: PassedOver) -> Iterator[str]:
+    """Walk through folders and links to folders, but never in a circle; yield relative names."""
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while waiting:
+        below, parents = waiting.pop()
+        try:
+            status = (root / below).stat()
+            identity = status.st_dev, status.st_ino
+            if identity in parents:
                 continue
-            path = folder / entry.name
-            if entry.is_dir():
-                yield from _images_below(path, (*parents, resolved))
-            elif path.suffix.lower() in EXTENSIONS:
-                yield path
+            with os.scandir(root / below) as entries:
+                found = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            passed_over.unusable.append(f"{root / below}: cannot be listed ({error.strerror})")
+            continue
+        for entry in found:
+            name = f"{below}{entry.name}"
+            try:
+                if entry.is_dir():
+                    waiting.append((f"{name}/", parents | {identity}))
+                    continue
+                regular = entry.is_file()
+                dangling = not regular and entry.is_symlink() and not Path(entry).exists()
+            except OSError as error:
+                passed_over.unusable.append(f"{root / name}: {error.strerror}")
+                continue
+            if dangling:
+                passed_over.unusable.append(f"{root / name}: a link to nothing")
+            elif not _is_taken(entry.name):
+                passed_over.suffixes[PurePosixPath(entry.name).suffix.lower()] += 1
+            elif not regular:
+                passed_over.unusable.append(f"{root / name}: a pipe or device, not a file")
+            else:
+                yield name
 
 
 _environments: dict[Path, tuple[int, Any]] = {}
@@ -295,7 +455,12 @@ def _environment(path: Path) -> Any:
 def _open(path: Path) -> Any:
     try:
         environment = lmdb.open(
-            str(path), readonly=True, lock=False, readahead=False, meminit=False, max_spare_txns=1
+            os.fsencode(path),
+            readonly=True,
+            lock=False,
+            readahead=False,
+            meminit=False,
+            max_spare_txns=1,
         )
     except lmdb.Error as error:
         raise UserError(f"{path}: no sound LMDB ({error}); copy or make it again") from error

@@ -23,6 +23,7 @@ from cir_data.randomness import sample_generator
 from cir_data.sample import UCSRSample, make_pair, make_sample
 from cir_data.sources import LMDB_SUFFIX, StoredImage, StoredImages, as_list, open_images
 from cir_host.errors import UserError
+from cir_host.file_names import expanded
 from cir_host.registration import register
 
 
@@ -112,7 +113,7 @@ class UCSRDataset(PairDataset):
         roots = len(as_list(self.options.dataroot_gt))
         if roots > 1:
             raise UserError(f"{where}.folder: needs a single dataroot_gt, not {roots}")
-        folder = Path(entry.folder).expanduser()
+        folder = expanded(entry.folder)
         all_needed = self.options.meta_info_file is None
         return _Stored(self.originals, scale, entry.name, folder, entry.qualities, all_needed)
 

@@ -1,5 +1,6 @@
 """Where prepared images are written: an LMDB or a folder of files."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +34,10 @@ class LmdbWriter(Writer):
     """Writes an LMDB in BasicSR's layout."""
 
     def __init__(self, folder: Path, map_size: int = FIRST_MAP) -> None:
-        self._environment = lmdb.open(str(folder), map_size=map_size)
+        try:
+            self._environment = lmdb.open(os.fsencode(folder), map_size=map_size)
+        except lmdb.Error as error:
+            raise OSError(str(error)) from error
 
     def write(self, entries: Mapping[str, bytes]) -> None:
         """Store images in one transaction, in a larger map if need be; see :class:`Writer`."""

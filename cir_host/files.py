@@ -1,6 +1,8 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and read only where they have an end."""
 
+import errno
 import os
+import stat
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -57,6 +59,31 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         raise
 
 
+def write_bytes_whole(path: Path, data: bytes) -> None:
+    """Write bytes as :func:`write_whole` does."""
+    write_whole(path, lambda file: file.write(data))
+
+
 def write_text_whole(path: Path, text: str) -> None:
-    """Write a text in UTF-8 as :func:`write_whole` does."""
-    write_whole(path, lambda file: file.write(text.encode()))
+    """Write a text in UTF-8 as :func:`write_whole` does.
+
+    Bytes of file names that are not UTF-8 are written with backslashes, so that every program can
+    read the text; in JSON they stand for the same name.
+    """
+    write_bytes_whole(path, text.encode(errors="backslashreplace"))
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: It cannot be read, or is a pipe or a device, which might never end.
+    """
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "a pipe or device, not a regular file", str(path))
+        return file.read()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -8,6 +8,8 @@ from typing import Any
 import cv2
 
 from cir_host.errors import UserError
+from cir_host.file_names import short_name
+from cir_host.files import write_bytes_whole
 
 
 class FileBytes(bytes):
@@ -55,28 +57,29 @@ def name_unreadable(original: Callable[..., Any]) -> Callable[..., Any]:
     return imfrombytes
 
 
-def name_unwritable(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``imwrite`` say which file cannot be written and why, such as a name that is too long.
+def write_by_python(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``imwrite`` encode by OpenCV and write by Python, which takes every path.
+
+    Names of files and folders that are longer than file systems take are cut, and stay distinct.
 
     Raises:
-        UserError: OpenCV, which tells no reason, has written nothing.
+        UserError: The file cannot be written.
     """
 
     @wraps(original)
-    def imwrite(img: Any, file_path: str, *args: Any, **kwargs: Any) -> Any:
+    def imwrite(img: Any, file_path: str, params: Any = None, auto_mkdir: bool = True) -> None:
+        given = Path(file_path)
+        folders = [
+            part if part == given.anchor else short_name(part) for part in given.parent.parts
+        ]
+        path = Path(*folders, short_name(given.stem, given.suffix))
         try:
-            return original(img, file_path, *args, **kwargs)
-        except (OSError, cv2.error) as error:
-            raise UserError(
-                f"{file_path}: cannot be written ({_reason(file_path, error)})"
-            ) from error
+            _, data = cv2.imencode(given.suffix, img, params or [])
+            if auto_mkdir:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_whole(path, bytes(data))
+        except (OSError, ValueError, cv2.error) as error:
+            reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+            raise UserError(f"{file_path}: cannot be written ({reason})") from error
 
     return imwrite
-
-
-def _reason(file_path: str, error: Exception) -> str:
-    try:
-        with Path(file_path).open("ab"):
-            return " ".join(str(error).split())
-    except OSError as refusal:
-        return refusal.strerror or str(refusal)

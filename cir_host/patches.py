@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from cir_host import (
+    board,
     checkpoint,
     distributed,
     ema,
@@ -313,11 +314,18 @@ PATCHES: tuple[Patch, ...] = (
     *(
         Patch(
             f"basicsr.{module}:imwrite",
-            images.name_unwritable,
+            images.write_by_python,
             (),
-            "an image that cannot be written is not named",
+            "an image whose name is not UTF-8 kills the process; a full disk leaves half a file, of"
+            " which nothing is said",
         )
         for module in _WRITERS
+    ),
+    Patch(
+        "basicsr.train:init_tb_logger",
+        board.survive_full_disk,
+        (),
+        "a disk that is too full for TensorBoard's file ends the training",
     ),
     Patch(
         "basicsr.train:MessageLogger",

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from cir_data.jpeg import codec_name
 from cir_host.errors import UserError
-from cir_host.files import write_text_whole
+from cir_host.file_names import printable, short_name
+from cir_host.files import PART, write_text_whole
 from cir_model.inference import Restorer
 from cir_model.metrics import perceptual
 from cir_model.picture import restore_channels
@@ -117,8 +118,8 @@ class Job:
 
     @property
     def image(self) -> str:
-        """The name of the image."""
-        return str(self.data.originals[self.index].stem)
+        """The name of the image, as the table holds it."""
+        return printable(self.data.originals[self.index].stem)
 
 
 class Table:
@@ -130,7 +131,7 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._facts_path = path.with_suffix(".json")
+        self._facts_path = path.with_name(short_name(path.stem, ".json"))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class Table:
         """
         if not self._facts_path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            own = self._facts_path.with_suffix(f".{os.getpid()}")
+            own = self._facts_path.with_name(f".{os.getpid()}{PART}")
             own.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
             own.replace(self._facts_path)
         for key in ("sha256", "codec"):
@@ -270,7 +271,7 @@ def facts_of_run(weights: Path, restorer: Restorer) -> dict[str, Any]:
     threads = torch.get_num_threads()
     kinds = {"cpu": f"{threads} thread{'s' * (threads > 1)} of a CPU"}
     return {
-        "weights": weights.stem,
+        "weights": printable(weights.stem),
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "network": type(network).__name__,
         "parameters": sum(p.numel() for p in network.parameters()),

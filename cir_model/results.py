@@ -115,8 +115,9 @@ def _csv_text(path: Path, results: list[DataSetResult], metrics: list[str]) -> s
     new = {(r.data_set, str(r.iteration)) for r in results}
     rows: list[dict[str, Any]] = []
     if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [r for r in csv.DictReader(file) if (r["data_set"], r["iteration"]) not in new]
+        with path.open(newline="", encoding="utf-8", errors="backslashreplace") as file:
+            found = csv.DictReader(file)
+            rows = [r for r in found if (r.get("data_set"), r.get("iteration")) not in new]
     for result in results:
         where = {"data_set": result.data_set, "iteration": result.iteration}
         for record in result.records:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from tqdm import tqdm
 
 import cir_host
 from cir_arch.basicsr_networks import facts_of
+from cir_data.sources import some
 from cir_host.distributed import connected
 from cir_host.errors import OptionsError, UndefinedMetric, UserError
+from cir_host.file_names import folded, printable
 from cir_host.options import convert
 from cir_host.stopping import stopping
 from cir_model.inference import Restorer
@@ -38,6 +41,9 @@ class MeasuringModel(SRModel):
         self.results: dict[str, DataSetResult] = {}
         self.told: dict[str, Any] = {}
         """What the network is told beside the image that it restores."""
+        self._measured = 0
+        self._unwritten: list[str] = []
+        """Why files of results could not be written, so far in a test."""
         self.best_mean: float | None = None
         """Of ``val.save_best``, over all data sets."""
         self.validation_options = self.val_options(opt)
@@ -94,7 +100,7 @@ class MeasuringModel(SRModel):
         metrics = self.validation_options.metrics or {}
         self.restorer = self._restorer()
         result = DataSetResult(name, current_iter, {})
-        names = _UniqueNames()
+        names, unwritten = _UniqueNames(), list[str]()
         progress = tqdm(
             _shares(dataloader),
             desc=name,
@@ -116,14 +122,38 @@ class MeasuringModel(SRModel):
             result.records += [record for _, record, _ in turn if record is not None]
             if sample is not None and save_img:
                 image_name = taken[self.opt["rank"]]
-                imwrite(images["output"], str(self._image_path(name, image_name, current_iter)))
+                try:
+                    imwrite(images["output"], str(self._image_path(name, image_name, current_iter)))
+                except UserError as error:
+                    unwritten.append(str(error))
             if tb_logger and images and number < self.opt["logger"].get("tb_images", 4):
                 tag = f"{name}/{taken[0]}"
-                tb_logger.add_image(tag, _beside(images), _step(current_iter), dataformats="HWC")
+                tb_logger.add_image(
+                    printable(tag), _beside(images), _step(current_iter), dataformats="HWC"
+                )
         if metrics and result.records and self.opt["rank"] == 0:
             result.protocol.update(self._protocol(data_set))
-            self._report(result, list(metrics), tb_logger)
+            try:
+                self._report(result, list(metrics), tb_logger)
+            except OSError as error:
+                unwritten.append(f"{self._results_folder()}/metrics.*: {error.strerror or error}")
             self._keep_best(current_iter)
+        self._tell_unwritten([line for lines in _from_all(unwritten) for line in lines])
+
+    def _tell_unwritten(self, lines: list[str]) -> None:
+        """Log what could not be written; a test says so at its end too, when all is measured.
+
+        Raises:
+            UserError: The test has measured its last data set.
+        """
+        self._measured += 1
+        self._unwritten += lines
+        if lines:
+            get_root_logger().error(f"{len(lines)} files are not written: {some(lines)}")
+        if not self.is_train and self._unwritten and self._measured == len(self.opt["datasets"]):
+            raise UserError(
+                f"{len(self._unwritten)} files of results are not written: {some(self._unwritten)}"
+            )
 
     def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Pass a sample of one image through the network; returns 8-bit images, (H, W, BGR)."""
@@ -197,9 +227,11 @@ class MeasuringModel(SRModel):
                     suffix = "" if kind == "output" else f"_{kind}"
                     tag = f"metrics/{result.data_set}/{metric}{suffix}"
                     tb_logger.add_scalar(tag, value, result.iteration)
-        paths = self.opt["path"]
-        folder = Path(paths["experiments_root"] if self.is_train else paths["results_root"])
+        folder = self._results_folder()
         write_results(folder, self._run_facts(), self.results.values(), metrics)
+
+    def _results_folder(self) -> Path:
+        return Path(self.opt["path"]["experiments_root" if self.is_train else "results_root"])
 
     def _run_facts(self) -> dict[str, Any]:
         device = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
@@ -340,17 +372,24 @@ def _made_by(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _UniqueNames:
-    """Names for saved images: the stem, or a longer name where two images share their stem."""
+    """Names for saved images: the stem, or a longer name where two images share their stem.
+
+    They are distinct on file systems that do not tell capitals or Unicode normal forms apart.
+    """
 
     def __init__(self) -> None:
-        self._taken: set[str] = set()
+        self._taken = {"", ".", ".."}  # those of folders
 
     def take(self, path: str) -> str:
-        parts = Path(path).parts
-        candidates = [Path(path).stem, Path(path).name.replace(".", "_")]
-        candidates += [
-            "_".join(parts[-depth:]).replace(".", "_") for depth in range(2, len(parts) + 1)
-        ]
-        name = next(c for c in candidates if c not in self._taken)
-        self._taken.add(name)
+        name = next(name for name in self._candidates(path) if folded(name) not in self._taken)
+        self._taken.add(folded(name))
         return name
+
+    @staticmethod
+    def _candidates(path: str) -> Iterator[str]:
+        parts = [part.strip("/\\") for part in Path(path).parts]
+        yield Path(path).stem
+        for depth in range(1, len(parts) + 1):
+            yield "_".join(parts[-depth:]).replace(".", "_")
+        for number in count(2):
+            yield f"{Path(path).stem}_{number}"

@@ -1,6 +1,10 @@
 """The training step of ``CIRModel``: what each option does to it."""
 
 import copy
+import csv
+import json
+import os
+import unicodedata
 from functools import partial
 
 import pytest
@@ -9,6 +13,9 @@ from basicsr.data import build_dataset
 from basicsr.utils import tensor2img
 from command_tools import photographs, train_options
 from host_tools import TinyBatchNorm, basicsr_log
+from hypothesis import given
+from hypothesis import strategies as st
+from name_tools import file_paths, not_utf8
 from small_networks import SMALL
 from torch import nn
 from torch.utils.data import DataLoader
@@ -19,6 +26,7 @@ from cir_host.options import convert
 from cir_host.sampler import Stage
 from cir_model import CIRModel
 from cir_model.options import TrainOptions, ValOptions
+from cir_model.validation import _UniqueNames
 
 NETWORK = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
 
@@ -281,6 +289,81 @@ def test_validation_shows_images_and_keeps_the_best_of_all_data_sets(tmp_path):
     for loader in loaders:
         made.nondist_validation(loader, 2, None, False)
     assert best.read_bytes() == first
+
+
+# Names of saved images
+
+
+@given(st.lists(file_paths))
+def test_names_of_saved_images_are_distinct_on_every_file_system(paths):
+    names = _UniqueNames()
+    taken = [names.take(path) for path in paths]
+    for form in ("NFC", "NFD"):
+        assert len({unicodedata.normalize(form, n).casefold() for n in taken}) == len(paths)
+    assert not {"", ".", ".."} & set(taken)
+    assert not any("/" in name for name in taken)
+
+
+def test_names_of_saved_images_are_stems_where_they_can_be():
+    names = _UniqueNames()
+    paths = ["x/a.png", "y/b.png", "x/A.jpg", "y/a.png", "y/a.png", "y/a.png", "...png"]
+    expected = ["a", "b", "A_jpg", "a_png", "y_a_png", "a_2", "___png"]
+    assert [names.take(path) for path in paths] == expected
+
+
+def validated(folder, made, board=None, number=1):
+    """Validate the images of a folder, which are saved."""
+    made.opt["path"] = {
+        name: str(folder) for name in ("experiments_root", "results_root", "models")
+    } | {"visualization": str(folder / "saved")}
+    section = {**made.opt["datasets"]["val"], "dataroot_gt": str(folder / "photos")}
+    section.update(phase="val", scale=1, manual_seed=0)
+    for _ in range(number):
+        made.nondist_validation(DataLoader(build_dataset(section), 1), 1, board, True)
+
+
+def test_images_of_every_name_are_saved_and_told(tmp_path):
+    photographs(tmp_path / "photos", ("chelsea",), size=24)
+    chelsea = tmp_path / "photos/chelsea.png"
+    odd = not_utf8(tmp_path / "photos", b"caf\xe9.png")
+    for path in (odd, tmp_path / f"photos/{'x' * 251}.png", tmp_path / "photos/a\nb.png"):
+        path.write_bytes(chelsea.read_bytes())
+    board = Board()
+    validated(tmp_path, model(), board)
+    saved = [path for path in (tmp_path / "saved").rglob("*.png") if path.is_file()]
+    assert len(saved) == 4
+    assert os.fsencode(tmp_path / "saved/held_out") + b"/caf\xe9/caf\xe9_1.png" in [
+        os.fsencode(path) for path in saved
+    ]
+    assert all(tag.isprintable() for tag, _ in board.images)
+    told = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    paths = [image["image"] for image in told["data_sets"]["held_out"]["images"]]
+    assert str(odd) in paths  # JSON gives the name back
+    validated(tmp_path, model())  # and reads its own tables again
+    (tmp_path / "metrics.md").read_text(encoding="utf-8")
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open(encoding="utf-8", newline="")))
+    assert [row["image"].rpartition("/")[2] for row in rows[:2]] == ["a\nb.png", "caf\\udce9.png"]
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_results_that_cannot_be_written_end_no_run(tmp_path, is_train):
+    """A training goes on; a test measures every data set, then fails."""
+    photographs(tmp_path / "photos", ("chelsea",), size=24)
+    (tmp_path / "saved").touch()  # is a file
+    (tmp_path / "metrics.csv").mkdir()
+    made = model()
+    made.is_train = is_train
+    made.opt["datasets"] = {"val": made.opt["datasets"]["val"], "val_2": {"name": "x"}}
+    with basicsr_log() as log:
+        if is_train:
+            validated(tmp_path, made, number=2)
+        else:
+            with pytest.raises(UserError, match=r"^4 files of results are not written: .*chelsea"):
+                validated(tmp_path, made, number=2)
+    errors = [line for line in log if line.startswith("2 files are not written")]
+    assert len(errors) == 2
+    assert "/metrics.*: Is a directory" in errors[0]
+    assert len([line for line in log if line.startswith("Validation held_out")]) == 2
 
 
 def stages(devices=1, **train):

@@ -224,7 +224,9 @@ def test_onnx_of_promptcir_is_for_one_size(tmp_path, capsys, session):
     network = saved(tmp_path, "PromptCIR")
     output = ["-o", str(tmp_path / "net.onnx")]
     assert convert(tmp_path, *output) == 2
-    assert "PromptCIR as ONNX: it can be exported for one image size only" in capsys.readouterr().err
+    assert (
+        "PromptCIR as ONNX: it can be exported for one image size only" in capsys.readouterr().err
+    )
     for height, width in ((30, 40), (16, 17)):
         assert convert(tmp_path, *output, "--overwrite", "--size", f"{height}x{width}") == 0
         assert "that height and width alone" in capsys.readouterr().out

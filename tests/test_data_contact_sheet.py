@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from data_tools import make, save, smooth_image, to_uint8, write_folder
+from host_tools import basicsr_log
+from name_tools import not_utf8
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -69,6 +73,25 @@ def test_description_names_every_draw(tmp_path):
     assert f"first_block_offset: {sample['first_block_offset'].tolist()}" in lines
     assert "resize: 1.000" in lines or "resize: 1" in lines
     assert lines[:2] == ["0.png", sample["codec"]]
+
+
+def test_a_sheet_of_any_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a\nb.png", "é\u0301\U0001f600.png"):
+        save(tmp_path / "images" / name, smooth_image(24, 24))
+    save(not_utf8(tmp_path / "images", b"caf\xe9.png"), smooth_image(24, 24))
+    training_set("images", name="x" * 250, debug_pairs=9)[0]
+    (sheet,) = tmp_path.glob("pairs_*.png")
+    assert Image.open(sheet).height > 9 * 24
+
+
+def test_a_sheet_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    samples = training_set(write_folder(tmp_path / "images"), debug_pairs=1)
+    Path("pairs_My_set.png").mkdir()
+    with basicsr_log() as log:
+        assert samples[0]["gt_path"].endswith("0.png")
+    assert log == ["pairs_My_set.png: cannot be written (Is a directory)."]
 
 
 def test_bad_number_is_named(tmp_path):

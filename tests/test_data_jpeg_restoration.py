@@ -234,6 +234,15 @@ def test_nothing_but_damaged_images_is_an_error(tmp_path):
         training_set(str(tmp_path))[0]
 
 
+def test_an_image_that_cannot_be_read_is_replaced(tmp_path, caplog):
+    data_set = training_set(write_folder(tmp_path, sizes=[(40, 40)] * 2))
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "1.png").mkdir()
+    with caplog.at_level(logging.WARNING, "basicsr"):
+        assert data_set[1]["gt_path"].endswith("0.png")
+    assert "1.png: Is a directory; another image takes its place" in caplog.text
+
+
 def test_vanished_image_is_an_error_even_where_damaged_ones_are_replaced(tmp_path):
     data_set = training_set(write_folder(tmp_path))
     Path(tmp_path / "1.png").unlink()

@@ -143,3 +143,10 @@ def test_damaged_compressed_image_is_replaced_or_an_error(roots):
 def test_unequal_lists_are_an_error(roots):
     with pytest.raises(OptionsError, match="equally many roots"):
         pairs(roots, dataroot_gt=[str(roots / "gt")] * 2)
+
+
+def test_an_image_may_be_listed_twice(roots):
+    (roots / "l.txt").write_text("a.png\nb.c.png\na.png\n")
+    data_set = pairs(roots, meta_info_file=str(roots / "l.txt"))
+    found = [data_set[i]["lq_path"] for i in range(len(data_set))]
+    assert found == [str(roots / f"lq/{stem}.jpg") for stem in ("a", "b.c", "a")]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import lmdb
@@ -15,15 +16,17 @@ from basicsr.data import build_dataset
 from data_tools import coordinate_image, make, save, smooth_image
 from hypothesis import given
 from hypothesis import strategies as st
+from name_tools import file_paths, not_utf8
 from PIL import Image
 
 from cir_cli import prepare
+from cir_cli.main import main
 from cir_data.coarseness import equivalent_quality_of_file
 from cir_data.image_io import UnreadableImage, decode
 from cir_data.preparation import Preparation, Settings, keys_of, ordered_map
 from cir_data.raw_pixels import pack
 from cir_data.recipes import RECIPES
-from cir_data.sources import open_images
+from cir_data.sources import FolderSource, ImageSource, StoredImage, open_images
 from cir_data.sub_images import sub_windows
 from cir_data.writers import LmdbWriter
 from cir_host.errors import UserError
@@ -192,8 +195,100 @@ def test_keys_tell_equal_names_apart(tmp_path):
         "c/a%2Epng",
         "c/d%2Ee",
     ]
-    with pytest.raises(UserError, match=r"a\.png and .*a\.png\.png get one key, c/a%2Epng"):
-        keys(tmp_path, "c/a.png.png")
+    assert keys(tmp_path, "c/a.png.png")[3:5] == ["c/a%2Epng", "c/a%2Epng%2Epng"]
+
+
+def images_named(names, roots=("in",)):
+    sources = [ImageSourceOfNothing(Path(root)) for root in roots]
+    return [StoredImage(source, name) for source in sources for name in names]
+
+
+class ImageSourceOfNothing(ImageSource):
+    def names(self, listed=None):
+        raise NotImplementedError
+
+    def read(self, name):
+        raise NotImplementedError
+
+
+@given(
+    st.lists(file_paths, unique=True),
+    st.sampled_from([("in",), ("in", "other")]),
+    st.sampled_from(["", "a", "x4"]),
+)
+def test_keys_are_distinct_on_every_file_system_and_fit(names, roots, suffix):
+    images = images_named(names, roots)
+    found = keys_of(images, suffix)
+    assert len({unicodedata.normalize("NFC", key).casefold() for key in found}) == len(images)
+    for key in found:
+        assert len(key.encode("ascii")) <= 511 - len("_s0000")
+        assert all(part and len(part) <= 255 - len("_s0000.png") for part in key.split("/"))
+        assert "." not in key
+    # those of a pair of roots agree, in whatever order they are listed
+    assert keys_of(images[::-1], suffix) == found[::-1]
+
+
+def test_keys_that_differ_in_capitals_and_normal_forms():
+    names = ["a.png", "A.png", "É.png", "é.png", "E\u0301.png", "B.png"]
+    assert keys_of(images_named(names)) == [
+        "a",
+        "%41",
+        "%C3%89",
+        "%C3%A9",
+        "E%CC%81",
+        "B",
+    ]
+
+
+def test_a_name_made_to_be_like_a_shortened_one_gets_another_key():
+    long = "x" * 251
+    (short,) = keys_of(images_named([f"{long}.png"]))
+    found = keys_of(images_named([f"{long}.png", f"{short}.png"]))
+    assert len(set(found)) == 2
+
+
+@pytest.mark.parametrize("output", ["x.lmdb", "x", "list.txt"])
+def test_odd_names_come_back(tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    odd = ["a\nb", ' "q"', "#%", "x (1,2,3) y", "\ufeffb", "漢" * 83, "y" * 251, "A", "a"]
+    for number, name in enumerate(odd):
+        save(tmp_path / "in" / f"{name}.png", coordinate_image(8, 9 + number))
+    save(not_utf8(tmp_path / "in", b"\xff\xfe.png"), coordinate_image(8, 8))
+    prepare.run(["in", "-o", output, "--workers", "1"])
+    if output == "list.txt":
+        (images,) = open_images("key", "in", output)
+    elif output == "x":
+        (images,) = open_images("key", "x", "x_meta_info.txt")
+    else:
+        (images,) = open_images("key", output)
+    widths = [decode(image.read(), image.path).shape[1] for image in images]
+    assert sorted(widths) == list(range(8, 9 + len(odd)))
+
+
+def test_the_command_tells_names_of_every_kind_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save(Path("in/a.png"), coordinate_image(8, 8))
+    Path("in/b\n\x1b[31m.png").write_bytes(b"no image")
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    output = not_utf8("", b"caf\xe9.lmdb").name
+    assert main(["prepare", "in", "-o", output, "--workers", "1"]) == 2
+    stdout.flush()
+    assert rb"caf\udce9.lmdb: 1 images" in stdout.buffer.getvalue()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert r"in/b\n\x1b[31m.png: cannot be read" in line
+    assert len(stored(output)) == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "x" * 255])
+def test_outputs_with_long_names(folder, tmp_path, name):
+    root = tmp_path / name
+    prepared(folder, root)
+    prepared(folder, root, overwrite=True)
+    (file,) = tmp_path.glob("*_meta_info.txt")
+    assert len(open_images("key", str(root), str(file))[0]) == 5
+    with pytest.raises(UserError, match="File name too long"):
+        prepared(folder, tmp_path / ("x" * 256))
 
 
 def test_keys_of_several_roots_and_suffixes(tmp_path):
@@ -229,14 +324,19 @@ def test_coarse_and_unreadable_files_are_left_out_and_listed(folder, tmp_path, c
     (folder / "fine.jpg").write_bytes(jpeg_bytes(quality=95))
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
     output = tmp_path / "x.lmdb"
+    (folder / "gone.png").symlink_to("none")
+    (folder / "photo.heic").touch()
     command = [str(folder), "-o", str(output), "--min-jpeg-quality", "90", "--workers", "1"]
-    with pytest.raises(UserError, match=r"1 of the files could not be read.*broken\.png") as error:
+    with pytest.raises(UserError, match=r"2 of the files or folders .*broken\.png") as error:
         prepare.run(command)
     assert "\n" not in str(error.value)
-    assert "coarse JPEGs: 1: " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "coarse JPEGs: 1: " in told
+    assert "not those of images: 1 .heic." in told
     assert stored(output).keys() == {stem(name) for name in SIZES} | {"grey", "fine"}
     left_out = (output / "left_out.txt").read_text().splitlines()
     assert [line.partition(": ")[0] for line in left_out] == [
+        str(folder / "gone.png"),
         str(folder / "broken.png"),
         str(folder / "coarse.jpg"),
     ]
@@ -273,8 +373,8 @@ def test_an_interrupted_run_goes_on(folder, tmp_path, store, monkeypatch):
     with (tmp_path / "x.lmdb.partial/journal.jsonl").open("a") as journal:
         journal.write('{"entries": [["torn')
     read = []
-    original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or original(path))
+    original = FolderSource.read
+    monkeypatch.setattr(FolderSource, "read", lambda *a: read.append(a) or original(*a))
     report = prepared(folder, output, settings)
     assert len(read) == 2  # three of five were stored
     assert report.entries == 5
@@ -282,6 +382,21 @@ def test_an_interrupted_run_goes_on(folder, tmp_path, store, monkeypatch):
     images, expected = stored(output), stored(folder)
     assert all(np.array_equal(images[key], expected[key]) for key in expected)
     assert not (tmp_path / "x.lmdb.partial").exists()
+
+
+@pytest.mark.parametrize("rest", [b"\0" * 40 + b"\n", b"[]\n", b"\xff\n", b'{"entries": 1}\n'])
+def test_a_journal_with_a_broken_end_goes_on(folder, tmp_path, rest):
+    interrupted(folder, tmp_path / "x.lmdb", 3, settings=Settings())
+    with (tmp_path / "x.lmdb.partial/journal.jsonl").open("ab") as journal:
+        journal.write(rest)
+    assert prepared(folder, tmp_path / "x.lmdb").entries == 5
+
+
+def test_a_folder_of_the_users_is_not_built_in(folder, tmp_path):
+    save(tmp_path / "x.lmdb.partial/mine.png", coordinate_image(8, 8))
+    with pytest.raises(UserError, match=r"x\.lmdb\.partial/mine\.png: was not made by"):
+        prepared(folder, tmp_path / "x.lmdb", overwrite=True)
+    assert (tmp_path / "x.lmdb.partial/mine.png").exists()
 
 
 def test_other_settings_or_images_do_not_go_on(folder, tmp_path):
@@ -405,7 +520,8 @@ def test_a_broken_manifest_is_named(folder, tmp_path):
         (["images", "-o", "x", "--store", "raw"], r"^x: raw pixels are stored in an LMDB"),
         (["images", "-o", "empty", "--overwrite"], r"^empty: was not made by"),
         (["images", "-o", "empty"], r"^empty: exists already"),
-        (["images", "images", "-o", "x.lmdb"], r"get one key"),
+        (["images", "images", "-o", "x.lmdb"], r"name a folder twice"),
+        (["~no_such_user", "-o", "x.lmdb"], r"^input: ~no_such_user: no such folder"),
         (["--recipe", "LIVE1"], r"^--recipe: datasets/LIVE1: no such folder"),
         (["--recipe", "LIVE1", "--datasets", "few"], r"few/LIVE1: holds 1 images, not the 29"),
         (["broken", "-o", "x.lmdb"], r"^no image could be used: broken/a\.png: cannot be read"),

@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -6,9 +7,22 @@ import lmdb
 import numpy as np
 import pytest
 from data_tools import coordinate_image, save, write_lmdb
+from host_tools import basicsr_log
+from hypothesis import given
+from hypothesis import strategies as st
+from name_tools import file_paths, not_utf8
 
-from cir_data.image_io import decode
-from cir_data.sources import FolderSource, StoredImage, StoredImages, open_images
+from cir_data.image_io import UnreadableImage, decode
+from cir_data.sources import (
+    FolderSource,
+    StoredImage,
+    StoredImages,
+    find_images,
+    meta_info_bytes,
+    meta_info_line,
+    open_images,
+    read_meta_info,
+)
 from cir_host.errors import UserError
 
 IMAGE = coordinate_image(9, 7)
@@ -42,6 +56,157 @@ def test_several_roots_and_a_home(tmp_path, monkeypatch):
     one, two = open_images("key", ["~/one", str(tmp_path / "two")])
     assert [one[0].path, two[0].path] == [str(tmp_path / f"{n}/a.png") for n in ("one", "two")]
     assert one[0].read() == (tmp_path / "one/a.png").read_bytes()
+
+
+# What is left out
+
+
+def unusable(root):
+    """Lines without the root, of one that holds images too."""
+    (images,), passed_over = find_images("key", str(root))
+    assert [image.name for image in images] == ["good.png"]
+    lines = [line.removeprefix(f"{root}/") for line in passed_over.unusable]
+    with pytest.raises(UserError, match=r"^key: .*mend or remove what cannot be used") as error:
+        open_images("key", str(root))
+    assert lines[0] in str(error.value)
+    return lines
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    save(tmp_path / "good.png", IMAGE)
+    save(tmp_path / "secret/a.png", IMAGE)
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert unusable(tmp_path) == ["secret: cannot be listed (Permission denied)"]
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path):
+    save(tmp_path / "good.png", IMAGE)
+    (tmp_path / "a.png").symlink_to(tmp_path / "none.png")
+    (tmp_path / "folder").symlink_to(tmp_path / "none")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    lines = unusable(tmp_path)
+    assert lines[:2] == ["a.png: a link to nothing", "folder: a link to nothing"]
+    assert lines[2].startswith("loop.png: ")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_and_devices_are_named_and_not_read(tmp_path):
+    save(tmp_path / "good.png", IMAGE)
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    why = "a pipe or device, not a file"
+    assert unusable(tmp_path) == [f"a.png: {why}", f"zero.png: {why}"]
+    with pytest.raises(UserError, match=r"lists a\.png, not there"):
+        open_images("key", str(tmp_path), str(save_text(tmp_path / "l.txt", "a.png\n")))
+    for name in ("a.png", "zero.png"):  # put there after they were listed
+        with pytest.raises(UnreadableImage, match="a pipe or device"):
+            FolderSource(tmp_path).read(name)
+
+
+def test_files_that_may_be_images_are_counted(tmp_path):
+    save(tmp_path / "good.png", IMAGE)
+    for name in ("a.heic", "b.HEIC", "c.jfif", "README", "notes.txt", ".hidden.jfif"):
+        (tmp_path / name).touch()
+    _, passed_over = find_images("key", str(tmp_path))
+    assert passed_over.describe() == "2 .heic, 1 without a suffix, 1 .jfif, 1 .txt"
+    with basicsr_log() as log:
+        open_images("key", str(tmp_path))
+    (line,) = log
+    assert line.startswith("key: passes over files that may be images: 2 .heic, 1 .jfif. To use")
+    (tmp_path / "good.png").unlink()
+    with pytest.raises(UserError, match=r"no images in it \(.*\); it holds 2 \.heic, 1 without"):
+        open_images("key", str(tmp_path))
+
+
+def test_folders_may_be_deeper_than_python_calls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1100):
+        Path("d").mkdir()
+        os.chdir("d")
+    save(Path("a.png"), IMAGE)
+    try:
+        (found,) = names(str(tmp_path))
+        assert found == ["d/" * 1100 + "a.png"]
+    finally:  # pytest cannot remove it
+        for _ in range(1100):
+            os.chdir("..")
+            for path in Path("d").iterdir():
+                path.unlink() if path.is_file() else path.rmdir()
+
+
+def test_a_path_of_no_user_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^key: ~no_such_user/x: no such folder"):
+        open_images("key", "~no_such_user/x")
+    save(Path("images/a.png"), IMAGE)
+    with pytest.raises(UserError, match=r"^key: ~no_such_user: No such file"):
+        open_images("key", "images", "~no_such_user")
+    save_text(Path("~list"), "a.png\n")
+    assert names("images", "~list") == [["a.png"]]
+
+
+# Lists
+
+
+@given(st.lists(file_paths, min_size=1))
+def test_a_list_gives_back_every_name(tmp_path_factory, listed):
+    file = tmp_path_factory.getbasetemp() / "list.txt"
+    file.write_bytes(meta_info_bytes(meta_info_line(name, "(9,7,3)", 1) for name in listed))
+    assert read_meta_info(file) == listed
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lists_are_read_as_editors_write_them(tmp_path, encoding, end):
+    lines = ["é.png (9,7,3) 1", "", " b.png\t", '"c d.png"', "e f.png", "x (1,2) y.png (9,7)", "g"]
+    text = end.join(lines)
+    text = "\ufeff" + text if encoding == "utf-16-be" else text
+    (tmp_path / "l.txt").write_bytes(text.encode(encoding))
+    found = read_meta_info(tmp_path / "l.txt")
+    assert found == ["é.png", "b.png", "c d.png", "e f.png", "x (1,2) y.png", "g"]
+
+
+def test_a_list_of_windows_has_backslashes(tmp_path):
+    save(tmp_path / "sub/a.png", IMAGE)
+    save(tmp_path / "b\\c.png", IMAGE)
+    root = write_lmdb(tmp_path / "t.lmdb", {"sub/a": IMAGE})
+    file = save_text(tmp_path / "l.txt", "sub\\a.png\nb\\c.png\n")
+    assert names(str(tmp_path), str(file)) == [["sub/a.png", "b\\c.png"]]
+    file = save_text(tmp_path / "l.txt", '"sub\\a.png"\n')
+    assert names(root, str(file)) == [["sub/a.png"]]
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    save(not_utf8(tmp_path, b"caf\xe9.png"), IMAGE)
+    (tmp_path / "l.txt").write_bytes(b"caf\xe9.png\n")
+    for file in (None, str(tmp_path / "l.txt")):
+        ((image,),) = open_images("key", str(tmp_path), file)
+        assert decode(image.read(), image.path).shape == IMAGE.shape
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfea", "not UTF-16"),
+        (b"\0\n", "not there"),
+        (b"x" * 5000, "not there"),
+        (b".\n..\n", "not there"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "lmdb"])
+def test_a_list_that_cannot_be_used_is_one_error(tmp_path, content, message, kind):
+    save(tmp_path / "images/a.png", IMAGE)
+    root = write_lmdb(tmp_path / "t.lmdb", {"a": IMAGE}) if kind == "lmdb" else tmp_path / "images"
+    (tmp_path / "l.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message if kind == "folder" else message[:3]):
+        open_images("key", str(root), str(tmp_path / "l.txt"))
 
 
 def test_meta_info_chooses_and_orders(tmp_path):

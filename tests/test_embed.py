@@ -1,5 +1,8 @@
 """``basicsr embed``: the embeddings, their projection, the picture."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -33,10 +36,32 @@ def test_the_picture_shows_a_colour_for_each_quality(folder, capsys):
         assert (np.abs(colours.astype(int) - end).max(1) < 4).any()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_images_that_cannot_be_read_are_left_out_and_named(folder):
+    pytest.importorskip("matplotlib")
+    (folder / "photos/broken.png").write_bytes(b"no image")
+    pipe = folder / "pipe.png"
+    os.mkfifo(pipe)
+    files = [*sorted((folder / "photos").iterdir()), pipe]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed, "list_pictures", lambda _: files)
+        message = r"^2 of 5 images could not be read; a\.png shows the others\..*broken.*pipe"
+        with pytest.raises(UserError, match=message):
+            embed.run(["photos", "-m", "CaVE.pth", "-o", "a.png", "--qualities", "10"])
+    assert Image.open("a.png").width > 100
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(folder):
+    pytest.importorskip("matplotlib")
+    Path("a.png").mkdir()
+    with pytest.raises(UserError, match=r"^-o a\.png: Is a directory"):
+        embed.run(["photos/coffee.png", "-m", "CaVE.pth", "-o", "a.png"])
+
+
 def test_embedding_is_the_mean_token_of_the_jpeg(folder):
     network = load_network("CaVE.pth")
     file = sorted((folder / "photos").iterdir())[0]
-    found = embed.embeddings(network, [file], [20, 80])
+    found = embed.embeddings(network, [np.asarray(Image.open(file))], [20, 80])
     assert found.shape == (1, 2, SMALL["CaVE"]["nc"][3])
     Image.open(file).convert("RGB").save("twenty.jpg", quality=20)
     pixels = np.array(Image.open("twenty.jpg")).transpose(2, 0, 1)[None]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from basicsr.archs import build_network
 from command_tools import photographs
+from name_tools import not_utf8
 from PIL import Image
 
 from cir_cli import main, results
@@ -84,6 +85,33 @@ def test_figures_are_those_of_pillow_and_numpy(data, few, restorer):
     row = one(table, "Classic5", "q40", "grey")
     assert float(row["psnr_input"]) == pytest.approx(psnr(compressed(grey, 40), grey))
     assert float(row["psnr_output"]) == pytest.approx(float(row["psnr_input"]), abs=0.01)
+
+
+def test_an_image_of_any_name_is_measured_once(data, few, restorer, monkeypatch):
+    odd = not_utf8(data / "LIVE1", b"caf\xe9.png")
+    odd.write_bytes((data / "LIVE1/coffee.png").read_bytes())
+    name = "x" * 250
+    weights = Path(f"{name}.pth")
+    weights.write_bytes(b"weights")
+    work = [job for job in jobs(data, 1) if job.key[:2] == ("LIVE1", "q10")]
+    for _ in range(2):
+        table = Table(Path("out") / f"{name}.csv")
+        measure(restorer, table, work, facts_of_run(weights, restorer))
+        monkeypatch.setattr(protocol, "_measured", None)  # would fail if it were called
+    assert len(table.rows()) == 4
+    assert one(table, "LIVE1", "q10", "caf\\udce9")["psnr_input"]
+
+
+def test_files_that_cannot_be_written_are_one_line(data, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results, "_measure", full)
+    with pytest.raises(UserError, match=r"^out: No space left on device$"):
+        results.run(["-o", "out"])
+    Path("card.md").write_bytes(b"\xe9")
+    with pytest.raises(UserError, match=r"^--fill card\.md: not UTF-8"):
+        fill(Path("card.md"), None)
 
 
 def test_what_is_measured(data):

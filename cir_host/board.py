@@ -1,0 +1,43 @@
+"""TensorBoard's writer, which must not end a training."""
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+_logger = logging.getLogger("basicsr")
+
+
+def survive_full_disk(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``init_tb_logger`` return a writer of which a failure is one error in the log."""
+
+    @wraps(original)
+    def init_tb_logger(log_dir: str) -> Any:
+        return _Survivor(original(log_dir), log_dir)
+
+    return init_tb_logger
+
+
+class _Survivor:
+    """Passes calls on to a writer until one of them fails."""
+
+    def __init__(self, writer: Any, folder: str) -> None:
+        self._writer = writer
+        self._folder = folder
+        self._failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._writer, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return None if self._failed else method(*args, **kwargs)
+            except OSError as error:
+                self._failed = True
+                _logger.error(
+                    "%s: cannot be written (%s); TensorBoard shows nothing from here on.",
+                    self._folder,
+                    error.strerror or error,
+                )
+
+        return call if callable(method) else method
