@@ -17,8 +17,9 @@ from cir_arch.network import Entry, entries, entry_named
 from cir_arch.state_dict import State
 from cir_host import checkpoint
 from cir_host.checkpoint import NETWORK_KEY, load_into, read_checkpoint
-from cir_host.checkpoint_files import printable, some_of
+from cir_host.checkpoint_files import some_of
 from cir_host.errors import UserError
+from cir_host.file_names import printable
 
 
 @dataclass(frozen=True)

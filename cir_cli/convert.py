@@ -13,8 +13,9 @@ from cir_arch.export import compare_onnx, export_onnx, require_onnx, save_safete
 from cir_arch.recognition import NetworkOptions, described, load_network, recognise
 from cir_cli.options_files import find
 from cir_host.checkpoint import Checkpoint, not_finite, read_checkpoint, refuse_not_finite
-from cir_host.checkpoint_files import printable, reason, shown
+from cir_host.checkpoint_files import reason, shown
 from cir_host.errors import UserError
+from cir_host.file_names import printable
 from cir_host.files import part_of
 
 FORMATS = (".safetensors", ".pth", ".onnx")

@@ -15,8 +15,9 @@ from cir_arch.facts import NetworkFacts
 from cir_arch.network import Entry, entries
 from cir_arch.recognition import NetworkOptions, described, recognise
 from cir_host.checkpoint import Checkpoint, about_not_finite, load_into, not_finite, read_checkpoint
-from cir_host.checkpoint_files import printable, shown
+from cir_host.checkpoint_files import shown
 from cir_host.errors import UserError
+from cir_host.file_names import printable
 
 
 def run(arguments: list[str]) -> None:

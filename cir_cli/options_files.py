@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from cir_host.errors import OptionsError
+from cir_host.file_names import expanded
 
 
 def shipped() -> dict[str, Path]:
@@ -23,7 +24,7 @@ def find(name: str) -> Path:
     Raises:
         OptionsError: There is neither; the message names the near ones.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return path
     ours = shipped()

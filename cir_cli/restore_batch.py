@@ -19,7 +19,7 @@ from cir_cli.restore_jobs import STANDARD_STREAM, LeftOut, list_jobs, streams
 from cir_cli.restore_views import Report, write_comparison
 from cir_data.picture_writing import write_file
 from cir_host.errors import UserError
-from cir_host.files import fitting_name
+from cir_host.file_names import short_name
 from cir_model.inference import Restorer
 from cir_model.restoring import Job, Outcome, read_regular_file, restore_bytes, restore_file
 from cir_model.restoring_options import InferenceOptions, RestoreOptions
@@ -139,7 +139,7 @@ class _Batch:
         if self.compare:
             below = self.output if self.output in job.copied.parents else job.copied.parent
             strip = self.compare / job.copied.relative_to(below)
-            write_comparison(strip.with_name(fitting_name(strip.name, ".png")), before, after)
+            write_comparison(strip.with_name(short_name(strip.name, ".png")), before, after)
         if self.report is not None:
             self.report.add(_name(job), outcome.note, before, after)
 

@@ -2,7 +2,6 @@
 
 import glob
 import os
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import TypeAlias
 from cir_data.formats import SUFFIXES
 from cir_data.sources import EXTENSIONS
 from cir_host.errors import UserError
-from cir_host.files import fitting_name
+from cir_host.file_names import expanded, folded, short_name
 from cir_model.restoring import Job
 
 STANDARD_STREAM = "-"
@@ -144,13 +143,13 @@ def _real(path: Path) -> Path:
 
 def _names_a_file(inputs: Sequence[str], output: str) -> bool:
     path = Path(output)
-    only_a_file = len(inputs) == 1 and _literal(inputs[0]).is_file()
+    only_a_file = len(inputs) == 1 and expanded(inputs[0]).is_file()
     looks_like_a_file = path.suffix.lower() in IN_FOLDERS | _FORMATS.keys()
     return only_a_file and looks_like_a_file and not (path.is_dir() or output.endswith(os.sep))
 
 
 def _single(inputs: Sequence[str], output: str, wanted: str) -> Job:
-    source = _literal(inputs[0])
+    source = expanded(inputs[0])
     if len(inputs) != 1 or (inputs[0] != STANDARD_STREAM and not source.is_file()):
         raise UserError("-o -: standard output takes a single file as input")
     target = Path(output)
@@ -172,7 +171,7 @@ def _found(inputs: Sequence[str], output: Path, left_out: LeftOut) -> list[_Foun
     """Return each file once, with the name that it has below its input."""
     found: dict[Path, _Found] = {}
     for entry in inputs:
-        root, paths = _expanded(entry, left_out)
+        root, paths = _matches(entry, left_out)
         inside = _real(root) in output.parents  # then what an earlier run wrote is no input
         for path in paths:
             resolved = _real(path)
@@ -188,20 +187,9 @@ def _found(inputs: Sequence[str], output: Path, left_out: LeftOut) -> list[_Foun
     return sorted(found.values(), key=lambda item: (item[1].as_posix(), str(item[0])))
 
 
-def _literal(entry: str) -> Path:
-    """Return the path that is meant: a leading ``~`` is the home folder unless a file has it."""
-    path = Path(entry)
-    if path.exists():
-        return path
-    try:
-        return path.expanduser()
-    except RuntimeError:  # no such user
-        return path
-
-
-def _expanded(entry: str, left_out: LeftOut) -> tuple[Path, list[Path]]:
+def _matches(entry: str, left_out: LeftOut) -> tuple[Path, list[Path]]:
     """Return what an input stands for, and the folder from which names are counted."""
-    path = _literal(entry)
+    path = expanded(entry)
     if path.is_dir():
         return path, list(_below(path, left_out))
     if path.exists():  # what is no regular file is refused when it is its turn
@@ -261,8 +249,7 @@ def _begins_as_jpeg(path: Path) -> bool:
 
 
 def _key(name: PurePosixPath) -> str:
-    """Return what is alike for names that some file systems take for one."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.as_posix()).casefold())
+    return folded(name.as_posix())
 
 
 def _distinct(found: Sequence[_Found]) -> list[PurePosixPath]:
@@ -292,7 +279,7 @@ def _copied_names(names: Sequence[PurePosixPath]) -> list[PurePosixPath]:
             while _key(chosen[index]) in taken:
                 number += 1
                 ending = f".{number}{name.suffix}"
-                chosen[index] = name.with_name(fitting_name(name.stem, ending))
+                chosen[index] = name.with_name(short_name(name.stem, ending))
             taken.add(_key(chosen[index]))
     return chosen
 
@@ -304,9 +291,9 @@ def _restored_name(name: PurePosixPath, file_format: str, wanted: str, step: int
     if step == 0 and wanted == "same" and name.suffix.lower() in _FORMATS:
         return name
     if step == 0 and known:
-        return name.with_name(fitting_name(name.stem, suffix))
+        return name.with_name(short_name(name.stem, suffix))
     number = f".{step - 1}" if step > 1 else ""
-    return name.with_name(fitting_name(name.name, number + suffix))
+    return name.with_name(short_name(name.name, number + suffix))
 
 
 def _restored_names(

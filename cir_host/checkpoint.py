@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cir_host.checkpoint_files import printable, read_file, shown, some_of
+from cir_host.checkpoint_files import read_file, shown, some_of
 from cir_host.errors import UserError
+from cir_host.file_names import printable
 
 _logger = logging.getLogger("basicsr")
 

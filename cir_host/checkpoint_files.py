@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from cir_host.errors import UserError
+from cir_host.file_names import printable
 
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".safetensors")
 """Endings of checkpoints, by which one is found in a zip archive."""
@@ -46,17 +47,6 @@ _MOST_PACKED = 100
 
 _LONGEST_HEADER = 100_000_000
 """Bytes; safetensors takes none beyond."""
-
-
-def printable(text: str) -> str:
-    """Return a text on one line that every UTF-8 file takes.
-
-    What cannot be printed, such as line breaks and the bytes of a file name that is not UTF-8, is
-    written with backslashes.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(name: object) -> str:

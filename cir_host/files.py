@@ -11,9 +11,6 @@ from typing import IO, Any
 PART = ".part"
 """Ending of a file that is being written; one left behind belongs to a killed run."""
 
-LONGEST_NAME = 255
-"""Bytes of the name of a file on usual file systems."""
-
 
 def part_of(path: Path) -> Path:
     """Return where a file is written until it takes its place: beside it.
@@ -23,15 +20,6 @@ def part_of(path: Path) -> Path:
     """
     digest = blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     return path.with_name(f".{digest}{PART}")
-
-
-def fitting_name(stem: str, ending: str) -> str:
-    """Return the two joined, with the stem cut to what file systems allow: 255 bytes in all."""
-    name = stem + ending
-    if len(os.fsencode(name)) <= LONGEST_NAME:
-        return name
-    cut = os.fsencode(stem)[: LONGEST_NAME - len(os.fsencode(ending))]
-    return cut.decode("utf-8", "ignore") + ending
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

@@ -16,7 +16,7 @@ from cir_data.picture import FileFacts, Picture, examine, read
 from cir_data.picture_writing import Encoding, write_file
 from cir_data.xmp import source_of, with_source
 from cir_host.errors import UserError
-from cir_host.files import fitting_name
+from cir_host.file_names import short_name
 from cir_model.inference import Restorer
 from cir_model.picture import as_tensor, restore_picture
 from cir_model.pixel_quality import pixel_quality, quality_network
@@ -81,7 +81,7 @@ def restore_file(job: Job, restorer: Restorer, options: RestoreOptions | None = 
     warning: tuple[str, ...] = ()
     if not options.overwrite:
         digest = _digest(data)
-        own = wanted.with_name(fitting_name(wanted.stem, f".{digest[:8]}{wanted.suffix}"))
+        own = wanted.with_name(short_name(wanted.stem, f".{digest[:8]}{wanted.suffix}"))
         for path in (wanted, *job.earlier, own):
             if (path == own and path.exists()) or (
                 _is_copy(path, data) if copies else _is_made_from(path, digest)
