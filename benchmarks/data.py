@@ -39,11 +39,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cir_data import jpeg
-from cir_data.geometry import Window
-from cir_data.image_io import decode
-from cir_data.preparation import Preparation, Settings, keys_of
-from cir_data.sources import FolderSource, StoredImage, StoredImages, open_images
+from cir_data.codecs import jpeg
+from cir_data.images.decoding import decode
+from cir_data.images.geometry import Window
+from cir_data.prepare.preparation import Preparation, Settings, keys_of
+from cir_data.storage.sources import FolderSource, StoredImage, StoredImages, open_images
 from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 
 CROP = 128

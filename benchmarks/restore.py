@@ -32,11 +32,11 @@ from torch import Tensor, nn
 
 from cir_arch import PromptCIR, load_network
 from cir_cli.options_files import find
-from cir_data.picture import Samples, read
-from cir_data.picture_writing import Encoding
-from cir_model.inference import Restorer
-from cir_model.picture import restore_picture
-from cir_model.restoring_options import InferenceOptions
+from cir_data.images.reading import Samples, read
+from cir_data.images.writing import Encoding
+from cir_model.restoring.inference import Restorer
+from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.pictures import restore_picture
 
 PUBLISHED = {"tile": 384, "overlap": 96, "tiling": "ntire2024"}
 

@@ -14,9 +14,10 @@ from cir_arch import load_network
 from cir_cli.figures import new_figure
 from cir_cli.flags import number
 from cir_cli.restore_jobs import list_pictures
-from cir_data.image_io import UnreadableImage, decode
-from cir_data.jpeg import JPEG
-from cir_data.sources import some
+from cir_data.codecs.jpeg import JPEG
+from cir_data.images.decoding import decode
+from cir_data.images.errors import UnreadableImage
+from cir_data.storage.sources import some
 from cir_host.errors import UserError
 from cir_host.files import read_regular, write_whole
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cir_data.preparation import (
+from cir_data.prepare.preparation import (
     Preparation,
     Report,
     Settings,
@@ -17,8 +17,8 @@ from cir_data.preparation import (
     keys_of,
     write_meta_info,
 )
-from cir_data.recipes import RECIPES, Recipe
-from cir_data.sources import PassedOver, StoredImage, find_images, some
+from cir_data.prepare.recipes import RECIPES, Recipe
+from cir_data.storage.sources import PassedOver, StoredImage, find_images, some
 from cir_host.errors import UserError
 
 _EPILOG = """\

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cir_cli.flags import number, shard, tile
-from cir_data.formats import SUFFIXES
-from cir_model.restoring_options import FINE_QUALITY, MAX_PIXELS, Ensemble
+from cir_data.images.formats import SUFFIXES
+from cir_model.restoring.options import FINE_QUALITY, MAX_PIXELS, Ensemble
 
 
 def run(arguments: list[str]) -> int:

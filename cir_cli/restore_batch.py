@@ -17,12 +17,12 @@ from tqdm import tqdm
 from cir_arch import load_network
 from cir_cli.restore_jobs import STANDARD_STREAM, LeftOut, list_jobs, streams
 from cir_cli.restore_views import Report, write_comparison
-from cir_data.picture_writing import write_file
+from cir_data.images.writing import write_file
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
-from cir_model.inference import Restorer
-from cir_model.restoring import Job, Outcome, read_regular_file, restore_bytes, restore_file
-from cir_model.restoring_options import InferenceOptions, RestoreOptions
+from cir_model.restoring.files import Job, Outcome, read_regular_file, restore_bytes, restore_file
+from cir_model.restoring.inference import Restorer
+from cir_model.restoring.options import InferenceOptions, RestoreOptions
 from cir_weights import default_weights
 
 

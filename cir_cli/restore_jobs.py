@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from cir_data.formats import SUFFIXES
-from cir_data.sources import EXTENSIONS
+from cir_data.images.formats import SUFFIXES
+from cir_data.storage.sources import EXTENSIONS
 from cir_host.errors import UserError
 from cir_host.file_names import expanded, folded, short_name
-from cir_model.restoring import Job
+from cir_model.restoring.files import Job
 
 STANDARD_STREAM = "-"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cir_data.picture import Picture
-from cir_data.picture_writing import write_file
+from cir_data.images.reading import Picture
+from cir_data.images.writing import write_file
 
 _PANEL = 480
 """Largest width and height of a panel in a strip."""

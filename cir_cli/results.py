@@ -9,10 +9,10 @@ from cir_cli.results_page import fill, write_page
 from cir_cli.showcase import SHOWPIECES, show
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
-from cir_model.inference import Restorer
+from cir_model.measuring.protocol import Table, facts_of_run, jobs, measure
 from cir_model.metrics import perceptual
-from cir_model.protocol import Table, facts_of_run, jobs, measure
-from cir_model.restoring_options import InferenceOptions
+from cir_model.restoring.inference import Restorer
+from cir_model.restoring.options import InferenceOptions
 from cir_weights import default_weights
 
 

@@ -12,7 +12,7 @@ from cir_cli.showcase import SHOWPIECES
 from cir_host.errors import UserError
 from cir_host.file_names import printable
 from cir_host.files import write_text_whole
-from cir_model.protocol import (
+from cir_model.measuring.protocol import (
     CLEAN,
     DOUBLE,
     DOUBLE_SHIFT,
@@ -25,7 +25,7 @@ from cir_model.protocol import (
     Table,
     TestSet,
 )
-from cir_model.published import LIVE1_COLOUR, SOURCE
+from cir_model.measuring.published import LIVE1_COLOUR, SOURCE
 
 _DECIMALS = {"psnr": 2, "ssim": 4, "psnrb": 2, "lpips": 4, "dists": 4}
 _NAMES = {"psnr": "PSNR", "ssim": "SSIM", "psnrb": "PSNR-B", "lpips": "LPIPS", "dists": "DISTS"}

@@ -14,9 +14,9 @@ import numpy as np
 from basicsr.metrics import calculate_psnr
 from PIL import Image, ImageDraw
 
-from cir_data.picture import read
-from cir_model.inference import Restorer
-from cir_model.picture import restore_picture
+from cir_data.images.reading import read
+from cir_model.restoring.inference import Restorer
+from cir_model.restoring.pictures import restore_picture
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom."""

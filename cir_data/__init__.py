@@ -1,21 +1,12 @@
-"""Data sets of compressed images for BasicSR. Importing this package registers all of them."""
+"""Images in files, codecs, and the data sets of compressed images for BasicSR.
 
-import cir_host  # noqa: F401 (makes BasicSR importable)
-from cir_data.codec_restoration_dataset import CodecRestorationDataset
-from cir_data.jpeg_folder_dataset import JPEGFolderDataset
-from cir_data.jpeg_restoration_dataset import JPEGRestorationDataset
-from cir_data.paired_jpeg_dataset import PairedJPEGDataset
-from cir_data.sample import DoubleFacts, PairSample, Sample, UCSRSample
-from cir_data.ucsr_dataset import UCSRDataset
+The data sets are registered as soon as BasicSR is imported.
+"""
 
-__all__ = [
-    "CodecRestorationDataset",
-    "DoubleFacts",
-    "JPEGFolderDataset",
-    "JPEGRestorationDataset",
-    "PairSample",
-    "PairedJPEGDataset",
-    "Sample",
-    "UCSRDataset",
-    "UCSRSample",
-]
+import lazy_loader
+
+from cir_host.basicsr_import import after_basicsr
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+after_basicsr("cir_data.datasets")

@@ -6,10 +6,10 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from cir_data.color import Color
 from cir_data.draws import IntegerOption, JPEGQuality, Mixture, NameOption, check_range
-from cir_data.jpeg import Subsampling
-from cir_data.sources import as_list, is_lmdb
+from cir_data.images.color import Color
+from cir_data.images.compression import Subsampling
+from cir_data.storage.sources import as_list, is_lmdb
 from cir_host.options import DatasetOptions
 
 Roots = str | Annotated[list[str], Meta(min_length=1)]

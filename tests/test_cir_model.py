@@ -25,8 +25,8 @@ from cir_host.errors import OptionsError, UserError
 from cir_host.options import convert
 from cir_host.sampler import Stage
 from cir_model import CIRModel
-from cir_model.options import TrainOptions, ValOptions
-from cir_model.validation import _UniqueNames
+from cir_model.measuring.validation import _UniqueNames
+from cir_model.training.options import TrainOptions, ValOptions
 
 NETWORK = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
 
@@ -173,7 +173,7 @@ class Statistics(TinyBatchNorm):
 
 
 def test_a_step_that_is_not_finite_leaves_everything_as_it_was(monkeypatch):
-    monkeypatch.setattr("cir_model.validation.SRModel.print_network", lambda *_: None)
+    monkeypatch.setattr("cir_model.measuring.validation.SRModel.print_network", lambda *_: None)
     monkeypatch.setattr("basicsr.models.sr_model.build_network", lambda _: Statistics())
     made = model(ema_decay=0.9, max_nonfinite=3)
     step(made)

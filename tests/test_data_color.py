@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 from skimage.color import rgb2ycbcr
 
-from cir_data.color import convert
+from cir_data.images.color import convert
 
 EVERY_COLOUR = (
     np.stack(np.meshgrid(np.arange(0, 256, 3), np.arange(0, 256, 3), np.arange(0, 256, 3)), axis=-1)

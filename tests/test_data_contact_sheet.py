@@ -8,7 +8,7 @@ from name_tools import not_utf8
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cir_data.contact_sheet import describe
+from cir_data.datasets.contact_sheet import describe
 from cir_host.errors import OptionsError
 from cir_host.sampler import DataPlan, Stage, TrainingBatches
 

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 from data_tools import coordinate_image, first_boundary
 
-from cir_data.geometry import Orientation, Window
+from cir_data.images.geometry import Orientation, Window
 
 ALL = [Orientation(*flags) for flags in itertools.product((False, True), repeat=3)]
 

@@ -6,13 +6,13 @@ from data_tools import make, plain_jpeg, save, smooth_image, to_uint8
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cir_data.geometry import Window
-from cir_data.jpeg import JPEG
+from cir_data.codecs.jpeg import JPEG
+from cir_data.images.geometry import Window
 from cir_host.errors import OptionsError, UserError
 
 jpeglib = pytest.importorskip("jpeglib", reason="extra libjpeg is not installed")
 
-from cir_data.ijg_jpeg import IJGJpeg  # noqa: E402
+from cir_data.codecs.ijg_jpeg import IJGJpeg  # noqa: E402
 
 
 def test_files_have_pillows_tables_and_sampling():

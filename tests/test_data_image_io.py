@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from cir_data.image_io import UnreadableImage, decode, decode_compressed
+from cir_data.images.decoding import decode, decode_compressed
+from cir_data.images.errors import UnreadableImage
 
 RGB = smooth_image(20, 30)
 GREY = smooth_image(20, 30, channels=1)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from cir_data import jpeg
-from cir_data.geometry import Window
+from cir_data.codecs import jpeg
+from cir_data.images.geometry import Window
 
 
 def test_compress_is_one_plain_pillow_call():

@@ -16,7 +16,7 @@ from data_tools import (
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cir_data.jpeg import JPEG
+from cir_data.codecs.jpeg import JPEG
 from cir_host.errors import OptionsError, UserError
 from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from data_tools import make, plain_jpeg, save, smooth_image, to_uint8
 
-from cir_data.color import convert
+from cir_data.images.color import convert
 from cir_host.errors import OptionsError, UserError
 
 

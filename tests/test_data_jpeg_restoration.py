@@ -16,7 +16,7 @@ from data_tools import (
 )
 from torch.utils.data import DataLoader
 
-from cir_data.color import convert
+from cir_data.images.color import convert
 from cir_host.errors import OptionsError, UserError
 from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 

@@ -21,14 +21,15 @@ from PIL import Image
 
 from cir_cli import prepare
 from cir_cli.main import main
-from cir_data.coarseness import equivalent_quality_of_file
-from cir_data.image_io import UnreadableImage, decode
-from cir_data.preparation import Preparation, Settings, keys_of, ordered_map
-from cir_data.raw_pixels import pack
-from cir_data.recipes import RECIPES
-from cir_data.sources import FolderSource, ImageSource, StoredImage, open_images
-from cir_data.sub_images import sub_windows
-from cir_data.writers import LmdbWriter
+from cir_data.images.decoding import decode
+from cir_data.images.errors import UnreadableImage
+from cir_data.images.jpeg_facts import equivalent_quality_of_file
+from cir_data.prepare.preparation import Preparation, Settings, keys_of, ordered_map
+from cir_data.prepare.recipes import RECIPES
+from cir_data.prepare.sub_images import sub_windows
+from cir_data.storage.raw_pixels import pack
+from cir_data.storage.sources import FolderSource, ImageSource, StoredImage, open_images
+from cir_data.storage.writers import LmdbWriter
 from cir_host.errors import UserError
 from cir_host.sampler import SampleIndex
 
@@ -419,8 +420,8 @@ def test_a_killed_command_leaves_nothing_that_looks_whole(tmp_path, monkeypatch)
         save(root / f"{number}.png", np.roll(noise, number, 0), compress_level=0)
     script = (
         "import cir_data, sys; from pathlib import Path\n"
-        "from cir_data.preparation import Preparation, Settings, keys_of\n"
-        "from cir_data.sources import open_images\n"
+        "from cir_data.prepare.preparation import Preparation, Settings, keys_of\n"
+        "from cir_data.storage.sources import open_images\n"
         "(images,) = open_images('input', 'images')\n"
         "Preparation(images, keys_of(images), Path('x.lmdb'), Settings(store='raw'),"
         " batch_bytes=1).run(2)\n"

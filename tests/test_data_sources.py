@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from name_tools import file_paths, not_utf8
 
-from cir_data.image_io import UnreadableImage, decode
-from cir_data.sources import (
+from cir_data.images.decoding import decode
+from cir_data.images.errors import UnreadableImage
+from cir_data.storage.sources import (
     FolderSource,
     StoredImage,
     StoredImages,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from cir_arch.ucip_arch import CODECS
-from cir_data.geometry import Window
-from cir_data.matlab import Reduce, reduce
+from cir_data.degradations.bicubic import Reduce, reduce
+from cir_data.images.geometry import Window
 from cir_host.errors import OptionsError, UserError
 from cir_host.sampler import SampleIndex
 

@@ -11,10 +11,10 @@ import cir_arch  # noqa: F401
 from cir_arch.facts import NetworkFacts
 from cir_host.errors import OptionsError, UserError
 from cir_host.options import convert
-from cir_model import memory
-from cir_model.inference import Restorer, restore_tensor
-from cir_model.restoring_options import InferenceOptions
-from cir_model.symmetry import SYMMETRIES
+from cir_model.restoring import memory
+from cir_model.restoring.inference import Restorer, restore_tensor
+from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.symmetry import SYMMETRIES
 
 
 class Shift(nn.Module):

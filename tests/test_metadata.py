@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
-from cir_data.formats import SUFFIXES
-from cir_data.iptc import Iptc
-from cir_data.metadata import Metadata
-from cir_data.picture import Picture, read
-from cir_data.picture_writing import Encoding
-from cir_data.xmp import source_of, with_source
+from cir_data.images.formats import SUFFIXES
+from cir_data.images.iptc import Iptc
+from cir_data.images.metadata import Metadata
+from cir_data.images.reading import Picture, read
+from cir_data.images.writing import Encoding
+from cir_data.images.xmp import source_of, with_source
 
 FORMATS = list(SUFFIXES)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from cir_data.image_io import UnreadableImage
-from cir_data.metadata import Metadata
-from cir_data.picture import Picture, TruncatedImage, examine, read, srgb_profile
-from cir_data.picture_writing import Encoding, UnwritablePicture
+from cir_data.images.errors import UnreadableImage
+from cir_data.images.metadata import Metadata
+from cir_data.images.reading import Picture, TruncatedImage, examine, read, srgb_profile
+from cir_data.images.writing import Encoding, UnwritablePicture
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6" dc:title="T"/></x:xmpmeta>'
 

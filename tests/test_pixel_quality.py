@@ -8,8 +8,8 @@ import torch
 from command_tools import photographs
 from PIL import Image
 
-from cir_model import pixel_quality as module
-from cir_model.pixel_quality import block_offset, pixel_quality, quality_network
+from cir_model.restoring import pixel_quality as module
+from cir_model.restoring.pixel_quality import block_offset, pixel_quality, quality_network
 
 
 @pytest.fixture(scope="module")

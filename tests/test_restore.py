@@ -14,7 +14,7 @@ from PIL import Image
 from small_networks import SMALL
 
 from cir_cli import main, restore, restore_batch
-from cir_model.inference import restore_tensor
+from cir_model.restoring.inference import restore_tensor
 
 
 @pytest.fixture

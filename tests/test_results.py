@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from cir_model.results import DataSetResult, ImageRecord, markdown_table, write_results
+from cir_model.measuring.results import DataSetResult, ImageRecord, markdown_table, write_results
 
 
 def record(image, given, restored):

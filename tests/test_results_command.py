@@ -14,10 +14,10 @@ from PIL import Image
 from cir_cli import main, results
 from cir_cli.results_page import fill, write_page
 from cir_host.errors import UserError
-from cir_model import protocol
-from cir_model.inference import Restorer
-from cir_model.protocol import COLUMNS, Table, facts_of_run, jobs, measure
-from cir_model.restoring_options import InferenceOptions
+from cir_model.measuring import protocol
+from cir_model.measuring.protocol import COLUMNS, Table, facts_of_run, jobs, measure
+from cir_model.restoring.inference import Restorer
+from cir_model.restoring.options import InferenceOptions
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from torch import nn
 
 import cir_arch  # noqa: F401
 from cir_arch.facts import NetworkFacts
-from cir_model.inference import restore_tensor
-from cir_model.tiling import Tiling
+from cir_model.restoring.inference import restore_tensor
+from cir_model.restoring.tiling import Tiling
 
 
 def facts(multiple=1, halo=0, scale=1):

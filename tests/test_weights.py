@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw
 
 import cir_weights
 from cir_arch import load_network
-from cir_data.picture import read
+from cir_data.images.reading import read
 from cir_host.checkpoint import locate, read_checkpoint
 from cir_host.errors import UserError
-from cir_model.inference import Restorer
-from cir_model.picture import restore_picture
-from cir_model.restoring_options import InferenceOptions
+from cir_model.restoring.inference import Restorer
+from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.pictures import restore_picture
 
 needs_weights = pytest.mark.skipif(
     "promptcir_s_x1" not in cir_weights.names(), reason="cir_weights/promptcir_s_x1 is not there"

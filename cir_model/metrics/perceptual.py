@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor
 
 from cir_host.errors import UserError
@@ -38,7 +37,7 @@ def lacking(metric: str) -> str | None:
     return None
 
 
-@register(METRIC_REGISTRY)
+@register("metric")
 def calculate_lpips(img: Any, img2: Any, **_: Any) -> float:
     """Return LPIPS (Zhang et al., CVPR 2018) by AlexNet, version 0.1; lower is better.
 
@@ -52,7 +51,7 @@ def calculate_lpips(img: Any, img2: Any, **_: Any) -> float:
     return _distance("lpips", img, img2)
 
 
-@register(METRIC_REGISTRY)
+@register("metric")
 def calculate_dists(img: Any, img2: Any, **_: Any) -> float:
     """Return DISTS (Ding et al., TPAMI 2020) by VGG16; lower is better.
 

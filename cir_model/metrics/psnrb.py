@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from basicsr.metrics.metric_util import reorder_image, to_y_channel
-from basicsr.utils.registry import METRIC_REGISTRY
 from numpy.typing import NDArray
 
 from cir_host.errors import UndefinedMetric
@@ -20,7 +19,7 @@ from cir_host.registration import register
 BLOCK = 8
 
 
-@register(METRIC_REGISTRY)
+@register("metric")
 def calculate_psnrb(
     img: NDArray[Any],
     img2: NDArray[Any],

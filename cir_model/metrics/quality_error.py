@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from basicsr.utils.registry import METRIC_REGISTRY
-
 from cir_host.errors import UndefinedMetric
 from cir_host.registration import register
 
 
-@register(METRIC_REGISTRY)
+@register("metric")
 def calculate_quality_error(
     predicted_quality: float | None = None, quality: float | None = None, **_: Any
 ) -> float:

@@ -1,0 +1,71 @@
+"""Pairs made from clean images alone: the JPEG is made while loading."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from cir_data.codecs.jpeg import JPEG
+from cir_data.datasets.online_dataset import OnlineDataset
+from cir_data.datasets.sample import DoubleFacts
+from cir_data.degradations.base import Degradation
+from cir_data.degradations.jpeg import NO_GRID, JPEGDraws, first_compression, first_grid
+from cir_data.images.geometry import Orientation, Pixels, Size, Window
+from cir_data.options import JPEGRestorationOptions
+from cir_host.registration import register
+
+
+@register("dataset")
+class JPEGRestorationDataset(OnlineDataset):
+    """Clean images and their JPEGs, compressed on the fly, once or twice.
+
+    A crop for training equals the same crop of the whole compressed image, bit for bit, so that the
+    block grid lies in it as it does in a part of a real JPEG. ``lq_path`` is the path of the clean
+    image. With the option ``double``, samples have the keys of
+    :class:`cir_data.datasets.sample.DoubleFacts` too.
+
+    Args:
+        opt: The section of the options file; :class:`JPEGRestorationOptions` lists the keys.
+
+    Raises:
+        OptionsError: A key or value that cannot be used.
+        UserError: A folder, an LMDB, a listed image or a package is not there.
+    """
+
+    options_type = JPEGRestorationOptions
+    options: JPEGRestorationOptions
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        super().__init__(opt)
+        self._draws = JPEGDraws(self.options, f"datasets.{self.options.phase}")
+        self.codec = self._draws.version
+
+    def draw(self, rng: np.random.Generator) -> Degradation:
+        """Draw one or two compressions and what happens between them."""
+        return self._draws.draw(rng)
+
+    def grid(self, degradation: Degradation) -> Size:
+        """Return the grid on which crops start: by ``align``, that of the last compression."""
+        if self.options.align == "none":
+            return 1, 1
+        codec = degradation.last.codec
+        assert isinstance(codec, JPEG)  # what JPEGDraws gives
+        return codec.unit(grey=self.options.color != "rgb")
+
+    def facts(
+        self, degradation: Degradation, window: Window, orientation: Orientation, lq: Pixels
+    ) -> Mapping[str, Any]:
+        """Return the draws of the first compression where there may be one."""
+        if self.options.double is None:
+            return {}
+        quality, subsampling, factor = first_compression(degradation)
+        boundary = first_grid(degradation, window)
+        if boundary != NO_GRID:
+            boundary = orientation.move_boundary(boundary, lq)
+        return DoubleFacts(
+            first_quality=quality,
+            first_subsampling=subsampling if lq.ndim == 3 or quality < 0 else "4:0:0",
+            first_block_offset=torch.tensor(boundary),
+            resize=factor,
+        )

@@ -1,0 +1,96 @@
+"""What the data sets share that compress clean images while loading."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cir_data.codecs.base import CodecError
+from cir_data.datasets.pair_dataset import PairDataset, extend
+from cir_data.datasets.randomness import sample_generator
+from cir_data.datasets.sample import PairSample, make_pair, make_sample
+from cir_data.degradations.base import Degradation
+from cir_data.images.decoding import decode
+from cir_data.images.geometry import Orientation, Pixels, Size, Window
+
+
+class OnlineDataset(PairDataset):
+    """Base of the data sets that make the compressed image from the clean one.
+
+    In training, an image that is too small for a crop is extended by reflection before anything
+    else is done to it.
+    """
+
+    codec: str
+    """Name and version of the codec."""
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator) -> Degradation:
+        """Draw what happens to an image."""
+
+    def grid(self, degradation: Degradation) -> Size:
+        """Return the grid on which crops start."""
+        return 1, 1
+
+    def facts(
+        self,
+        degradation: Degradation,
+        window: Window,
+        orientation: Orientation,
+        lq: Pixels,
+    ) -> Mapping[str, Any]:
+        """Return what is added to a sample beside the facts of the last compression.
+
+        Args:
+            degradation: What was drawn.
+            window: Where the sample lies in the degraded image.
+            orientation: How it is turned.
+            lq: The degraded window, not yet turned.
+        """
+        return {}
+
+    def whole(self, index: int) -> PairSample:
+        """Return a whole image, the same bits each time."""
+        degradation = self.draw(sample_generator(0, index))
+        original = self.originals[index]
+        image = extend(decode(original.read(), original.path), degradation.input_edge(1))
+        window = Window(0, 0, *degradation.output_size(_size(image)))
+        return self._sample(index, image, degradation, window, Orientation())
+
+    def crop(self, index: int, rng: np.random.Generator) -> PairSample:
+        """Return a crop of the compressed image and of the clean one."""
+        original = self.originals[index]
+        image = decode(original.read(), original.path)
+        degradation = self.draw(rng)
+        image = extend(image, degradation.input_edge(self.crop_size))
+        size = degradation.output_size(_size(image))
+        window = Window.random(rng, size, self.crop_size, self.grid(degradation))
+        return self._sample(index, image, degradation, window, self.random_orientation(rng))
+
+    def _sample(
+        self,
+        index: int,
+        image: Pixels,
+        degradation: Degradation,
+        window: Window,
+        orientation: Orientation,
+    ) -> PairSample:
+        path, color = self.originals[index].path, self.options.color
+        try:
+            lq, gt = degradation.apply(image, color, window)
+        except CodecError as error:
+            raise CodecError(f"{path}: {error}") from error
+        boundary = orientation.move_boundary(window.move_boundary((0, 0)), lq)
+        record = degradation.record(grey=lq.ndim == 2)
+        pair = make_pair(
+            make_sample(orientation.apply(lq), path, record, boundary),
+            orientation.apply(gt),
+            path,
+        )
+        pair.update(self.facts(degradation, window, orientation, lq))  # type: ignore[typeddict-item]
+        return pair
+
+
+def _size(image: Pixels) -> Size:
+    return image.shape[0], image.shape[1]

@@ -1,0 +1,87 @@
+"""Pairs from disk: compressed files beside their originals."""
+
+from collections.abc import Mapping
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from cir_data.datasets.pair_dataset import PairDataset, extend
+from cir_data.datasets.partners import partners
+from cir_data.datasets.sample import PairSample, make_pair, make_sample
+from cir_data.images.color import convert
+from cir_data.images.compression import Compression
+from cir_data.images.decoding import CompressedImage, decode, decode_compressed
+from cir_data.images.geometry import Boundary, Pixels, Window
+from cir_data.options import PairedJPEGOptions
+from cir_data.storage.sources import StoredImages, open_images
+from cir_host.errors import UserError
+from cir_host.registration import register
+
+
+@register("dataset")
+class PairedJPEGDataset(PairDataset):
+    """Compressed files and their originals, matched by path without extension.
+
+    ``quality`` and ``subsampling`` are read from the JPEG file; the quality is -1 where its tables
+    are not standard ones, or where the file is no JPEG. ``block_offset`` supposes that the blocks
+    start at the file's first pixel, as they do in every JPEG. Beyond the border of an image that is
+    extended to ``gt_size``, the grid is that of the reflected pixels, and not continued.
+
+    Args:
+        opt: The section of the options file; :class:`PairedJPEGOptions` lists the keys.
+
+    Raises:
+        OptionsError: A key or value that cannot be used.
+        UserError: A folder, an LMDB, a listed image or one of a pair is not there.
+    """
+
+    options_type = PairedJPEGOptions
+    options: PairedJPEGOptions
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        super().__init__(opt)
+        roots_gt = (list(images) for _, images in groupby(self.originals, attrgetter("source")))
+        roots_lq = open_images("dataroot_lq", self.options.dataroot_lq)
+        all_needed = self.options.meta_info_file is None
+        self.compressed = StoredImages(
+            partner
+            for originals, compressed in zip(roots_gt, roots_lq, strict=True)
+            for partner in partners(originals, compressed, all_needed)
+        )
+
+    def whole(self, index: int) -> PairSample:
+        """Return a pair of whole images."""
+        gt, lq = self._read(index)
+        return self._sample(index, gt, lq.pixels, lq.compression, lq.boundary)
+
+    def crop(self, index: int, rng: np.random.Generator) -> PairSample:
+        """Return the same crop of both images."""
+        gt, lq = self._read(index)
+        both = [extend(image, self.crop_size) for image in (gt, lq.pixels)]
+        window = Window.random(rng, both[0].shape[:2], self.crop_size)
+        orientation = self.random_orientation(rng)
+        crops = [window.cut(image) for image in both]
+        boundary = orientation.move_boundary(window.move_boundary(lq.boundary), crops[0])
+        gt_crop, lq_crop = (orientation.apply(crop) for crop in crops)
+        return self._sample(index, gt_crop, lq_crop, lq.compression, boundary)
+
+    def _read(self, index: int) -> tuple[Pixels, CompressedImage]:
+        original, compressed = self.originals[index], self.compressed[index]
+        gt = decode(original.read(), original.path)
+        lq = decode_compressed(compressed.read(), compressed.path)
+        if gt.shape[:2] != lq.pixels.shape[:2]:
+            gt_size, lq_size = (f"{i.shape[1]} x {i.shape[0]}" for i in (gt, lq.pixels))
+            raise UserError(
+                f"{original.path} is {gt_size} pixels, but {compressed.path} is {lq_size};"
+                " the two images of a pair must have the same size"
+            )
+        return gt, lq
+
+    def _sample(
+        self, index: int, gt: Pixels, lq: Pixels, compression: Compression, boundary: Boundary
+    ) -> PairSample:
+        gt, lq = (convert(image, self.options.color) for image in (gt, lq))
+        sample = make_sample(lq, self.compressed[index].path, compression, boundary)
+        return make_pair(sample, gt, self.originals[index].path)

@@ -1,0 +1,201 @@
+"""Degradations as sequences of steps that compute a crop from no more pixels than it needs.
+
+Each step says which part of its input it needs for a part of its output. Going backwards through
+the steps gives the part of the clean image to start from; what comes out then equals the same crop
+of the whole degraded image, bit for bit.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from cir_data.codecs.base import Codec
+from cir_data.images.color import Color, convert
+from cir_data.images.compression import Compression
+from cir_data.images.geometry import Pixels, Size, Window
+
+_CODING_UNIT = 64
+"""Edge of the largest blocks of AVIF and HEVC at their usual settings, on which contexts start."""
+
+
+class Step(ABC):
+    """One step of a degradation."""
+
+    moves_pixels: bool = False
+    """Whether the clean image goes through it too, so that it stays in place."""
+
+    def output_size(self, size: Size) -> Size:
+        """Return height and width of the output for those of the input."""
+        return size
+
+    def input_edge(self, edge: int) -> int:
+        """Return how long edges of the input must be for edges of the output."""
+        return edge
+
+    @abstractmethod
+    def needs(self, part: Window, size: Size, grey: bool) -> Window:
+        """Return the part of the input, whose whole size is given, for a part of the output."""
+
+    @abstractmethod
+    def apply(self, image: Pixels, given: Window, wanted: Window, size: Size) -> Pixels:
+        """Return a part of the output.
+
+        Args:
+            image: The part ``given`` of the input, as :meth:`needs` asked for it.
+            given: Where it lies in the whole input.
+            wanted: What to return of the whole output.
+            size: Height and width of the whole input.
+        """
+
+
+@dataclass(frozen=True)
+class Compress(Step):
+    """Compress and decode."""
+
+    codec: Codec
+    quality: int
+    context: int | None = None
+    """Pixels around a part that are compressed at most; None: as many as are needed."""
+
+    def needs(self, part: Window, size: Size, grey: bool) -> Window:
+        """Return what the codec needs, or may have; see :meth:`Step.needs`."""
+        needed = self.codec.needs(part, size, grey)
+        if self.context is None:
+            return needed
+        top, bottom = _span(part.top, part.height, self.context, needed.top, needed.height)
+        left, right = _span(part.left, part.width, self.context, needed.left, needed.width)
+        return Window(top, left, bottom - top, right - left)
+
+    def apply(self, image: Pixels, given: Window, wanted: Window, size: Size) -> Pixels:
+        """Compress the part and cut; see :meth:`Step.apply`."""
+        return wanted.within(given).cut(self.codec.compress(image, self.quality))
+
+
+def _span(
+    start: int, length: int, context: int, needed_start: int, needed_length: int
+) -> tuple[int, int]:
+    """Return where a part with some context begins and ends, within what is needed at most."""
+    first = max(0, start - context) // _CODING_UNIT * _CODING_UNIT
+    last = start + length + context
+    return max(first, needed_start), min(last, needed_start + needed_length)
+
+
+@dataclass(frozen=True)
+class CutOff(Step):
+    """Drop rows at the top and columns at the left, so that the next block grid lies elsewhere."""
+
+    rows: int
+    columns: int
+
+    moves_pixels = True
+
+    def output_size(self, size: Size) -> Size:
+        """Return what is left; see :meth:`Step.output_size`."""
+        return size[0] - self.rows, size[1] - self.columns
+
+    def input_edge(self, edge: int) -> int:
+        """Return the edge with what it loses; see :meth:`Step.input_edge`."""
+        return edge + max(self.rows, self.columns)
+
+    def needs(self, part: Window, size: Size, grey: bool) -> Window:
+        """Return the same pixels; see :meth:`Step.needs`."""
+        return part.moved(self.rows, self.columns)
+
+    def apply(self, image: Pixels, given: Window, wanted: Window, size: Size) -> Pixels:
+        """Return the pixels as they are; see :meth:`Step.apply`."""
+        return image
+
+
+@dataclass(frozen=True)
+class Resize(Step):
+    """Pillow's bicubic resizing, which widens its filter when it makes an image smaller.
+
+    It needs the whole image: the coefficients that Pillow rounds depend on the size of its input.
+    """
+
+    factor: float
+
+    moves_pixels = True
+
+    def output_size(self, size: Size) -> Size:
+        """Return the edges, rounded, at least 1 pixel; see :meth:`Step.output_size`."""
+        return max(1, round(size[0] * self.factor)), max(1, round(size[1] * self.factor))
+
+    def input_edge(self, edge: int) -> int:
+        """Return an edge that gives this one or a longer one; see :meth:`Step.input_edge`."""
+        return math.ceil(edge / self.factor)
+
+    def needs(self, part: Window, size: Size, grey: bool) -> Window:
+        """Return the whole input; see :meth:`Step.needs`."""
+        return Window(0, 0, *size)
+
+    def apply(self, image: Pixels, given: Window, wanted: Window, size: Size) -> Pixels:
+        """Resize the whole and cut; see :meth:`Step.apply`."""
+        height, width = self.output_size(size)
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+        return wanted.cut(np.asarray(resized))
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """The steps that were drawn for one image; the last one compresses."""
+
+    steps: Sequence[Step]
+
+    def output_size(self, size: Size) -> Size:
+        """Return height and width of the degraded image."""
+        for step in self.steps:
+            size = step.output_size(size)
+        return size
+
+    def input_edge(self, edge: int) -> int:
+        """Return how long both edges of an image must be to give ``edge`` pixels."""
+        for step in reversed(self.steps):
+            edge = step.input_edge(edge)
+        return edge
+
+    @property
+    def last(self) -> Compress:
+        """The compression whose result is seen."""
+        step = self.steps[-1]
+        assert isinstance(step, Compress)
+        return step
+
+    def record(self, grey: bool) -> Compression:
+        """Return the facts of the last compression."""
+        return self.last.codec.record(self.last.quality, grey)
+
+    def apply(self, image: Pixels, color: Color, window: Window) -> tuple[Pixels, Pixels]:
+        """Degrade a part of an image.
+
+        Args:
+            image: (H, W) grey, or (H, W, 3) RGB: the whole clean image, of which only what is
+                needed is touched.
+            color: What to convert it to before the first step.
+            window: The part of the degraded image that is wanted.
+
+        Returns:
+            The part, degraded and clean; (h, w), or (h, w, 3) where ``color`` is ``rgb``.
+        """
+        grey = color != "rgb"
+        height, width = image.shape[:2]
+        sizes = [(height, width)]
+        for step in self.steps:
+            sizes.append(step.output_size(sizes[-1]))
+        parts = [window]
+        for step, size in zip(reversed(self.steps), sizes[-2::-1], strict=True):
+            parts.insert(0, step.needs(parts[0], size, grey))
+        degraded = clean = convert(parts[0].cut(image), color)
+        for step, size, given, wanted in zip(self.steps, sizes, parts, parts[1:], strict=False):
+            before, degraded = degraded, step.apply(degraded, given, wanted, size)
+            if clean is before and step.moves_pixels:
+                clean = degraded
+            elif step.moves_pixels:
+                clean = step.apply(clean, given, wanted, size)
+            else:
+                clean = wanted.within(given).cut(clean)
+        return degraded, clean

@@ -1,0 +1,113 @@
+"""Reading images by Pillow into 8-bit RGB or grey.
+
+The rules, for every format:
+
+- Palettes become RGB. Alpha is dropped, not composed with a background: the colour that is stored
+  under transparent pixels counts, as for OpenCV and so for BasicSR's own data sets.
+- 16-bit images keep the high byte of each sample, grey ones here and colour ones within Pillow.
+- CMYK, YCbCr and other colour models become RGB by Pillow's formulas; ICC profiles are not applied.
+- Black and white becomes 0 and 255. Grey stays grey.
+- The image is turned upright by its EXIF orientation.
+- The first frame of several is taken.
+- 32-bit and floating-point samples are refused: their range is not stated anywhere.
+
+Entries of :mod:`cir_data.storage.raw_pixels` are taken too, as views of the buffer that holds them.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from cir_data.images.compression import UNKNOWN_QUALITY, Compression
+from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
+from cir_data.images.geometry import Boundary, Orientation, Pixels
+from cir_data.images.jpeg_facts import compression_of
+from cir_data.storage import raw_pixels
+
+
+@dataclass(frozen=True)
+class CompressedImage:
+    """A decoded file together with what it tells about its compression."""
+
+    pixels: Pixels
+    compression: Compression
+    boundary: Boundary
+    """The first block boundary in ``pixels``; (0, 0) unless the EXIF orientation moved it."""
+
+
+def decode(data: bytes | memoryview, where: str) -> Pixels:
+    """Decode an image file.
+
+    Args:
+        data: The file's content, or an entry of raw pixels.
+        where: Its path, for messages.
+
+    Returns:
+        (H, W) grey, or (H, W, 3) RGB; read-only.
+
+    Raises:
+        UnreadableImage: The content is damaged or of no known format.
+    """
+    if raw_pixels.is_raw(data):
+        return _unpack(data, where)
+    with _opened(data, where) as image:
+        return _orientation(image).apply(_to_8_bits(image))
+
+
+def decode_compressed(data: bytes | memoryview, where: str) -> CompressedImage:
+    """Decode an image file and read how it was compressed; see :func:`decode`."""
+    if raw_pixels.is_raw(data):
+        pixels = _unpack(data, where)
+        return CompressedImage(pixels, Compression("raw", UNKNOWN_QUALITY, "unknown"), (0, 0))
+    with _opened(data, where) as image:
+        compression = compression_of(image)
+        stored = _to_8_bits(image)
+        upright = _orientation(image)
+        boundary = upright.move_boundary((0, 0), stored)
+        return CompressedImage(upright.apply(stored), compression, boundary)
+
+
+def _unpack(data: bytes | memoryview, where: str) -> Pixels:
+    try:
+        return raw_pixels.unpack(data)
+    except ValueError as error:
+        raise UnreadableImage(f"{where}: cannot be read as an image: {error}") from error
+
+
+@contextmanager
+def _opened(data: bytes | memoryview, where: str) -> Iterator[Image.Image]:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()  # here, because the TIFF reader turns the image and drops the tag
+            yield image
+    except DECODING_ERRORS as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no format that Pillow knows" if unknown else str(error) or type(error).__name__
+        raise UnreadableImage(f"{where}: cannot be read as an image: {reason}") from error
+
+
+def _orientation(image: Image.Image) -> Orientation:
+    return Orientation.upright(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _to_8_bits(image: Image.Image) -> Pixels:
+    if image.mode in ("1", "LA"):
+        image = image.convert("L")
+    elif image.mode.startswith("I"):
+        return _high_byte(np.asarray(image))
+    elif image.mode == "F":
+        raise ValueError("floating-point samples have no stated range; convert it to 8 or 16 bits")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    return np.asarray(image)
+
+
+def _high_byte(samples: np.ndarray) -> Pixels:
+    """Reduce 16 bits, which some versions of Pillow hand over as 32, to 8."""
+    if samples.min() < 0 or samples.max() > 0xFFFF:
+        raise ValueError("32-bit samples have no stated range; convert it to 8 or 16 bits")
+    return (samples >> 8).astype(np.uint8)

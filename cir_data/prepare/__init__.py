@@ -1,0 +1,1 @@
+"""Making a store of training or test images out of folders."""

@@ -1,0 +1,5 @@
+"""Losses that BasicSR lacks. Importing this package registers them."""
+
+from cir_model.losses import dct, fourier, pixel
+
+__all__ = ["dct", "fourier", "pixel"]

@@ -1,0 +1,104 @@
+"""The losses of a training: several, weighted, each by its name in the log."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.archs import vgg_arch
+from basicsr.losses import build_loss
+from torch import Tensor, hub, nn
+from torchvision.models import get_model_weights
+
+from cir_host.errors import OptionsError, UserError
+from cir_model.training.options import Arguments, TrainOptions
+
+
+class Losses(nn.Module):
+    """All losses of ``train``; each has its weight among its arguments.
+
+    A loss with ``sample_keys`` is given these facts of the samples by name beside the images.
+    """
+
+    def __init__(self, options: TrainOptions) -> None:
+        super().__init__()
+        self.pixel = build_loss(options.pixel_opt) if options.pixel_opt else None
+        section = options.perceptual_opt
+        self.perceptual = _perceptual_loss(section) if section else None
+        self.named = nn.ModuleDict({k: build_loss(v) for k, v in options.losses.items()})
+
+    def forward(self, output: Tensor, gt: Tensor, facts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compare images.
+
+        Args:
+            output: (B, C, H, W), float32.
+            gt: The same shape in [0, 1].
+            facts: What else the samples hold, by key, the batch on the first axis.
+
+        Returns:
+            Scalars by their names in the log: ``l_pix``, ``l_percep`` and ``l_style`` as BasicSR
+            has them, ``l_NAME`` for the others.
+
+        Raises:
+            UserError: A loss needs a fact that the data set does not give.
+        """
+        found: dict[str, Tensor | None] = {}
+        if self.pixel is not None:
+            found["l_pix"] = self.pixel(output, gt, **_facts_for(self.pixel, facts))
+        if self.perceptual is not None:
+            found["l_percep"], found["l_style"] = self.perceptual(output, gt)
+        for name, loss in self.named.items():
+            found[f"l_{name}"] = loss(output, gt, **_facts_for(loss, facts))
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def check_losses(options: TrainOptions) -> None:
+    """Build each loss, the perceptual one without memory; its weights are then at hand.
+
+    Raises:
+        OptionsError: A loss refuses its arguments, or the weights of its network cannot be had.
+    """
+    for key, section in options.loss_sections():
+        try:
+            if key == "perceptual_opt":
+                with torch.device("meta"):
+                    _perceptual_loss(section)
+            else:
+                build_loss(section)
+        except (TypeError, ValueError, NotImplementedError, UserError) as error:
+            raise OptionsError(f"train.{key}: {error}") from error
+        except KeyError as error:
+            raise OptionsError(f"train.{key}: {section['type']} does not know {error}") from error
+
+
+def _perceptual_loss(section: Arguments) -> nn.Module:
+    """Build BasicSR's perceptual loss, which reads or downloads the weights of a VGG network.
+
+    Raises:
+        UserError: They cannot be had.
+    """
+    try:
+        loss: nn.Module = build_loss(section)
+    except NotImplementedError:
+        raise
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        kind = section.get("vgg_type", "vgg19")
+        file = Path(vgg_arch.VGG_PRETRAIN_PATH)
+        folder = file.parent if file.exists() else Path(hub.get_dir()) / "checkpoints"
+        raise UserError(
+            f"the weights of {kind} cannot be had ({str(error).partition(chr(10))[0]}); put"
+            f" {get_model_weights(kind).DEFAULT.url} into {folder}"
+        ) from error
+    return loss
+
+
+def _facts_for(loss: Any, facts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    keys = getattr(loss, "sample_keys", ())
+    for key in keys:
+        if key not in facts:
+            raise UserError(
+                f"{type(loss).__name__} needs {key} of each sample, which datasets.train does not"
+                " give; JPEGRestorationDataset does"
+            )
+    return {key: facts[key] for key in keys}

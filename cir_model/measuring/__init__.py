@@ -1,0 +1,1 @@
+"""Measuring networks: validation, the protocol of the results page, published figures."""

@@ -1,0 +1,395 @@
+"""Validation and test: every image measured input beside output, shared among the processes."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from basicsr.archs import build_network
+from basicsr.metrics import calculate_metric
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger, imwrite, tensor2img
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+import cir_host
+from cir_arch.basicsr_networks import facts_of
+from cir_data.storage.sources import some
+from cir_host.distributed import connected
+from cir_host.errors import OptionsError, UndefinedMetric, UserError
+from cir_host.file_names import folded, printable
+from cir_host.options import convert
+from cir_host.stopping import stopping
+from cir_model.measuring.results import DataSetResult, ImageRecord, markdown_table, write_results
+from cir_model.restoring.inference import Restorer
+from cir_model.training.options import ValOptions
+
+
+class MeasuringModel(SRModel):
+    """A model of which every validation and test shows what the network gains over its input.
+
+    Writes ``metrics.csv``, ``metrics.json`` and ``metrics.md`` into ``results/NAME`` (a test) or
+    ``experiments/NAME`` (training, where the CSV file keeps all validations).
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        self.results: dict[str, DataSetResult] = {}
+        self.told: dict[str, Any] = {}
+        """What the network is told beside the image that it restores."""
+        self._measured = 0
+        self._unwritten: list[str] = []
+        """Why files of results could not be written, so far in a test."""
+        self.best_mean: float | None = None
+        """Of ``val.save_best``, over all data sets."""
+        self.validation_options = self.val_options(opt)
+        super().__init__(opt)
+        further = self.validation_options.averaged_with
+        self.further_networks = [self._further_network(path) for path in further]
+        self.restorer = self._restorer()
+
+    @staticmethod
+    def val_options(opt: Mapping[str, Any]) -> ValOptions:
+        """Return the section ``val`` of all options, checked; without one, nothing is written."""
+        return convert(opt.get("val") or {"save_img": False}, ValOptions, "val")
+
+    def _further_network(self, path: str) -> nn.Module:
+        if self.is_train:
+            raise OptionsError("val.averaged_with: in training one network alone is validated")
+        network: nn.Module = self.model_to_device(build_network(self.opt["network_g"]))
+        strict = self.opt["path"].get("strict_load_g", True)
+        self.load_network(network, path, strict, None)
+        bare: nn.Module = self.get_bare_model(network)
+        return bare.eval()
+
+    def _restorer(self) -> Restorer:
+        """Make what validates; anew for each validation, as it says which tiles it used."""
+        network = getattr(self, "net_g_ema", None) or self.get_bare_model(self.net_g)
+        if self.validation_options.tell_codec:
+            check_codec_input(network, "val.tell_codec")
+        try:
+            return Restorer([network, *self.further_networks], self.validation_options)
+        except UserError as error:
+            raise OptionsError(f"val.{error}") from error
+
+    def test(self) -> None:
+        """Restore ``self.lq`` by the averaged weights where there are any."""
+        with evaluating(self.restorer.networks[0]):
+            self.output = self.restorer(self.lq, **self.told)
+
+    def dist_validation(
+        self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> None:
+        """Measure one data set in all processes together."""
+        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    def nondist_validation(
+        self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> None:
+        """Measure one data set, input beside output; log, store and, if asked, save the images.
+
+        Several processes take turns at the images; the first of them reports. A training that was
+        told to stop leaves the validation without a result.
+        """
+        data_set = dataloader.dataset
+        name = data_set.opt["name"]
+        metrics = self.validation_options.metrics or {}
+        self.restorer = self._restorer()
+        result = DataSetResult(name, current_iter, {})
+        names, unwritten = _UniqueNames(), list[str]()
+        progress = tqdm(
+            _shares(dataloader),
+            desc=name,
+            unit="image",
+            disable=self.opt["rank"] != 0 or not self.validation_options.pbar,
+        )
+        for number, sample in enumerate(progress):
+            record, images = None, {}
+            if sample is not None:
+                images = self._restore(sample)
+                if "gt" in images:
+                    source, scores = sample["lq_path"][0], self._scores(metrics, images)
+                    record = ImageRecord(source, _made_by(sample), scores)
+            turn = _from_all((sample and sample["lq_path"][0], record, stopping()))
+            if self.is_train and any(stop for *_, stop in turn):
+                get_root_logger().warning(f"Validation {name} is left undone: SIGTERM.")
+                return
+            taken = [path and names.take(path) for path, *_ in turn]
+            result.records += [record for _, record, _ in turn if record is not None]
+            if sample is not None and save_img:
+                image_name = taken[self.opt["rank"]]
+                try:
+                    imwrite(images["output"], str(self._image_path(name, image_name, current_iter)))
+                except UserError as error:
+                    unwritten.append(str(error))
+            if tb_logger and images and number < self.opt["logger"].get("tb_images", 4):
+                tag = f"{name}/{taken[0]}"
+                tb_logger.add_image(
+                    printable(tag), _beside(images), _step(current_iter), dataformats="HWC"
+                )
+        if metrics and result.records and self.opt["rank"] == 0:
+            result.protocol.update(self._protocol(data_set))
+            try:
+                self._report(result, list(metrics), tb_logger)
+            except OSError as error:
+                unwritten.append(f"{self._results_folder()}/metrics.*: {error.strerror or error}")
+            self._keep_best(current_iter)
+        self._tell_unwritten([line for lines in _from_all(unwritten) for line in lines])
+
+    def _tell_unwritten(self, lines: list[str]) -> None:
+        """Log what could not be written; a test says so at its end too, when all is measured.
+
+        Raises:
+            UserError: The test has measured its last data set.
+        """
+        self._measured += 1
+        self._unwritten += lines
+        if lines:
+            get_root_logger().error(f"{len(lines)} files are not written: {some(lines)}")
+        if not self.is_train and self._unwritten and self._measured == len(self.opt["datasets"]):
+            raise UserError(
+                f"{len(self._unwritten)} files of results are not written: {some(self._unwritten)}"
+            )
+
+    def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Pass a sample of one image through the network; returns 8-bit images, (H, W, BGR)."""
+        self.feed_data(sample)
+        if self.validation_options.tell_codec:
+            self.told = {"codec": int(codec_of(sample, "val.tell_codec"))}
+        self.test()
+        images = {"output": tensor2img([self.output]), "input": tensor2img([self.lq])}
+        if "gt" in sample:
+            images["gt"] = tensor2img([self.gt])
+        for attribute in {"lq", "gt", "output"} & vars(self).keys():
+            delattr(self, attribute)
+        return images
+
+    def _keep_best(self, current_iter: int | str) -> None:
+        """Keep the weights if all data sets, measured at this iteration, were never better."""
+        metric = self.validation_options.save_best
+        sets = [s["name"] for key, s in self.opt["datasets"].items() if key.startswith("val")]
+        now = [r for r in self.results.values() if r.iteration == current_iter]
+        if not self.is_train or metric is None or {r.data_set for r in now} != set(sets):
+            return
+        mean = sum(result.mean(metric, "output") for result in now) / len(now)
+        sign = -1 if (self.validation_options.metrics or {})[metric].get("better") == "lower" else 1
+        if not (self.best_mean is None or sign * mean > sign * self.best_mean):
+            return
+        self.best_mean = mean
+        get_root_logger().info(f"Best {metric} so far: {mean:.4f}, kept as net_g_best.pth.")
+        self.save_networks("best")
+
+    def save_networks(self, number: int | str) -> None:
+        """Save the network, and the averaged one where there is one, as ``net_g_NUMBER.pth``."""
+        nets = {"params": self.net_g}
+        if hasattr(self, "net_g_ema"):
+            nets["params_ema"] = self.net_g_ema
+        self.save_network(list(nets.values()), "net_g", number, list(nets))
+
+    def _scores(
+        self, metrics: Mapping[str, Any], images: Mapping[str, Any]
+    ) -> dict[str, dict[str, float]]:
+        """``scores[metric][kind]`` of one image; a model that has more to measure adds it."""
+        return scores_of(images, metrics)
+
+    def _protocol(self, data_set: Any) -> dict[str, Any]:
+        """What a reader needs to know to compare a figure of this data set with another's."""
+        colour = {"rgb": "RGB", "y": "MATLAB's Y, 8 bits", "gray": "grey"}
+        by_metric = [
+            f"{metric} ({'MATLAB Y' if options.get('test_y_channel') else 'all channels'},"
+            f" border {options.get('crop_border', 0)})"
+            for metric, options in (self.opt["val"].get("metrics") or {}).items()
+            if "crop_border" in options
+        ]
+        protocol = {
+            "colour": colour.get(str(data_set.opt.get("color", "rgb"))),
+            "codec": getattr(data_set, "codec", "as stored"),
+            "measured on": "8-bit images, mean over images: " + ", ".join(by_metric),
+            **self.restorer.describe(),
+        }
+        return {key: value for key, value in protocol.items() if value}
+
+    def _report(self, result: DataSetResult, metrics: list[str], tb_logger: Any) -> None:
+        self.results[result.data_set] = result
+        self._initialize_best_metric_results(result.data_set)
+        self.metric_results = {m: result.mean(m, "output") for m in metrics}
+        for metric, value in self.metric_results.items():
+            self._update_best_metric_result(result.data_set, metric, value, result.iteration)
+        logger = get_root_logger()
+        logger.info(f"Validation {result.data_set}\n{markdown_table([result], metrics)}")
+        if tb_logger:
+            for metric, kinds in result.means(metrics).items():
+                for kind, value in kinds.items():
+                    suffix = "" if kind == "output" else f"_{kind}"
+                    tag = f"metrics/{result.data_set}/{metric}{suffix}"
+                    tb_logger.add_scalar(tag, value, result.iteration)
+        folder = self._results_folder()
+        write_results(folder, self._run_facts(), self.results.values(), metrics)
+
+    def _results_folder(self) -> Path:
+        return Path(self.opt["path"]["experiments_root" if self.is_train else "results_root"])
+
+    def _run_facts(self) -> dict[str, Any]:
+        device = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
+        return {
+            "name": self.opt["name"],
+            "network": dict(self.opt["network_g"]),
+            "checkpoint": self.opt["path"].get("pretrain_network_g"),
+            "basicsr-cir": cir_host.__version__,
+            "torch": torch.__version__,
+            "device": device,
+        }
+
+    def _image_path(self, data_set: str, image: str, current_iter: int | str) -> Path:
+        folder = Path(self.opt["path"]["visualization"]) / data_set
+        if self.is_train:
+            return folder / image / f"{image}_{current_iter}.png"
+        return folder / f"{image}_{self.opt['val'].get('suffix') or self.opt['name']}.png"
+
+
+def scores_of(images: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Measure an input and an output against the original.
+
+    Args:
+        images: ``input``, ``output`` and ``gt``: 8-bit images, (H, W, BGR), or (H, W) if grey.
+        metrics: Sections of an options file, by the name of the metric.
+
+    Returns:
+        ``scores[metric][kind]``; the input has no score where the network changes the size, and
+        nothing has one where the metric is not defined, which is logged.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for metric, options in metrics.items():
+        row = scores[metric] = {}
+        for kind in ("input", "output"):
+            if images[kind].shape == images["gt"].shape:
+                try:
+                    data = {"img": images[kind], "img2": images["gt"]}
+                    row[kind] = float(calculate_metric(data, options))
+                except UndefinedMetric as error:
+                    get_root_logger().warning(f"{metric}: {error}; left out of the mean.")
+        if len(row) == 2:
+            sign = -1 if options.get("better", "higher") == "lower" else 1
+            row["gain"] = sign * (row["output"] - row["input"])
+    return scores
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Keep a network in evaluation mode, and leave it in the mode in which it was."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
+
+
+def check_precision(network: nn.Module, precision: str, key: str) -> None:
+    """Refuse a precision in which a network is known to give unsound values.
+
+    Raises:
+        OptionsError: It names the ``key`` that asked for it.
+    """
+    facts = facts_of(network)
+    if facts is not None and precision not in facts.precisions:
+        raise OptionsError(
+            f"{key}: {type(network).__name__} gives sound values in"
+            f" {', '.join(sorted(facts.precisions))}, not in {precision!r}"
+        )
+
+
+def check_codec_input(network: nn.Module, key: str) -> None:
+    """Refuse to tell a network the codec that does not take it.
+
+    Raises:
+        OptionsError: It names the ``key`` that asked for it.
+    """
+    facts = facts_of(network)
+    if facts is None or "codec" not in facts.extra_inputs:
+        raise OptionsError(f"{key}: {type(network).__name__} does not take the codec; UCIP does")
+
+
+def codec_of(sample: Mapping[str, Any], key: str) -> Tensor:
+    """Return the codecs of a batch, int64 (B,).
+
+    Raises:
+        UserError: The samples do not tell it; it names the ``key`` that asked for it.
+    """
+    if "codec_index" not in sample:
+        raise UserError(
+            f"{key}: the samples of this data set have no codec_index; UCSRDataset's do"
+        )
+    codecs: Tensor = sample["codec_index"]
+    return codecs
+
+
+def _shares(dataloader: Any) -> Iterator[Any]:
+    """Yield every sample that this process measures, and None where the others have one more."""
+    if not connected():
+        yield from dataloader
+        return
+    data_set, rank, processes = dataloader.dataset, dist.get_rank(), dist.get_world_size()
+    mine = Subset(data_set, range(rank, len(data_set), processes))
+    yield from DataLoader(mine, batch_size=1, collate_fn=dataloader.collate_fn)
+    if rank >= len(data_set) % processes > 0:
+        yield None
+
+
+def _from_all(mine: Any) -> list[Any]:
+    """Return what every process has, by rank."""
+    if not connected():
+        return [mine]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found
+
+
+def _beside(images: Mapping[str, Any]) -> Any:
+    """Put input, output and, where it is known, the original of one size side by side, in RGB."""
+    shown = [images[k] for k in ("input", "output", "gt") if k in images]
+    same = [image for image in shown if image.shape == images["output"].shape]
+    strip = np.concatenate([np.atleast_3d(image) for image in same], axis=1)
+    return strip[..., ::-1] if strip.shape[2] == 3 else np.repeat(strip, 3, axis=2)
+
+
+def _step(current_iter: int | str) -> int | None:
+    return current_iter if isinstance(current_iter, int) else None
+
+
+def _made_by(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """How a collated sample of one image was made, as plain values."""
+    made_by: dict[str, Any] = {}
+    for key in ("quality", "subsampling", "codec"):
+        if key in sample:
+            value = sample[key][0]
+            made_by[key] = value.item() if isinstance(value, Tensor) else value
+    return made_by
+
+
+class _UniqueNames:
+    """Names for saved images: the stem, or a longer name where two images share their stem.
+
+    They are distinct on file systems that do not tell capitals or Unicode normal forms apart.
+    """
+
+    def __init__(self) -> None:
+        self._taken = {"", ".", ".."}  # those of folders
+
+    def take(self, path: str) -> str:
+        name = next(name for name in self._candidates(path) if folded(name) not in self._taken)
+        self._taken.add(folded(name))
+        return name
+
+    @staticmethod
+    def _candidates(path: str) -> Iterator[str]:
+        parts = [part.strip("/\\") for part in Path(path).parts]
+        yield Path(path).stem
+        for depth in range(1, len(parts) + 1):
+            yield "_".join(parts[-depth:]).replace(".", "_")
+        for number in count(2):
+            yield f"{Path(path).stem}_{number}"

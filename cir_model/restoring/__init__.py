@@ -1,0 +1,1 @@
+"""Passing pictures and files through networks: tiles, ensembles, memory, metadata."""

@@ -1,0 +1,225 @@
+"""Restoring a file: read, restored or copied, and written with its metadata."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from cir_data.images.errors import DECODING_ERRORS
+from cir_data.images.formats import SIXTEEN_BITS
+from cir_data.images.metadata import metadata_of
+from cir_data.images.reading import FileFacts, Picture, examine, read
+from cir_data.images.writing import Encoding, write_file
+from cir_data.images.xmp import source_of, with_source
+from cir_host.errors import UserError
+from cir_host.file_names import short_name
+from cir_model.restoring.inference import Restorer
+from cir_model.restoring.options import RestoreOptions
+from cir_model.restoring.pictures import as_tensor, restore_picture
+from cir_model.restoring.pixel_quality import pixel_quality, quality_network
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file, and where its result goes."""
+
+    source: Path
+    restored: Path
+    """Where the restored picture goes."""
+    copied: Path
+    """Where the file goes if it needs no restoring."""
+    format: str
+    """Of the restored picture, a key of :data:`cir_data.images.formats.SUFFIXES`."""
+    earlier: Sequence[Path] = ()
+    """Other places where an earlier run may have put the result."""
+    exact: bool = False
+    """Whether no other place may be taken where these are occupied."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a file."""
+
+    action: Literal["restored", "copied", "skipped"]
+    note: str
+    """The quality of the file, or why it was not restored."""
+    data: bytes = b""
+    """The content of the result; empty where the file was skipped."""
+    output: Path | None = None
+    """Where the result lies, if it lies in a file."""
+    pixels: int = 0
+    """Pixels of the input that were restored."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know, such as metadata that were dropped."""
+    before: Picture | None = None
+    after: Picture | None = None
+    """The pictures, where one was restored."""
+
+
+def restore_file(job: Job, restorer: Restorer, options: RestoreOptions | None = None) -> Outcome:
+    """Restore a file, or copy it byte for byte if it needs no restoring.
+
+    A result that is there is kept, unless ``options.overwrite``: restored pictures name the content
+    that they were made from (in XMP), copies equal it. Where another file's result, or any other
+    file, stands in the place, this one takes a name of its own.
+
+    Raises:
+        UserError: The file cannot be read, restored or written; ``job.exact`` and the place is
+            occupied.
+    """
+    options = options or RestoreOptions()
+    where = str(job.source)
+    data = read_regular_file(job.source)
+    facts = examine(data, where)
+    copies = _needs_nothing(facts, options)
+    wanted = job.copied if copies else job.restored
+    target = wanted
+    warning: tuple[str, ...] = ()
+    if not options.overwrite:
+        digest = _digest(data)
+        own = wanted.with_name(short_name(wanted.stem, f".{digest[:8]}{wanted.suffix}"))
+        for path in (wanted, *job.earlier, own):
+            if (path == own and path.exists()) or (
+                _is_copy(path, data) if copies else _is_made_from(path, digest)
+            ):
+                return Outcome("skipped", f"{path} was made from it", output=path)
+        if os.path.lexists(wanted):
+            if job.exact:
+                raise UserError(f"{wanted}: exists; --overwrite replaces it")
+            target = own
+            warning = (f"{wanted} exists and was not made from it; written to {own}",)
+    outcome = restore_bytes(data, where, job.format, restorer, options, facts)
+    write_file(target, outcome.data)
+    return replace(outcome, output=target, warnings=(*outcome.warnings, *warning))
+
+
+def restore_bytes(
+    data: bytes,
+    where: str,
+    file_format: str,
+    restorer: Restorer,
+    options: RestoreOptions,
+    facts: FileFacts | None = None,
+) -> Outcome:
+    """Restore the content of a file, or return it as it is if it needs no restoring.
+
+    Args:
+        data: The content.
+        where: Its path, for messages.
+        file_format: Of the result, a key of :data:`cir_data.images.formats.SUFFIXES`.
+        restorer: The networks.
+        options: What is done.
+        facts: What :func:`cir_data.images.reading.examine` says of the content; None: ask it.
+
+    Raises:
+        UserError: It cannot be read, restored, or encoded in that format.
+    """
+    facts = facts or examine(data, where)
+    if reason := _needs_nothing(facts, options):
+        return Outcome("copied", _with_pixel_quality(reason, data, where, facts, restorer), data)
+    if facts.pixels > options.max_pixels:
+        raise UserError(
+            f"{where}: {facts.width} x {facts.height} pixels are more than --max-pixels"
+            f" {options.max_pixels}"
+        )
+    picture = read(data, where, strict=options.strict)
+    bits = options.bits
+    if bits is None and file_format not in SIXTEEN_BITS:
+        bits = 8
+    quality, note = _quality(picture, facts, restorer)
+    try:
+        restored = restore_picture(restorer, picture, bits, **_inputs(options.strength, quality))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    encoding = Encoding(file_format, options.quality)
+    metadata, dropped = encoding.fitted(restored.metadata)
+    marked = replace(metadata, xmp=with_source(metadata.xmp, _digest(data)))
+    content = encoding.encode(replace(restored, metadata=marked), where)
+    warnings = picture.warnings
+    if dropped := (*picture.metadata.dropped, *dropped):
+        warnings = (*warnings, f"dropped {', '.join(dropped)}")
+    return Outcome("restored", note, content, None, facts.pixels, warnings, picture, restored)
+
+
+def read_regular_file(path: Path) -> bytes:
+    """Return the content of a file, but never wait for a pipe or read a device.
+
+    Raises:
+        UserError: It is not there, no regular file, or cannot be read.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a pipe or a device"
+            raise UserError(f"{path}: is {kind}, not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _is_copy(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+
+
+def _is_made_from(path: Path, digest: str) -> bool:
+    """Whether a file says that it was restored from that content."""
+    if not path.is_file():
+        return False
+    try:
+        with Image.open(path) as image:
+            return source_of(metadata_of(image).xmp) == digest
+    except DECODING_ERRORS:
+        return False
+
+
+def _needs_nothing(facts: FileFacts, options: RestoreOptions) -> str:
+    """Say why a file needs no restoring; empty if it is to be restored."""
+    if options.force:
+        return ""
+    if facts.lossless:
+        return f"lossless {facts.format}"
+    if facts.quality is not None and facts.quality >= options.fine_quality:
+        return f"JPEG quality {_told(facts)}"
+    return ""
+
+
+def _told(facts: FileFacts) -> str:
+    return f"{facts.quality}" if facts.standard_tables else f"about {facts.quality}"
+
+
+def _with_pixel_quality(
+    reason: str, data: bytes, where: str, facts: FileFacts, restorer: Restorer
+) -> str:
+    """Say too what the pixels of a lossless file show: many are decoded JPEGs."""
+    if not facts.lossless:
+        return reason
+    try:
+        note = _quality(read(data, where), facts, restorer)[1]
+    except UserError:  # it is copied as it is, also if it is damaged
+        note = ""
+    return f"{reason}, {note}" if note else reason
+
+
+def _quality(picture: Picture, facts: FileFacts, restorer: Restorer) -> tuple[float | None, str]:
+    """Return the JPEG quality by the file's tables, else by the pixels, and how it is told."""
+    if facts.quality is not None:
+        return facts.quality, f"JPEG quality {_told(facts)}"
+    image = as_tensor(picture).to(restorer.device)
+    estimate = pixel_quality(quality_network(restorer.device), image)
+    if estimate is None:
+        return None, ""
+    return estimate, f"pixels of JPEG quality about {estimate:.0f}"
+
+
+def _inputs(strength: float | None, quality: float | None) -> dict[str, Any]:
+    """Return what networks take that restore by quality: FBCNN's is 1 - quality / 100."""
+    if strength is not None:
+        return {"quality": strength}
+    return {} if quality is None else {"quality": 1 - quality / 100}

@@ -1,0 +1,101 @@
+"""Pictures in memory: restored in three lines of Python, without files and options."""
+
+import functools
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from cir_arch import load_network
+from cir_data.images.metadata import Metadata
+from cir_data.images.reading import Picture
+from cir_host.errors import UserError
+from cir_model.restoring.inference import Restorer
+from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.pictures import restore_picture
+from cir_weights import default_weights
+
+ImageOrArray = TypeVar("ImageOrArray", Image.Image, npt.NDArray[Any])
+
+_MODES = {"1": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "RGBA", "PA": "RGBA", "L": "L"}
+
+
+@functools.cache
+def default_restorer(device: str | None = None) -> Restorer:
+    """Return a restorer with the bundled weights.
+
+    Args:
+        device: As ``torch.device`` takes it; None: the first GPU where there is one, else the CPU.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_network(default_weights()).to(device)
+    return Restorer([network], InferenceOptions(tile="auto", precision="auto"))
+
+
+def restore_image(image: ImageOrArray, restorer: Restorer | None = None) -> ImageOrArray:
+    """Restore a picture.
+
+    Args:
+        image: A Pillow image; or an array, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGB and alpha,
+            of ``uint8``, ``uint16``, or floating-point numbers in [0, 1].
+        restorer: The networks; None: the bundled weights.
+
+    Returns:
+        The same kind: an image with the metadata that Pillow keeps, or an array of the same type.
+        Alpha stays. Pillow images of other modes than grey and RGB come back as RGB.
+
+    Raises:
+        UserError: Pixels of 32 bits or more, whose range is not stated, or another shape.
+
+    Example:
+        >>> from PIL import Image
+        >>> from cir_model import restore_image
+        >>> restore_image(Image.new("RGB", (48, 32), "teal")).size
+        (48, 32)
+    """
+    restorer = restorer or default_restorer()
+    if isinstance(image, Image.Image):
+        restored = Image.fromarray(_restored(_samples_of(image), restorer))
+        restored.info = dict(image.info)
+        return restored
+    if np.issubdtype(image.dtype, np.floating):
+        samples = np.clip(image * 65535, 0, 65535).round().astype(np.uint16)
+        return (_restored(samples, restorer) / 65535).astype(image.dtype)
+    return _restored(image, restorer)
+
+
+def _samples_of(image: Image.Image) -> npt.NDArray[Any]:
+    if image.mode in ("I", "F"):
+        raise UserError(
+            f"a Pillow image of mode {image.mode} has samples of 32 bits, whose range is not"
+            " stated; convert it to L, RGB or I;16"
+        )
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    mode = _MODES.get(image.mode, "RGB")
+    if mode in ("L", "RGB") and "transparency" in image.info:
+        mode += "A"
+    return np.asarray(image.convert(mode))
+
+
+def _restored(samples: npt.NDArray[Any], restorer: Restorer) -> npt.NDArray[Any]:
+    channels = samples.shape[2] if samples.ndim == 3 else 1
+    sound = samples.ndim in (2, 3) and channels in (1, 2, 3, 4) and samples.size
+    if not sound or samples.dtype not in (np.uint8, np.uint16):
+        raise UserError(
+            f"an array of shape {samples.shape} and type {samples.dtype} is no picture; give"
+            " (H, W), (H, W, 3) or (H, W, 4) of uint8, uint16 or floating-point numbers in [0, 1]"
+        )
+    planes = np.atleast_3d(samples)
+    has_alpha = channels in (2, 4)
+    colour = planes[..., : channels - has_alpha]
+    alpha = np.ascontiguousarray(planes[..., -1]) if has_alpha else None
+    picture = Picture(
+        np.ascontiguousarray(colour[..., 0] if colour.shape[2] == 1 else colour), alpha, Metadata()
+    )
+    restored = restore_picture(restorer, picture)
+    if restored.alpha is not None:
+        return np.dstack([restored.samples, restored.alpha])
+    return restored.samples.reshape(*restored.samples.shape[:2], *samples.shape[2:])

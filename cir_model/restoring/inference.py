@@ -1,0 +1,322 @@
+"""The one way an image passes through networks, in validation and in restoring alike."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cir_arch.basicsr_networks import facts_of, run
+from cir_arch.facts import NetworkFacts, Precision
+from cir_host.errors import UserError
+from cir_model.restoring import memory, ntire2024
+from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.symmetry import SYMMETRIES
+from cir_model.restoring.tiling import Run, Tiling, grid_of
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+_UNKNOWN = NetworkFacts(
+    size_multiple=1,
+    min_size=1,
+    scale=1,
+    halo=None,
+    in_channels=3,
+    precisions=frozenset({"fp32", "bf16", "fp16"}),
+)
+"""Stands for a network that states no facts: whole images alone are sound."""
+
+_MOST_TILES = 16
+"""Tiles that pass at once on a GPU; more gain nothing."""
+
+_logger = logging.getLogger("basicsr")
+
+
+class Restorer:
+    """Passes images through one network, or through several and averages their outputs.
+
+    Args:
+        networks: In eval mode, on one device, of one scale and number of channels.
+        options: How.
+        names: Of the networks, for messages; default: their classes.
+
+    Raises:
+        UserError: The networks do not go together, or lack the precision.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        options: InferenceOptions,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.networks = networks
+        self.options = options
+        self.names = names or [type(network).__name__ for network in networks]
+        self.facts = [facts_of(network) or _UNKNOWN for network in networks]
+        for name, facts in zip(self.names, self.facts, strict=True):
+            if facts is _UNKNOWN and options.tile:
+                raise UserError(f"tile: {name} does not state its facts, so it takes whole images")
+        self.device = _device_of(networks[0])
+        self.scale = self._shared("scale")
+        self.channels = self._shared("in_channels")
+        self.extra_inputs = {name for facts in self.facts for name in facts.extra_inputs}
+        self.precision = self._precision(options.precision)
+        self.redone = 0
+        """Passes that were redone in float32."""
+        self._cost: float | None = None
+        self._limit: int | None = None
+        """Tile that fitted after one that did not."""
+        self._plans: dict[tuple[int, int], Tiling | None] = {}
+        self._said: set[Tiling] = set()
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor, **inputs: Any) -> Tensor:
+        """Restore images.
+
+        Args:
+            image: (B, C, H, W) in [0, 1], on any device.
+            inputs: What the networks take beside the image, such as FBCNN's ``quality``.
+
+        Returns:
+            (B, C, scale H, scale W), float32, not clamped, on the device of ``image``.
+
+        Raises:
+            UserError: A network gives values that are not finite, or the smallest tile does not fit
+                into memory.
+        """
+        while True:
+            tiling = self.plan(*image.shape[-2:])
+            try:
+                return self._average(image, tiling, inputs)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+            self._halve(tiling, *image.shape[-2:])  # here, where no frame holds tensors any more
+
+    def compile(self, **arguments: Any) -> None:
+        """Compile the networks in place, with arguments of ``torch.compile``."""
+        if self.options.tile == "auto":
+            self._cost_of(1)  # counted on tensors without data, which is not to be compiled
+        for network in self.networks:
+            network.compile(**arguments)
+
+    def plan(self, height: int, width: int) -> Tiling | None:
+        """Return the tiles of an image; None where it passes whole."""
+        if (height, width) not in self._plans:
+            self._plans[height, width] = self._plan(height, width)
+        return self._plans[height, width]
+
+    def describe(self) -> dict[str, str]:
+        """Return what was used, for results files; tiles as of the images until now."""
+        ways = {_describe(self.options.tiling, plan) for plan in self._plans.values()}
+        described = {
+            "inference": " or ".join(sorted(ways)) or "whole images",
+            "self-ensemble": self.options.self_ensemble,
+            "precision": self.precision,
+        }
+        if len(self.networks) > 1:
+            described["networks averaged"] = str(len(self.networks))
+        if self.redone:
+            described["passes redone in fp32"] = str(self.redone)
+        return described
+
+    def _average(self, image: Tensor, tiling: Tiling | None, inputs: Mapping[str, Any]) -> Tensor:
+        total: Tensor | None = None
+        symmetries = SYMMETRIES[self.options.self_ensemble]
+        for index in range(len(self.networks)):
+            runner = self._runner(index, self._inputs_of(index, image, tiling, inputs))
+            for apply, undo in symmetries:
+                output = undo(self._pass(runner, apply(image), tiling))
+                # the first output may share the memory of the image
+                total = output if total is None else total.add(output)
+        assert total is not None  # every ensemble holds the identity
+        count = len(self.networks) * len(symmetries)
+        return total if count == 1 else total / count
+
+    def _pass(self, runner: Run, image: Tensor, tiling: Tiling | None) -> Tensor:
+        if self.options.tiling == "ntire2024":
+            multiple = math.lcm(*(facts.size_multiple for facts in self.facts))
+            return ntire2024.restore(runner, image, tiling, multiple, self.scale)
+        if tiling is None:
+            return runner(image).to(image.device)
+        # of several images, whose inputs may differ, one tile is a batch already
+        batch = self._batch(tiling) if len(image) == 1 else 1
+        return tiling.restore(runner, image, self.scale, batch)
+
+    def _inputs_of(
+        self, index: int, image: Tensor, tiling: Tiling | None, inputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what a network takes beside the image.
+
+        A network that predicts the quality unless it is given would do so for each tile; all get
+        what it predicts for the one in the middle.
+        """
+        network, facts = self.networks[index], self.facts[index]
+        own = {name: value for name, value in inputs.items() if name in facts.extra_inputs}
+        predicts = "quality" in facts.extra_inputs and "quality" in facts.extra_outputs
+        if predicts and tiling is not None and own.get("quality") is None:
+            middle = tiling.middle(image).to(self.device)
+            _, own["quality"] = run(network, middle, return_quality=True)
+        return own
+
+    def _runner(self, index: int, own: Mapping[str, Any]) -> Run:
+        network = self.networks[index]
+
+        def checked(image: Tensor) -> Tensor:
+            image = image.to(self.device)
+            with _autocast(self.device, self.precision):
+                output: Tensor = run(network, image, **own).float()
+            if output.isfinite().all():
+                return output
+            if self.precision != "fp32":
+                self.redone += 1
+                if self.redone == 1:
+                    _logger.warning("%s: not finite; redone in fp32.", self.precision)
+                output = run(network, image, **own).float()
+                if output.isfinite().all():
+                    return output
+            raise UserError(
+                f"{self.names[index]} gives values that are not finite, in fp32 too; its weights"
+                " are damaged, or do not belong to it"
+            )
+
+        return checked
+
+    def _plan(self, height: int, width: int) -> Tiling | None:
+        wish = self.options.tile
+        if wish == "auto":
+            wish = None if self._cost_of(height * width) <= self._budget() else self._largest()
+        if self._limit is not None:
+            wish = min(wish or self._limit, self._limit)
+        if not wish:
+            return None
+        tiling = Tiling.fitting(wish, self.options.overlap, self.facts)
+        if self.options.tiling == "blended" and tiling.covers(height, width):
+            return None
+        if tiling not in self._said:
+            self._said.add(tiling)
+            _logger.info("%s.", _describe(self.options.tiling, tiling).capitalize())
+        return tiling
+
+    def _largest(self) -> int:
+        """Return the largest tile on the grid that fits into memory."""
+        grid = grid_of(self.facts)
+        side = math.sqrt(self._budget() / self._cost_of(1))
+        return max(grid, int(side) // grid * grid)
+
+    def _cost_of(self, pixels: int) -> float:
+        if self._cost is None:
+            pairs = zip(self.networks, self.facts, strict=True)
+            self._cost = max(memory.bytes_per_pixel(network, facts) for network, facts in pairs)
+        return max(self._cost, 1) * pixels
+
+    def _budget(self) -> float:
+        return memory.budget(self.device)
+
+    def _batch(self, tiling: Tiling) -> int:
+        if self.device.type == "cpu":
+            return 1  # a tile keeps all cores busy
+        return int(min(_MOST_TILES, max(1, self._budget() // self._cost_of(tiling.tile**2))))
+
+    def _halve(self, tiling: Tiling | None, height: int, width: int) -> None:
+        """Lower the limit of tiles after one did not fit into memory."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if _UNKNOWN in self.facts:
+            raise UserError(f"out of memory at {height} x {width} pixels; use another device")
+        failed = max(height, width) if tiling is None else tiling.tile
+        half = max(failed // 2, 2 * grid_of(self.facts))
+        smaller = Tiling.fitting(half, self.options.overlap, self.facts).tile
+        if smaller >= failed:
+            raise UserError(
+                f"out of memory at {failed} x {failed} pixels, which is the smallest tile;"
+                " use a smaller network or another --device"
+            )
+        self._limit = smaller
+        self._plans.clear()
+        _logger.warning(
+            "Out of memory at %d x %d pixels; the image is begun anew in tiles of %d.",
+            min(failed, height),
+            min(failed, width),
+            smaller,
+        )
+
+    def _shared(self, fact: str) -> int:
+        values = [getattr(facts, fact) for facts in self.facts]
+        if len(set(values)) > 1:
+            each = ", ".join(f"{n}: {v}" for n, v in zip(self.names, values, strict=True))
+            raise UserError(
+                f"these networks cannot be averaged: their {fact.replace('_', ' ')} differs"
+                f" ({each})"
+            )
+        value: int = values[0]
+        return value
+
+    def _precision(self, wanted: Literal["auto"] | Precision) -> Precision:
+        if wanted == "auto":
+            everywhere = all("bf16" in facts.precisions for facts in self.facts)
+            return "bf16" if everywhere and _has_bf16(self.device) else "fp32"
+        if wanted == "fp16" and self.device.type == "cpu":
+            raise UserError("precision: fp16 is for GPUs; on a CPU use bf16, or fp32")
+        for name, facts in zip(self.names, self.facts, strict=True):
+            if wanted not in facts.precisions:
+                sound = ", ".join(sorted(facts.precisions))
+                raise UserError(f"precision: {name} gives sound values in {sound}, not in {wanted}")
+        return wanted
+
+
+def restore_tensor(network: nn.Module, image: Tensor, **options: Any) -> Tensor:
+    """Pass images (B, C, H, W) through a network once; see :class:`Restorer`.
+
+    Args:
+        network: On any device, in eval mode.
+        image: In [0, 1].
+        options: Those of :class:`InferenceOptions`.
+    """
+    return Restorer([network], InferenceOptions(**options))(image)
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    return next((p.device for p in network.parameters()), torch.device("cpu"))
+
+
+def _describe(rule: str, tiling: Tiling | None) -> str:
+    if rule == "ntire2024":
+        sizes = "" if tiling is None else f", tiles of {tiling.tile} px, stride {tiling.stride}"
+        return f"padded and averaged by the rule of the NTIRE 2024 winner{sizes}"
+    if tiling is None:
+        return "whole images"
+    return (
+        f"tiles of {tiling.tile} px, stride {tiling.stride} (multiples of {tiling.grid}),"
+        f" blended over {tiling.overlap - 2 * tiling.margin} px"
+    )
+
+
+@contextmanager
+def _autocast(device: torch.device, precision: Precision) -> Iterator[None]:
+    dtype = _AUTOCAST.get(precision)
+    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        yield
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16, without which it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    checks: list[Callable[[], bool] | None] = [
+        getattr(torch.cpu, name, None)
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ]
+    return any(bool(check()) for check in checks if check is not None)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; a CPU says so only in the message."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -1,0 +1,108 @@
+"""``CIRGANModel``: trains a network against a discriminator, for looks rather than PSNR."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import ClassVar
+
+import torch
+from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from cir_host.errors import OptionsError
+from cir_host.registration import register
+from cir_model.training.cir_model import CIRModel
+from cir_model.training.options import GANTrainOptions
+from cir_model.training.running_statistics import RunningStatistics
+
+
+@register("model")
+class CIRGANModel(CIRModel):
+    """Trains ``net_g`` as :class:`CIRModel` does, and ``net_d`` to tell its outputs from originals.
+
+    A step is that of BasicSR's ``SRGANModel``: ``net_g`` lowers its other losses and how well
+    ``net_d`` tells (``l_gan``); ``net_d`` lowers its errors on originals (``l_d_real``) and on the
+    same outputs (``l_d_fake``). Here it can be accumulated, clipped and taken in mixed precision;
+    where a value of either network is not finite, neither of them takes the step.
+    """
+
+    train_options_type = GANTrainOptions
+    options_types: ClassVar = {**CIRModel.options_types, "train": GANTrainOptions}
+    options: GANTrainOptions
+
+    def rehearse(self, network: nn.Module) -> None:
+        """Do what :class:`CIRModel` does, and see that there is a discriminator.
+
+        Raises:
+            OptionsError: There is none, or what :class:`CIRModel` raises.
+        """
+        if not self.opt.get("network_d"):
+            raise OptionsError(
+                "network_d: missing; model_type: CIRGANModel trains a discriminator, such as"
+                " {type: UNetDiscriminatorSN, num_in_ch: 3}"
+            )
+        super().rehearse(network)
+
+    def init_training_settings(self) -> None:
+        """Set up the discriminator beside all else."""
+        paths = self.opt["path"]
+        self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
+        self.print_network(self.net_d)
+        if (path := paths.get("pretrain_network_d")) is not None:
+            key = paths.get("param_key_d", "params")
+            self.load_network(self.net_d, path, paths.get("strict_load_d", True), key)
+        self.net_d.train()
+        self.gan_loss = build_loss(self.opt["train"]["gan_opt"]).to(self.device)
+        self._outputs: list[Tensor] = []
+        super().init_training_settings()
+        self.statistics = RunningStatistics(self.net_g, self.net_d)
+
+    def setup_optimizers(self) -> None:
+        """Build the optimizers of both networks."""
+        super().setup_optimizers()
+        arguments = dict(self.opt["train"]["optim_d"])
+        trained = self.net_d.parameters()
+        self.optimizers.append(self.get_optimizer(arguments.pop("type"), trained, **arguments))
+
+    def backward(self) -> dict[str, Tensor]:
+        """Compute the gradients of both networks."""
+        self.net_d.requires_grad_(False)
+        losses = super().backward()
+        self.net_d.requires_grad_(True)
+        outputs = torch.cat(self._outputs)
+        self._outputs.clear()
+        for real, images in ((True, self.gt), (False, outputs)):
+            losses |= self.accumulate(self.net_d, partial(self._judge, real), {"images": images})
+        return losses
+
+    def compute_losses(
+        self, lq: Tensor, gt: Tensor, facts: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Add ``l_gan`` to the other losses of ``net_g``."""
+        output = self.restored(lq, facts)
+        self._outputs.append(output.detach())
+        # without the wrapper of several processes, which would wait for gradients of net_d
+        verdict = self._verdict(self.get_bare_model(self.net_d), output)
+        gan = self.gan_loss(verdict, True, is_disc=False)
+        return {**self.losses(output, gt, facts), "l_gan": gan}
+
+    def clip(self) -> dict[str, Tensor]:
+        """Limit the gradients of both networks, each by itself."""
+        limit = self.options.grad_clip or float("inf")
+        return {**super().clip(), "grad_norm_d": clip_grad_norm_(self.net_d.parameters(), limit)}
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Save both networks and the training state."""
+        self.save_network(self.net_d, "net_d", current_iter)
+        super().save(epoch, current_iter)
+
+    def _judge(self, real: bool, images: Tensor) -> dict[str, Tensor]:
+        """Return the error of ``net_d`` on images that are all originals or all outputs."""
+        loss = self.gan_loss(self._verdict(self.net_d, images), real, is_disc=True)
+        return {"l_d_real" if real else "l_d_fake": loss}
+
+    def _verdict(self, discriminator: nn.Module, images: Tensor) -> Tensor:
+        with self.autocast():
+            verdict: Tensor = discriminator(images)
+        return verdict.float()

@@ -1,0 +1,308 @@
+"""``CIRModel``: trains and tests one network on compressed images."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from copy import deepcopy
+from typing import Any, ClassVar
+
+import torch
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from cir_host.distributed import connected
+from cir_host.errors import UserError
+from cir_host.options import convert
+from cir_host.registration import register
+from cir_host.sampler import Stage
+from cir_model.losses.building import Losses, check_losses
+from cir_model.measuring.validation import (
+    MeasuringModel,
+    check_codec_input,
+    check_precision,
+    codec_of,
+)
+from cir_model.training.groups import freeze, parameter_groups
+from cir_model.training.options import LoggerOptions, TrainOptions, ValOptions
+from cir_model.training.running_statistics import RunningStatistics
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+
+
+@register("model")
+class CIRModel(MeasuringModel):
+    """Trains one network ``net_g`` by any losses, and measures it.
+
+    Its options are :class:`TrainOptions`, :class:`ValOptions` and :class:`LoggerOptions`.
+    """
+
+    train_options_type: ClassVar[type[TrainOptions]] = TrainOptions
+    options_types: ClassVar = {"train": TrainOptions, "val": ValOptions, "logger": LoggerOptions}
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        if opt["is_train"]:
+            self.options = self.train_options(opt)
+        super().__init__(opt)
+
+    @classmethod
+    def train_options(cls, opt: Mapping[str, Any]) -> TrainOptions:
+        """Return the section ``train`` of all options, checked."""
+        return convert(opt["train"], cls.train_options_type, "train")
+
+    @classmethod
+    def training_stages(cls, opt: Mapping[str, Any], batch_size: int) -> tuple[Stage, ...]:
+        """Return how many samples a step takes, and of which size.
+
+        Args:
+            opt: All options.
+            batch_size: ``batch_size_per_gpu`` over all processes and GPUs.
+        """
+        options = cls.train_options(opt)
+        devices = batch_size // opt["datasets"]["train"]["batch_size_per_gpu"]
+        if not options.progressive:
+            return (Stage(int(options.total_iter), batch_size * options.accum_iter),)
+        stages, last = [], 0
+        for stage in options.progressive:
+            last += int(stage.iters)
+            batch = stage.batch_size_per_gpu * devices * options.accum_iter
+            stages.append(Stage(last, batch, stage.gt_size))
+        return tuple(stages)
+
+    def rehearse(self, network: nn.Module) -> None:
+        """Try on a network without memory what the options say of it.
+
+        Raises:
+            OptionsError: A pattern of ``train.groups`` fits nothing, or nothing is left to train,
+                or the network is not sound in the precision of ``train.amp``, or takes no codec
+                where one is to be told, or a loss cannot be what its arguments say.
+        """
+        options = self.train_options(self.opt)
+        check_losses(options)
+        if options.amp != "off":
+            check_precision(network, options.amp, "train.amp")
+        asked = {"train": options.tell_codec, "val": self.val_options(self.opt).tell_codec}
+        for key in (key for key, wanted in asked.items() if wanted):
+            check_codec_input(network, f"{key}.tell_codec")
+        freeze(network, options.groups)
+        parameter_groups(network, options)
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """Freeze what the options say of ``net_g``, then move and distribute the network."""
+        if self.is_train:
+            if net is self.net_g:
+                freeze(net, self.options.groups)
+            if self.options.channels_last:
+                net = net.to(memory_format=torch.channels_last)
+        moved: nn.Module = super().model_to_device(net)
+        return moved
+
+    def init_training_settings(self) -> None:
+        """Set up losses, averaged weights, optimizer, schedule and the way of computing."""
+        options = self.options
+        if options.tf32 is not None:
+            torch.backends.cuda.matmul.allow_tf32 = options.tf32
+            torch.backends.cudnn.allow_tf32 = options.tf32
+        self.net_g.train()
+        self.ema_decay = options.ema_decay
+        if self.ema_decay > 0:
+            self._start_average()
+        self.losses = Losses(options).to(self.device)
+        self.setup_optimizers()
+        self.setup_schedulers()
+        self.trained = [p for p in self.net_g.parameters() if p.requires_grad]
+        # the compiled network stands beside the plain one: checkpoints and validation know nothing
+        self.network = torch.compile(self.net_g) if options.compile else self.net_g
+        self.autocast_type = _AUTOCAST[options.amp]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
+        self.statistics = RunningStatistics(self.net_g)
+        self.skipped = self.skipped_in_a_row = 0
+
+    def setup_optimizers(self) -> None:
+        """Build the optimizer over the groups of parameters."""
+        arguments = dict(self.opt["train"]["optim_g"])
+        groups = parameter_groups(self.get_bare_model(self.net_g), self.options)
+        self.optimizer_g = self.get_optimizer(arguments.pop("type"), groups, **arguments)
+        self.optimizers.append(self.optimizer_g)
+
+    def get_optimizer(
+        self, optim_type: str, params: Iterable[Any], lr: float, **kwargs: Any
+    ) -> torch.optim.Optimizer:
+        """Build one of torch's optimizers by its name."""
+        optimizer: torch.optim.Optimizer = getattr(torch.optim, optim_type)(params, lr, **kwargs)
+        return optimizer
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Take a batch with ``lq`` and, where it is known, ``gt``: (B, C, H, W) in [0, 1].
+
+        Its other tensors, with the batch on the first axis, become ``self.facts``.
+        """
+        self.lq: Tensor
+        super().feed_data(data)
+        self.facts = {
+            key: value.to(self.device)
+            for key, value in data.items()
+            if isinstance(value, Tensor) and key not in {"lq", "gt"}
+        }
+        if self.is_train and self.options.channels_last:
+            self.lq = self.lq.contiguous(memory_format=torch.channels_last)
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """Take one step by the mean gradient of the batch, computed in ``accum_iter`` parts.
+
+        Raises:
+            UserError: ``max_nonfinite`` steps in a row had a loss or gradient that is not finite.
+        """
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        self.statistics.keep()
+        losses = self.backward()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        self.log_dict = _as_numbers({**losses, **self.clip()})
+        if all(map(_is_finite, self.log_dict.values())):
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
+            self.skipped_in_a_row = 0
+            if self.ema_decay > 0:
+                self.model_ema(decay=self.ema_decay)
+        else:
+            self.statistics.restore()
+            self._count_skipped(current_iter)
+        self.scaler.update()
+        if self.skipped:
+            self.log_dict["skipped"] = self.skipped
+
+    def backward(self) -> dict[str, Tensor]:
+        """Compute the gradients of the batch.
+
+        Returns:
+            Each loss by name, its mean over the batch and the processes.
+        """
+        batch = {"lq": self.lq, "gt": self.gt, **self.facts}
+        return self.accumulate(
+            self.net_g, lambda lq, gt, **facts: self.compute_losses(lq, gt, facts), batch
+        )
+
+    def accumulate(
+        self,
+        network: nn.Module,
+        compute: Callable[..., dict[str, Tensor]],
+        batch: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Add up the gradients of all parts of a batch.
+
+        Args:
+            network: What is trained, as the processes share it.
+            compute: Returns the losses of a part, whose tensors it is given by their names.
+            batch: Tensors with the batch on the first axis.
+
+        Returns:
+            As :meth:`backward`.
+        """
+        parts = self.options.accum_iter
+        means: dict[str, Tensor] = {}
+        chunks = [value.chunk(parts) for value in batch.values()]
+        for i, values in enumerate(zip(*chunks, strict=True)):
+            with _gradients_shared(network, i == parts - 1):
+                losses = compute(**dict(zip(batch, values, strict=True)))
+                loss = torch.stack(list(losses.values())).sum()
+                torch.autograd.backward(self.scaler.scale(loss / parts))
+            for name, value in losses.items():
+                means[name] = means.get(name, torch.zeros_like(value)) + value.detach() / parts
+        return _mean_over_processes(means)
+
+    def clip(self) -> dict[str, Tensor]:
+        """Limit the gradient to ``train.grad_clip``; returns its norm before by name in the log."""
+        return {"grad_norm": clip_grad_norm_(self.trained, self.options.grad_clip or float("inf"))}
+
+    def compute_losses(
+        self, lq: Tensor, gt: Tensor, facts: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Restore images and compare them: the formula of the training.
+
+        Args:
+            lq: (B, C, H, W) in [0, 1].
+            gt: (B, C, scale H, scale W) in [0, 1].
+            facts: What else the samples hold as tensors, such as ``quality`` (B,).
+
+        Returns:
+            Scalars by their names in the log; their sum is what the step lowers.
+        """
+        losses: dict[str, Tensor] = self.losses(self.restored(lq, facts), gt, facts)
+        return losses
+
+    def restored(self, lq: Tensor, facts: Mapping[str, Tensor]) -> Tensor:
+        """Pass a batch through the network; returns images in float32, not clamped."""
+        told = {"codec": codec_of(facts, "train.tell_codec")} if self.options.tell_codec else {}
+        with self.autocast():
+            output: Tensor = self.network(lq, **told)
+        return output.float()
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of ``train.amp`` for the network."""
+        kind = self.autocast_type
+        return torch.autocast(self.device.type, kind, kind is not None)
+
+    def state_of_training(self) -> dict[str, Any]:
+        """Return what the training state holds beside BasicSR's: the scaler and counters."""
+        return {
+            "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "best_mean": self.best_mean,
+        }
+
+    def resume_state_of_training(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_of_training` returned; older states lack some of it."""
+        if self.scaler.is_enabled() and state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
+        self.skipped = state.get("skipped", 0)
+        self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+        self.best_mean = state.get("best_mean")
+
+    def _start_average(self) -> None:
+        """Begin the averaged weights: those of the checkpoint, or the network as it is."""
+        self.net_g_ema = deepcopy(self.get_bare_model(self.net_g)).requires_grad_(False).eval()
+        paths = self.opt["path"]
+        if (path := paths.get("pretrain_network_g")) is not None:
+            strict = paths.get("strict_load_g", True)
+            self.load_network(self.net_g_ema, path, strict, "params_ema")
+
+    def _count_skipped(self, current_iter: int) -> None:
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        values = ", ".join(f"{k}: {v:g}" for k, v in self.log_dict.items())
+        get_root_logger().warning(f"Iteration {current_iter} is skipped: not finite ({values}).")
+        if self.skipped_in_a_row >= self.options.max_nonfinite:
+            raise UserError(
+                f"{self.skipped_in_a_row} steps in a row, the last at iteration {current_iter}, had"
+                f" no finite loss or gradient ({values}); lower train.optim_g.lr, or set"
+                " train.grad_clip, or train.amp to bf16 or off, and resume"
+            )
+
+
+def _gradients_shared(network: nn.Module, shared: bool) -> Any:
+    """In all parts of a step but the last, each of several processes keeps its gradient."""
+    if shared or not isinstance(network, DistributedDataParallel):
+        return nullcontext()
+    return network.no_sync()
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) < float("inf")  # false for NaN too
+
+
+def _as_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Move all values from the device at once."""
+    numbers = torch.stack([value.float() for value in values.values()]).tolist()
+    return dict(zip(values, numbers, strict=True))
+
+
+def _mean_over_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not connected():
+        return values
+    stacked = torch.stack(list(values.values()))
+    dist.all_reduce(stacked)
+    return dict(zip(values, stacked / dist.get_world_size(), strict=True))
