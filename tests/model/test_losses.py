@@ -8,7 +8,7 @@ from command_tools import train_options
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 from scipy.stats import wasserstein_distance
-from test_cir_model import batch, model, step
+from training_tools import batch, model, step
 
 from cir_host.errors import OptionsError, UserError
 

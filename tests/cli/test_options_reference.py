@@ -10,7 +10,7 @@ from command_tools import train_options
 from cir_cli import main
 from cir_cli.options_reference import reference, schema_text
 
-PAGE = Path(__file__).resolve().parents[1] / "docs/options.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/options.md"
 
 
 def test_the_page_is_the_one_that_the_code_prints():

@@ -8,7 +8,7 @@ import torch
 from command_tools import photographs, train_options
 from host_tools import run_here
 from small_networks import SMALL
-from test_cir_model import batch, step
+from training_tools import batch, step
 
 import cir_data
 from cir_host.errors import OptionsError, UserError

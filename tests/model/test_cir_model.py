@@ -1,6 +1,5 @@
 """The training step of ``CIRModel``: what each option does to it."""
 
-import copy
 import csv
 import json
 import os
@@ -19,6 +18,7 @@ from name_tools import file_paths, not_utf8
 from small_networks import SMALL
 from torch import nn
 from torch.utils.data import DataLoader
+from training_tools import assert_close, batch, model, step, weights
 
 import cir_data  # noqa: F401 (registers its data sets)
 from cir_host.errors import OptionsError, UserError
@@ -27,40 +27,6 @@ from cir_host.sampler import Stage
 from cir_model import CIRModel
 from cir_model.measuring.validation import _UniqueNames
 from cir_model.training.options import TrainOptions, ValOptions
-
-NETWORK = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
-
-
-def model(network=None, **train):
-    """A model in training without a folder, its weights always the same."""
-    opt = train_options(network_g=dict(network or NETWORK))
-    opt["train"]["optim_g"] = {"type": "SGD", "lr": 0.1}
-    opt["train"].update(copy.deepcopy(train))
-    opt.update(is_train=True, dist=False, rank=0, world_size=1)
-    torch.manual_seed(0)
-    return CIRModel(opt)
-
-
-def batch(number=4, size=16, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    lq, gt = torch.rand(2, number, 3, size, size, generator=generator)
-    return {"lq": lq, "gt": gt}
-
-
-def step(made, data=None, iteration=1):
-    made.feed_data(data or batch())
-    made.optimize_parameters(iteration)
-    return made.log_dict
-
-
-def weights(made, net="net_g"):
-    return {k: v.clone() for k, v in getattr(made, net).state_dict().items()}
-
-
-def assert_close(first, second, **tolerance):
-    assert first.keys() == second.keys()
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], msg=name, **tolerance)
 
 
 def test_the_step_is_the_plain_formula():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command_tools import basicsr
 
-DATASETS = Path(__file__).resolve().parents[1] / "datasets"
+DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 
 # PSNR / SSIM / PSNR-B, measured with Pillow 13 and libjpeg-turbo; the PromptCIR paper prints the
 # colour rows of LIVE1 (Table 2), the grey-image literature the others

@@ -10,8 +10,16 @@ from basicsr.archs import vgg_arch
 from basicsr.models.srgan_model import SRGANModel
 from command_tools import photographs, train_options
 from host_tools import run_here
-from test_cir_model import assert_close, batch, step, weights
-from test_exact_resume import assert_equal, content, run, stopped_at
+from training_tools import (
+    assert_close,
+    assert_equal,
+    batch,
+    content,
+    run,
+    step,
+    stopped_at,
+    weights,
+)
 from vgg_tools import narrow_vgg
 
 from cir_cli.options_files import find

@@ -1,13 +1,11 @@
 """A run that was stopped anywhere ends as one that never stopped, bit for bit, on two threads."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +13,9 @@ from command_tools import basicsr, photographs, train_options, write_options
 from host_tools import basicsr_log, write_pairs
 from host_tools import train_options as stock_options
 from small_networks import SMALL
+from training_tools import TOTAL, assert_equal, content, run, stopped_at
 
 import cir_cli.main  # noqa: F401 (registers everything)
-from cir_cli.pipelines import train
-
-TOTAL = 6
 
 
 def options(folder, **changes):
@@ -46,60 +42,12 @@ def options(folder, **changes):
     )
 
 
-def run(folder, options, *flags):
-    """Train in this process on two threads."""
-    name = write_options(folder / "options.yml", options)
-    before, threads = Path.cwd(), torch.get_num_threads()
-    os.chdir(folder)
-    torch.set_num_threads(2)
-    try:
-        train(["-opt", name, *flags])
-    finally:
-        torch.set_num_threads(threads)
-        os.chdir(before)
-    return folder / "experiments" / options["name"]
-
-
-def content(run_folder, iteration=TOTAL):
-    """Everything that a run has at an iteration, as one state dict of tensors and plain values."""
-    network = torch.load(run_folder / f"models/net_g_{iteration}.pth", weights_only=True)
-    state = torch.load(run_folder / f"training_states/{iteration}.state", weights_only=True)
-    return {"network": network, "state": state}
-
-
-def assert_equal(first, second, where=""):
-    assert type(first) is type(second), where
-    if isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_equal(first[key], second[key], f"{where}.{key}")
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), where
-        for i, (a, b) in enumerate(zip(first, second, strict=True)):
-            assert_equal(a, b, f"{where}[{i}]")
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    else:
-        assert first == second, where
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that was not stopped."""
     folder = tmp_path_factory.mktemp("whole")
     photographs(folder / "photos", size=24)
     return run(folder, options(folder))
-
-
-def stopped_at(whole, iteration, folder):
-    """A copy of the run as it was when it was killed after an iteration."""
-    copied = folder / "experiments/run"
-    shutil.copytree(whole, copied)
-    for file in copied.rglob("*"):
-        number = re.search(r"(\d+|latest|best)\.(state|pth)$", file.name)
-        if number and (not number[1].isdecimal() or int(number[1]) > iteration):
-            file.unlink()
-    return copied
 
 
 @pytest.mark.parametrize("iteration", [1, 3])

@@ -11,7 +11,7 @@ from cir_cli.models import markdown
 from cir_cli.options_files import shipped
 from cir_host.patches import PATCHES, table
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 DOCUMENTS = [
     path.relative_to(ROOT).as_posix()

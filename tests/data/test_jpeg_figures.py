@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data_tools import make
 
-DATASETS = Path(__file__).resolve().parents[1] / "datasets"
+DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 
 
 @pytest.mark.parametrize(
