@@ -1,7 +1,6 @@
 """``basicsr convert``: a checkpoint written as safetensors, for BasicSR, or as ONNX."""
 
 import argparse
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,14 +10,14 @@ from torch import Tensor
 
 from cir_arch.export import compare_onnx, export_onnx, require_onnx, save_safetensors
 from cir_arch.recognition import NetworkOptions, described, load_network, recognise
+from cir_cli import parsers
 from cir_cli.options_files import find
+from cir_cli.parsers import CHECKPOINT_SUFFIXES
 from cir_host.checkpoint import Checkpoint, not_finite, read_checkpoint, refuse_not_finite
 from cir_host.checkpoint_files import reason, shown
 from cir_host.errors import UserError
 from cir_host.file_names import printable
 from cir_host.files import part_of
-
-FORMATS = (".safetensors", ".pth", ".onnx")
 
 
 def run(arguments: list[str]) -> None:
@@ -27,31 +26,7 @@ def run(arguments: list[str]) -> None:
     Raises:
         UserError: The file cannot be read or written, or its network cannot be exported.
     """
-    parser = argparse.ArgumentParser("basicsr convert", description=__doc__)
-    parser.add_argument("file", type=Path, help="a checkpoint")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help=f"a name that ends in {_either(FORMATS)}"
-    )
-    parser.add_argument("--key", help="the container's key, where a file holds several state dicts")
-    parser.add_argument(
-        "--network",
-        metavar="YAML",
-        help="the network, where the file does not tell it: '{type: HAT, conv_scale: 0.02}',"
-        " or the options file that it was trained by",
-    )
-    parser.add_argument(
-        "--half",
-        action="store_true",
-        help="store float16, half as large; loading gives float32 again",
-    )
-    parser.add_argument(
-        "--size",
-        type=_size,
-        metavar="HxW",
-        help="ONNX for images of this size alone, which most networks need",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
-    options = parser.parse_args(arguments)
+    options = parsers.convert().parse_args(arguments)
     output: Path = options.output
     suffix = output.suffix.lower()
     _check_output(output, options.overwrite)
@@ -75,8 +50,8 @@ def run(arguments: list[str]) -> None:
 
 def _check_output(output: Path, overwrite: bool) -> None:
     name = f"-o {printable(str(output))}"
-    if output.suffix.lower() not in FORMATS:
-        raise UserError(f"{name}: its ending tells the format; give {_either(FORMATS)}")
+    if output.suffix.lower() not in CHECKPOINT_SUFFIXES:
+        raise UserError(f"{name}: its ending tells the format; give {_either(CHECKPOINT_SUFFIXES)}")
     try:
         if not output.parent.is_dir():
             raise UserError(f"{name}: no folder {printable(str(output.parent))}")
@@ -156,10 +131,3 @@ def _named(network: NetworkOptions | None) -> str:
 
 def _either(words: tuple[str, ...]) -> str:
     return f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 256x384")
-    return int(found[1]), int(found[2])

@@ -3,7 +3,6 @@
 The photographs come with scikit-image's wheel, which BasicSR depends on, so nothing is downloaded.
 """
 
-import argparse
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from torch.nn.functional import l1_loss
 from tqdm import tqdm
 
 from cir_arch import load_network
+from cir_cli import parsers
 from cir_cli.options_files import find
 from cir_cli.showcase import SHOWPIECES, photograph, show, side_by_side, stacked
 from cir_host.errors import UserError
@@ -56,12 +56,7 @@ def run(arguments: list[str]) -> None:
     Raises:
         UserError: A step failed, or a restored photograph is no better than its JPEG.
     """
-    parser = argparse.ArgumentParser("basicsr demo", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("demo"), help="default: %(default)s")
-    parser.add_argument(
-        "--seconds", type=float, default=110, help="time to train (default: %(default)s)"
-    )
-    options = parser.parse_args(arguments)
+    options = parsers.demo().parse_args(arguments)
     folder: Path = options.folder
     torch.set_num_threads(_free_cores())
     _restore(folder)

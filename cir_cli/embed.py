@@ -1,6 +1,5 @@
 """``basicsr embed``: a picture of CaVE's embeddings, by the quality of the JPEG."""
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cir_arch import load_network
+from cir_cli import parsers
 from cir_cli.figures import new_figure
-from cir_cli.flags import number
 from cir_cli.restore_jobs import list_pictures
 from cir_data.codecs.jpeg import JPEG
 from cir_data.images.decoding import decode
@@ -21,7 +20,6 @@ from cir_data.storage.sources import some
 from cir_host.errors import UserError
 from cir_host.files import read_regular, write_whole
 
-QUALITIES = (10, 30, 50, 70, 90)
 WINDOW = 512
 """Of larger images the middle is taken, of this height and width."""
 
@@ -37,7 +35,7 @@ def run(arguments: list[str]) -> None:
     Raises:
         UserError: A file or value cannot be used, or a package is not installed.
     """
-    options = _parser().parse_args(arguments)
+    options = parsers.embed().parse_args(arguments)
     output: Path = options.output
     if output.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"-o {output}: give a name that ends in .png, .svg or .pdf")
@@ -149,24 +147,3 @@ def _draw(points: Points, qualities: Sequence[int], method: str) -> Any:
     axis.set(title=f"Embeddings of {len(points)} images, {title}", xticks=[], yticks=[])
     axis.legend(fontsize="small")
     return figure
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("basicsr embed", description=__doc__)
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="clean images: file, folder or pattern"
-    )
-    parser.add_argument(
-        "-m", "--model", type=Path, required=True, metavar="WEIGHTS", help="of CaVE or CaVEQuality"
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="picture.png")
-    parser.add_argument(
-        "--qualities",
-        nargs="+",
-        type=number(1, 100),
-        default=QUALITIES,
-        metavar="Q",
-        help="default: 10 30 50 70 90",
-    )
-    parser.add_argument("--method", choices=("pca", "tsne"), default="pca", help="default: pca")
-    return parser

@@ -1,6 +1,7 @@
 """Values of flags that several commands take."""
 
 import argparse
+import re
 from collections.abc import Callable
 
 
@@ -17,12 +18,42 @@ def tile(text: str) -> int | str:
     return text if text == "auto" else number(0, 2**31)(text)
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """Parse ``256x384``, height and width."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 256x384")
+    return int(found[1]), int(found[2])
+
+
+def share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
 def number(least: int, most: int) -> Callable[[str], int]:
     """Return a parser of integers from ``least`` to ``most``."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no integer from {least} to {most}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a parser of integers of at least ``least``."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
         return int(text)
 
     return parse

@@ -4,43 +4,90 @@ import argparse
 import io
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple
 
-# Imported here, at the top of the main script, so that spawned workers register everything too.
-import cir_arch  # noqa: F401
-import cir_data  # noqa: F401
-import cir_model  # noqa: F401
-from cir_cli import (
-    convert,
-    demo,
-    embed,
-    models,
-    options_reference,
-    pipelines,
-    plot,
-    prepare,
-    restore,
-    results,
-)
+from cir_cli import parsers
 from cir_cli.standard_streams import run_watched
 from cir_host import __version__
 from cir_host.compat import warnings_stay_warnings
-from cir_host.distributed import normalise_argv
 from cir_host.errors import UserError
 from cir_host.file_names import printable
+from cir_host.launchers import normalise_argv
 
-COMMANDS: dict[str, tuple[Callable[[list[str]], int | None], str]] = {
-    "train": (pipelines.train, "train a network: basicsr train -opt FILE.yml"),
-    "test": (pipelines.test, "measure a network on test sets: basicsr test -opt FILE.yml"),
-    "restore": (restore.run, "restore pictures: basicsr restore photos -o restored"),
-    "results": (results.run, "measure weights on the papers' test sets and write the page of it"),
-    "prepare": (prepare.run, "make an LMDB or sub-images: basicsr prepare FOLDER -o OUT"),
-    "models": (models.run, "list the networks; basicsr models FILE: what a checkpoint holds"),
-    "convert": (convert.run, "write a checkpoint as safetensors, .pth or ONNX"),
-    "options": (options_reference.run, "print what may stand in an options file"),
-    "plot": (plot.run, "draw the curves of a training run: basicsr plot experiments/NAME"),
-    "embed": (embed.run, "draw CaVE's embeddings by quality: basicsr embed photos -m FILE -o PNG"),
-    "demo": (
-        demo.run,
+
+class Command(NamedTuple):
+    """A subcommand, whose module is imported when it is run."""
+
+    module: str
+    function: str
+    parser: Callable[[], argparse.ArgumentParser]
+    summary: str
+
+    def run(self, arguments: list[str]) -> int | None:
+        """Run it; ``--help`` answers before anything large is imported."""
+        if {"-h", "--help"} & set(arguments):
+            self.parser().parse_args(arguments)
+        status: int | None = getattr(import_module(self.module), self.function)(arguments)
+        return status
+
+
+COMMANDS = {
+    "train": Command(
+        "cir_cli.pipelines", "train", parsers.train, "train a network: basicsr train -opt FILE.yml"
+    ),
+    "test": Command(
+        "cir_cli.pipelines",
+        "test",
+        parsers.test,
+        "measure a network on test sets: basicsr test -opt FILE.yml",
+    ),
+    "restore": Command(
+        "cir_cli.restore",
+        "run",
+        parsers.restore,
+        "restore images: basicsr restore photos -o restored",
+    ),
+    "results": Command(
+        "cir_cli.results",
+        "run",
+        parsers.results,
+        "measure weights on the papers' test sets and write the results page",
+    ),
+    "prepare": Command(
+        "cir_cli.prepare",
+        "run",
+        parsers.prepare,
+        "make an LMDB or sub-images: basicsr prepare FOLDER -o OUT",
+    ),
+    "models": Command(
+        "cir_cli.models",
+        "run",
+        parsers.models,
+        "list the networks; basicsr models FILE: show what a checkpoint holds",
+    ),
+    "convert": Command(
+        "cir_cli.convert", "run", parsers.convert, "write a checkpoint as safetensors, .pth or ONNX"
+    ),
+    "options": Command(
+        "cir_cli.options_reference", "run", parsers.options, "print every key of an options file"
+    ),
+    "plot": Command(
+        "cir_cli.plot",
+        "run",
+        parsers.plot,
+        "draw the curves of a training run: basicsr plot experiments/NAME",
+    ),
+    "embed": Command(
+        "cir_cli.embed",
+        "run",
+        parsers.embed,
+        "plot CaVE's embeddings by quality: basicsr embed photos -m FILE -o PNG",
+    ),
+    "demo": Command(
+        "cir_cli.demo",
+        "run",
+        parsers.demo,
         "restore photographs of scikit-image, then train and test a small PromptCIR",
     ),
 }
@@ -65,7 +112,7 @@ def _run(argv: Sequence[str] | None) -> int:
     ):  # names may not be UTF-8, the terminal may be ASCII
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = COMMANDS[command][0](rest)
+        status = COMMANDS[command].run(rest)
     except UserError as error:
         print(f"basicsr {command}: error: {printable(str(error))}", file=sys.stderr)
         return 2
@@ -84,7 +131,7 @@ def _parse(arguments: list[str]) -> tuple[str, list[str]]:
     )
     parser.add_argument("--version", action="version", version=f"basicsr-cir {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (_, summary) in COMMANDS.items():
-        commands.add_parser(name, help=summary, add_help=False)
+    for name, entry in COMMANDS.items():
+        commands.add_parser(name, help=entry.summary, add_help=False)
     # the subcommand's own flags are its own business; BasicSR parses those of train and test
     return parser.parse_args(arguments[:1]).command, arguments[1:]

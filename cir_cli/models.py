@@ -1,6 +1,5 @@
 """``basicsr models``: list all networks, or show what a checkpoint holds."""
 
-import argparse
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from cir_arch.basicsr_networks import facts_of
 from cir_arch.facts import NetworkFacts
 from cir_arch.network import Entry, entries
 from cir_arch.recognition import NetworkOptions, described, recognise
+from cir_cli import parsers
 from cir_host.checkpoint import Checkpoint, about_not_finite, load_into, not_finite, read_checkpoint
 from cir_host.checkpoint_files import shown
 from cir_host.errors import UserError
@@ -26,14 +26,7 @@ def run(arguments: list[str]) -> None:
     Raises:
         UserError: The file cannot be read, or holds no weights.
     """
-    parser = argparse.ArgumentParser("basicsr models", description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path, help="a checkpoint; without it: all networks")
-    parser.add_argument("--key", help="the container's key, where a file holds several state dicts")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--markdown", action="store_true", help="print the table of networks of the documentation"
-    )
-    options = parser.parse_args(arguments)
+    options = parsers.models().parse_args(arguments)
     if options.markdown:
         print(markdown(entries()))
         return

@@ -3,7 +3,6 @@
 Both are made from the structs by which a run checks its options, so that they cannot differ.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import msgspec
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 
+from cir_cli import parsers
 from cir_model import CaVEModel, CIRGANModel, CIRModel
 
 _FILLED_IN = ("phase", "manual_seed", "scale")
@@ -40,9 +40,8 @@ basicsr options --schema > schema.json
 
 def run(arguments: list[str]) -> None:
     """Print the reference as Markdown, or the schema."""
-    parser = argparse.ArgumentParser("basicsr options", description=__doc__)
-    parser.add_argument("--schema", action="store_true", help="print the JSON schema")
-    print(schema_text() if parser.parse_args(arguments).schema else reference(), end="")
+    options = parsers.options().parse_args(arguments)
+    print(schema_text() if options.schema else reference(), end="")
 
 
 def schema_text() -> str:

@@ -7,6 +7,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import cir_arch  # noqa: F401
+import cir_data  # noqa: F401
+import cir_model  # noqa: F401 (these fill the registries of BasicSR, which the next lines import)
+
+# isort: split
 from basicsr.test import test_pipeline
 from basicsr.train import train_pipeline
 

@@ -1,11 +1,11 @@
 """``basicsr plot RUN``: the curves of a training run as one PNG."""
 
-import argparse
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cir_cli import parsers
 from cir_cli.figures import new_figure
 from cir_host.errors import UserError
 from cir_host.progress import RECORDS, read_records
@@ -20,10 +20,7 @@ def run(arguments: list[str]) -> None:
     Raises:
         UserError: The folder holds no run, or matplotlib is not installed.
     """
-    parser = argparse.ArgumentParser("basicsr plot", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="experiments/NAME, or NAME")
-    parser.add_argument("-o", "--output", type=Path, help="default: RUN/curves.png")
-    options = parser.parse_args(arguments)
+    options = parsers.plot().parse_args(arguments)
     folder = next((f for f in (options.run, "experiments" / options.run) if f.is_dir()), None)
     if folder is None:
         raise UserError(f"{options.run}: no such folder, nor experiments/{options.run}")

@@ -1,14 +1,13 @@
 """``basicsr prepare``: folders of images into an LMDB, a folder of sub-images or a list."""
 
 import argparse
-import os
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from cir_cli import parsers
 from cir_data.prepare.preparation import (
     Preparation,
     Report,
@@ -20,18 +19,6 @@ from cir_data.prepare.preparation import (
 from cir_data.prepare.recipes import RECIPES, Recipe
 from cir_data.storage.sources import PassedOver, StoredImage, find_images, some
 from cir_host.errors import UserError
-
-_EPILOG = """\
-OUT tells by its ending what is made:
-  OUT.lmdb   an LMDB: dataroot_gt: OUT.lmdb, for the data sets of this package and (unless it holds
-             raw pixels) for BasicSR's, with io_backend: {type: lmdb}
-  OUT.txt    a meta_info_file, a line `name (height,width,channels)` for each image
-  OUT        a folder of PNG files, and OUT_meta_info.txt beside it
-
-An interrupted run goes on where it stopped when the same command is given again.
-
-recipes (--recipe NAME looks for the folders below --datasets, and checks them):
-"""
 
 
 def run(arguments: list[str]) -> None:
@@ -143,55 +130,7 @@ def _amount(size: int) -> str:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    recipes = "".join(
-        f"{name}:\n{textwrap.indent(recipe.describe(), '  ')}\n" for name, recipe in RECIPES.items()
-    )
-    parser = argparse.ArgumentParser(
-        "basicsr prepare",
-        description=__doc__,
-        epilog=_EPILOG + textwrap.indent(recipes, "  "),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("input", nargs="*", help="folders, searched with all folders below them, or LMDBs")
-    add("-o", "--output", type=Path, metavar="OUT", help="what to make, see below")
-    add("--recipe", choices=RECIPES, metavar="NAME", help=f"one of {', '.join(RECIPES)}")
-    add(
-        "--datasets",
-        type=Path,
-        default=Path("datasets"),
-        metavar="FOLDER",
-        help="where recipes look and write (default: %(default)s)",
-    )
-    add(
-        "--store",
-        choices=("png", "raw"),
-        default="png",
-        help="raw: pixels as they are, for fast random crops; about twice as large as png, and not"
-        " for BasicSR's own data sets (default: %(default)s)",
-    )
-    add("--size", type=_positive, metavar="N", help="cut sub-images of N x N pixels")
-    add("--step", type=_positive, metavar="N", help="from one to the next (default: half the size)")
-    add(
-        "--threshold",
-        type=_natural,
-        default=0,
-        metavar="N",
-        help="a rest at the border no wider than N pixels is dropped (default: %(default)s)",
-    )
-    add(
-        "--min-jpeg-quality",
-        type=_quality,
-        metavar="Q",
-        help="leave out JPEG files that are quantised more coarsely than quality Q",
-    )
-    add("--remove-suffix", default="", metavar="S", help="end of names to remove, such as x4")
-    add("--workers", type=_positive, default=_cores(), metavar="N", help="default: %(default)s")
-    add(
-        "--overwrite",
-        action="store_true",
-        help="replace what an earlier run made, or left half made with other settings",
-    )
+    parser = parsers.prepare()
     options = parser.parse_args(arguments)
     if bool(options.recipe) == bool(options.input):
         parser.error("give input folders or --recipe NAME")
@@ -202,27 +141,3 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if options.size is None and (options.step or options.threshold):
         parser.error("--step and --threshold need --size")
     return options
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _natural(text: str) -> int:
-    return _at_least(0, text)
-
-
-def _quality(text: str) -> int:
-    if _at_least(1, text) > 100:
-        raise argparse.ArgumentTypeError(f"{text}: a quality is at most 100")
-    return int(text)
-
-
-def _at_least(least: int, text: str) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least} on")
-    return int(text)

@@ -1,12 +1,30 @@
-"""``basicsr restore``: pictures made better, with everything kept that their files hold."""
+"""``basicsr restore``: a batch of files restored, with everything kept that they hold."""
 
 import argparse
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_args
 
-from cir_cli.flags import number, shard, tile
-from cir_data.images.formats import SUFFIXES
-from cir_model.restoring.options import FINE_QUALITY, MAX_PIXELS, Ensemble
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from cir_arch import load_network
+from cir_cli import parsers
+from cir_cli.restore_jobs import STANDARD_STREAM, LeftOut, list_jobs, streams
+from cir_cli.restore_views import Report, write_comparison
+from cir_data.images.writing import write_file
+from cir_host.errors import UserError
+from cir_host.file_names import short_name
+from cir_model.restoring.files import Job, Outcome, read_regular_file, restore_bytes, restore_file
+from cir_model.restoring.inference import Restorer
+from cir_model.restoring.options import InferenceOptions, RestoreOptions
+from cir_weights import default_weights
 
 
 def run(arguments: list[str]) -> int:
@@ -18,103 +36,207 @@ def run(arguments: list[str]) -> int:
     Raises:
         UserError: Nothing can be done as asked.
     """
-    flags = _parser().parse_args(arguments)
-    from cir_cli.restore_batch import restore_batch  # takes seconds, which --help need not
+    flags = parsers.restore().parse_args(arguments)
+    left_out = LeftOut()
+    jobs = list_jobs(flags.inputs, flags.output, flags.format, left_out)
+    part, parts = flags.shard or _shard_of_torchrun()
+    for path in (flags.report, flags.compare):
+        if path is not None and path.exists() and path.is_dir() != (path is flags.compare):
+            wanted = "a file" if path.is_dir() else "a folder"
+            raise UserError(
+                f"{path}: is {'a folder' if path.is_dir() else 'a file'}; give {wanted}"
+            )
+    if flags.threads:
+        torch.set_num_threads(flags.threads)
+    with _engine_messages():
+        batch = _Batch(
+            _restorer(flags),
+            RestoreOptions(**{f.name: getattr(flags, f.name) for f in fields(RestoreOptions)}),
+            Path(flags.output),
+            flags.compare,
+            Report(flags.report) if flags.report else None,
+        )
+        return batch.run(jobs[part - 1 :: parts], left_out if part == 1 else LeftOut())
 
-    return restore_batch(flags)
+
+@dataclass
+class _Batch:
+    """The work of one process, and what came of it."""
+
+    restorer: Restorer
+    options: RestoreOptions
+    output: Path
+    compare: Path | None
+    report: Report | None
+    counts: Counter[str] = field(default_factory=Counter)
+    pixels: int = 0
+
+    def run(self, jobs: Sequence[Job], left_out: LeftOut) -> int:
+        start = time.perf_counter()
+        for line in left_out.unreadable:
+            self._fail(line)
+        try:
+            with tqdm(jobs, unit="image", disable=None if len(jobs) > 1 else True) as bar:
+                for job in bar:
+                    self._do(job)
+                    speed = self.pixels / 1e6 / (time.perf_counter() - start)
+                    bar.set_postfix_str(f"{speed:.2f} MP/s")
+        finally:  # also of a batch that is interrupted
+            self._write_report()
+        for line in left_out.lines():
+            _say(f"left out: {line}")
+        seconds = time.perf_counter() - start
+        rate = f", {self.pixels / 1e6 / seconds:.2f} MP/s" if self.pixels else ""
+        used = self.restorer.describe()
+        counted = ", ".join(
+            f"{self.counts[kind]} {kind}" for kind in ("restored", "copied", "skipped", "failed")
+        )
+        _say(
+            f"{counted}; {self.pixels / 1e6:.1f} MP in {seconds:.1f} s{rate}"
+            + (f" ({used['inference']}, {used['precision']})" if self.counts["restored"] else "")
+        )
+        return 1 if self.counts["failed"] else 0
+
+    def _do(self, job: Job) -> None:
+        try:
+            outcome = self._restore(job)
+            self.counts[outcome.action] += 1
+            self.pixels += outcome.pixels
+            self._show(job, outcome)
+        except UserError as error:
+            self._fail(str(error))
+        except Exception as error:
+            # whatever is wrong with one file, the others are restored
+            reason = " ".join(str(error).split())
+            self._fail(f"{job.source}: {type(error).__name__}: {reason}")
+
+    def _fail(self, line: str) -> None:
+        self.counts["failed"] += 1
+        _say(f"error: {line}")
+
+    def _restore(self, job: Job) -> Outcome:
+        if STANDARD_STREAM not in (str(job.source), str(job.restored)):
+            return restore_file(job, self.restorer, self.options)
+        if str(job.source) == STANDARD_STREAM:
+            data = sys.stdin.buffer.read()
+        else:
+            data = read_regular_file(job.source)
+        outcome = restore_bytes(data, _name(job), job.format, self.restorer, self.options)
+        if streams(job):
+            sys.stdout.buffer.write(outcome.data)
+            sys.stdout.buffer.flush()
+        elif os.path.lexists(job.restored) and not self.options.overwrite:
+            raise UserError(f"{job.restored}: exists; --overwrite replaces it")
+        else:
+            write_file(job.restored, outcome.data)
+        return replace(outcome, output=job.restored)
+
+    def _show(self, job: Job, outcome: Outcome) -> None:
+        for warning in outcome.warnings:
+            _say(f"warning: {_name(job)}: {warning}")
+        _say(f"{_name(job)}: {_told(outcome)}")
+        before, after = outcome.before, outcome.after
+        if before is None or after is None:
+            return
+        if self.compare:
+            below = self.output if self.output in job.copied.parents else job.copied.parent
+            strip = self.compare / job.copied.relative_to(below)
+            write_comparison(strip.with_name(short_name(strip.name, ".png")), before, after)
+        if self.report is not None:
+            self.report.add(_name(job), outcome.note, before, after)
+
+    def _write_report(self) -> None:
+        if self.report is not None:
+            try:
+                self.report.write()
+            except UserError as error:
+                self._fail(str(error))
 
 
-def _strength(text: str) -> float:
+def _name(job: Job) -> str:
+    return "standard input" if str(job.source) == STANDARD_STREAM else str(job.source)
+
+
+def _told(outcome: Outcome) -> str:
+    if outcome.action == "skipped":
+        return f"skipped, {outcome.note} (--overwrite restores it again)"
+    if outcome.action == "copied":
+        return f"{outcome.note}, copied (--force restores it)"
+    return f"{outcome.note}{', ' if outcome.note else ''}restored to {outcome.output}"
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
+
+
+class _engine_messages:  # noqa: N801 (a context manager, used like a function)
+    """Shows what the engine logs, such as which tiles it takes, above the progress bar."""
+
+    def __init__(self) -> None:
+        self._logger = logging.getLogger("basicsr")
+        self._handler = logging.Handler()
+        self._handler.emit = lambda record: _say(record.getMessage())  # type: ignore[method-assign]
+
+    def __enter__(self) -> None:
+        self._level = self._logger.level
+        self._logger.setLevel(logging.INFO)
+        self._logger.addHandler(self._handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self._handler)
+        self._logger.setLevel(self._level)
+
+
+def _restorer(options: argparse.Namespace) -> Restorer:
+    paths = options.model or [default_weights()]
+    device = _device(options.device)
+    networks: list[nn.Module] = [load_network(path).to(device) for path in paths]
+    how = InferenceOptions(
+        tile=options.tile,
+        overlap=options.overlap,
+        self_ensemble=options.self_ensemble,
+        precision=options.precision,
+    )
+    restorer = Restorer(networks, how, [str(path) for path in paths])
+    if options.compile:
+        restorer.compile()
+    if options.strength is not None and "quality" not in restorer.extra_inputs:
+        raise UserError("--strength: none of the networks takes one; FBCNN does")
+    return restorer
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
-        value = float(text)
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: unknown; give auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: there is no GPU; give cpu")
+    return device
+
+
+def _shard_of_torchrun() -> tuple[int, int]:
+    """Return the part of this process and their number, as torchrun tells them by variables.
+
+    Raises:
+        UserError: The variables are no such numbers.
+    """
+    given = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+    if len(given) < 2:
+        for name, value in given.items():
+            _say(f"warning: {name}={value} alone is ignored; torchrun sets RANK and WORLD_SIZE")
+        return 1, 1
+    try:
+        rank, processes = int(given["RANK"]), int(given["WORLD_SIZE"])
     except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "basicsr restore",
-        description="Restore compressed pictures. Metadata, alpha, grey and 16 bits are kept; the"
-        " picture is turned upright; CMYK becomes sRGB.",
-    )
-    parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="file, folder (with those below), pattern, or -"
-    )
-    parser.add_argument(
-        "-o", "--output", required=True, help="folder; or a file or -, for a single picture"
-    )
-    parser.add_argument(
-        "-m",
-        "--model",
-        action="append",
-        type=Path,
-        metavar="WEIGHTS",
-        help="checkpoint, its network is recognised; several times: their outputs are averaged;"
-        " default: the weights of the package",
-    )
-    _add_file_flags(parser.add_argument_group("files"))
-    _add_network_flags(parser.add_argument_group("networks"))
-    return parser
-
-
-def _add_file_flags(group: Any) -> None:
-    group.add_argument(
-        "--format", choices=[*SUFFIXES, "same"], default="png", help="default: %(default)s"
-    )
-    group.add_argument(
-        "--quality",
-        type=number(1, 100),
-        default=95,
-        help="of JPEG (4:4:4) and WebP (100: without loss); default: %(default)s",
-    )
-    group.add_argument(
-        "--bits", type=int, choices=(8, 16), help="of png and tiff; default: as the input"
-    )
-    group.add_argument("--overwrite", action="store_true", help="do what is there already anew")
-    group.add_argument(
-        "--force", action="store_true", help="restore files that seem to need it not, too"
-    )
-    group.add_argument(
-        "--fine-quality",
-        type=number(1, 101),
-        default=FINE_QUALITY,
-        metavar="Q",
-        help="copy JPEGs from this quality on, by their tables; default: %(default)s",
-    )
-    group.add_argument(
-        "--max-pixels",
-        type=number(1, 2**40),
-        default=MAX_PIXELS,
-        metavar="N",
-        help="refuse larger pictures; default: %(default)s",
-    )
-    group.add_argument("--strict", action="store_true", help="refuse truncated files")
-    group.add_argument(
-        "--compare", type=Path, metavar="FOLDER", help="write strips of before, after, difference"
-    )
-    group.add_argument(
-        "--report", type=Path, metavar="FILE.html", help="write a page with a slider for each pair"
-    )
-    group.add_argument(
-        "--shard", type=shard, metavar="I/N", help="do the I-th of N parts; torchrun sets it"
-    )
-
-
-def _add_network_flags(group: Any) -> None:
-    group.add_argument(
-        "--tile", type=tile, default="auto", help="pixels; 0: whole; default: by memory"
-    )
-    group.add_argument("--overlap", type=number(0, 2**31), help="of tiles; default: by network")
-    group.add_argument("--self-ensemble", choices=get_args(Ensemble), default="none")
-    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
-    group.add_argument(
-        "--strength",
-        type=_strength,
-        help="of FBCNN, 0 to 1; default: by the quality of the file, else of its pixels",
-    )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    group.add_argument("--compile", action="store_true", help="compile the networks first")
-    group.add_argument("--threads", type=number(1, 1024), help="of the CPU")
+        rank, processes = -1, 0
+    if not 0 <= rank < processes:
+        raise UserError(
+            f"RANK={given['RANK']} and WORLD_SIZE={given['WORLD_SIZE']} in the environment tell no"
+            " part of the work; unset them, or set numbers as torchrun does, or give --shard I/N"
+        )
+    if processes > 1:
+        _say(f"Part {rank + 1} of {processes} of the files, by RANK and WORLD_SIZE")
+    return rank + 1, processes

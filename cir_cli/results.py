@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from cir_arch import load_network
-from cir_cli.flags import number, shard, tile
+from cir_cli import parsers
 from cir_cli.results_page import fill, write_page
 from cir_cli.showcase import SHOWPIECES, show
 from cir_host.errors import UserError
@@ -22,7 +22,7 @@ def run(arguments: list[str]) -> None:
     Raises:
         UserError: A file or folder cannot be used.
     """
-    options = _parser().parse_args(arguments)
+    options = parsers.results().parse_args(arguments)
     weights: Path = options.model or default_weights()
     folder: Path = options.output or Path("docs/results") / weights.stem
     table = Table(folder / short_name(weights.stem, ".csv"))
@@ -55,54 +55,3 @@ def _measure(options: argparse.Namespace, weights: Path, table: Table) -> None:
 def _write_pictures(restorer: Restorer, folder: Path) -> None:
     for index, piece in enumerate(SHOWPIECES, 1):
         show(restorer, piece).strip.save(folder / f"picture_{index}.webp", lossless=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("basicsr results", description=__doc__)
-    parser.add_argument(
-        "-m", "--model", type=Path, metavar="WEIGHTS", help="default: the weights of the package"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="where NAME.csv goes, to which a later call adds what it lacks; default:"
-        " docs/results/NAME",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path("datasets"),
-        metavar="FOLDER",
-        help="holds LIVE1, Classic5, Set14, train; what is missing is left out; default: datasets",
-    )
-    parser.add_argument(
-        "--every",
-        type=number(1, 1000),
-        default=1,
-        metavar="N",
-        help="measure qualities other than 10, 20, 30, 40 on every N-th image; default: 1",
-    )
-    parser.add_argument(
-        "--shard",
-        type=shard,
-        metavar="I/N",
-        help="measure the I-th of N parts and write no page; a call without it ends the work",
-    )
-    parser.add_argument("--tile", type=tile, default=0, help="pixels; default: whole images")
-    parser.add_argument(
-        "--page", type=Path, metavar="FILE.md", help="default: RESULTS.md in the folder"
-    )
-    parser.add_argument(
-        "--page-only", action="store_true", help="write the page from the stored table"
-    )
-    parser.add_argument(
-        "--fill",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE.md",
-        help="write the main table between its marks, <!-- results --> and <!-- end -->, too",
-    )
-    return parser

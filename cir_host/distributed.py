@@ -3,7 +3,7 @@
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any
@@ -22,22 +22,6 @@ _START = {
     " --launcher pytorch",
     "slurm": "srun --ntasks 2 basicsr train -opt X.yml --launcher slurm",
 }
-
-
-def normalise_argv(argv: Sequence[str]) -> list[str]:
-    """Put ``--local-rank``, which torch's older launcher adds first, last and as BasicSR knows it.
-
-    The subcommand is then the first argument again.
-    """
-    arguments, ranks = [], []
-    given = iter(argv)
-    for argument in given:
-        name, equals, value = argument.partition("=")
-        if name in ("--local-rank", "--local_rank"):
-            ranks.append(f"--local_rank={value if equals else next(given, '')}")
-        else:
-            arguments.append(argument)
-    return [*arguments, *ranks]
 
 
 def any_device(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -25,8 +25,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from PIL import Image
 from torch import nn
 
-from cir_host.distributed import normalise_argv
 from cir_host.errors import UserError
+from cir_host.launchers import normalise_argv
 from cir_host.registration import register
 
 HERE = Path(__file__).resolve().parent

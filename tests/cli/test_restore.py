@@ -13,7 +13,7 @@ from command_tools import LAUNCH, TINY_PROMPTCIR, basicsr, photographs
 from PIL import Image
 from small_networks import SMALL
 
-from cir_cli import main, restore, restore_batch
+from cir_cli import main, restore
 from cir_model.restoring.inference import restore_tensor
 
 
@@ -21,7 +21,7 @@ from cir_model.restoring.inference import restore_tensor
 def identity(monkeypatch):
     """A network that changes nothing in place of every checkpoint: fast, and each bit is known."""
     network = build_network({"type": "Identity"})
-    monkeypatch.setattr(restore_batch, "load_network", lambda path: network)
+    monkeypatch.setattr(restore, "load_network", lambda path: network)
     return network
 
 
@@ -183,7 +183,7 @@ def test_flat_areas_keep_their_colour(photos, identity):
 def test_grey_stays_grey_and_colour_passes_a_grey_network(photos, monkeypatch):
     for channels in (1, 3):
         network = build_network({"type": "Identity", "in_channels": channels})
-        monkeypatch.setattr(restore_batch, "load_network", lambda path, net=network: net)
+        monkeypatch.setattr(restore, "load_network", lambda path, net=network: net)
         Image.open(photos / "astronaut.jpg").convert("L").save("grey.jpg", quality=50)
         run("grey.jpg", "-o", "grey.png", "--overwrite")
         restored, source = Image.open("grey.png"), Image.open("grey.jpg")
@@ -197,7 +197,7 @@ def test_grey_stays_grey_and_colour_passes_a_grey_network(photos, monkeypatch):
 def test_larger_scales_and_alpha(photos, monkeypatch):
     torch.manual_seed(0)
     network = build_network({"type": "HAT", **SMALL["HAT"], "upscale": 2}).eval()
-    monkeypatch.setattr(restore_batch, "load_network", lambda path: network)
+    monkeypatch.setattr(restore, "load_network", lambda path: network)
     image = Image.open(photos / "astronaut.jpg").crop((0, 0, 21, 30))
     image.putalpha(77)
     image.save("alpha.webp")
@@ -224,7 +224,7 @@ def test_the_quality_reaches_the_network(photos, monkeypatch):
     network.forward = lambda x, quality=None: (
         (seen.append(quality) if x.device.type == "cpu" else None) or real(x, quality)
     )
-    monkeypatch.setattr(restore_batch, "load_network", lambda path: network)
+    monkeypatch.setattr(restore, "load_network", lambda path: network)
     run(photos / "astronaut.jpg", "-o", "a.png")
     run(photos / "astronaut.jpg", "-o", "b.png", "--strength", "0.25")
     Image.open(photos / "astronaut.jpg").save("lossy.webp")
@@ -268,15 +268,15 @@ def test_flags_that_cannot_be_used(flags, reason, photos, identity, capsys):
 
 def test_without_m_the_weights_of_the_package_restore(photos, identity, monkeypatch):
     asked = []
-    monkeypatch.setattr(restore_batch, "load_network", lambda path: asked.append(path) or identity)
-    monkeypatch.setattr(restore_batch, "default_weights", lambda: Path("ours.safetensors"))
+    monkeypatch.setattr(restore, "load_network", lambda path: asked.append(path) or identity)
+    monkeypatch.setattr(restore, "default_weights", lambda: Path("ours.safetensors"))
     assert main.main(["restore", "photos", "-o", "out"]) == 0
     assert asked == [Path("ours.safetensors")]
 
 
 def test_networks_that_do_not_go_together(photos, monkeypatch, capsys):
     found = iter([build_network({"type": "Identity", "in_channels": c}) for c in (1, 3)])
-    monkeypatch.setattr(restore_batch, "load_network", lambda path: next(found))
+    monkeypatch.setattr(restore, "load_network", lambda path: next(found))
     command = ["restore", "photos", "-o", "out", "-m", "x.pth", "-m", "y.pth"]
     assert main.main(command) == 2
     assert "in channels differs (x.pth: 1, y.pth: 3)" in capsys.readouterr().err

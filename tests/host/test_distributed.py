@@ -25,8 +25,8 @@ from host_tools import (
 from torch import nn
 
 from cir_host import distributed
-from cir_host.distributed import normalise_argv
 from cir_host.errors import UserError
+from cir_host.launchers import normalise_argv
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

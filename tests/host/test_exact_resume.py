@@ -15,8 +15,6 @@ from host_tools import train_options as stock_options
 from small_networks import SMALL
 from training_tools import TOTAL, assert_equal, content, run, stopped_at
 
-import cir_cli.main  # noqa: F401 (registers everything)
-
 
 def options(folder, **changes):
     """Random depth, two workers, two parts of a step, averaged weights, validation at 3 and 6.

@@ -1,0 +1,383 @@
+"""The flags of every subcommand. Nothing here imports torch, so that ``--help`` answers at once."""
+
+import argparse
+import os
+import textwrap
+from pathlib import Path
+from typing import Any, get_args
+
+from cir_cli.flags import at_least, image_size, number, shard, share, tile
+from cir_data.images.formats import SUFFIXES
+from cir_model.restoring.options import FINE_QUALITY, MAX_PIXELS, Ensemble
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".onnx")
+"""What ``basicsr convert`` writes."""
+
+EMBEDDED_QUALITIES = (10, 30, 50, 70, 90)
+"""JPEG qualities that ``basicsr embed`` shows by default."""
+
+
+def train() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr train``: those of BasicSR's ``train.py``."""
+    return _of_basicsr(
+        "basicsr train", "Train a network. Runs are written to experiments/NAME below this folder."
+    )
+
+
+def test() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr test``: those of BasicSR's ``test.py``."""
+    return _of_basicsr(
+        "basicsr test",
+        "Measure a network on test sets. Results are written to results/NAME below this folder.",
+    )
+
+
+def restore() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr restore``."""
+    parser = argparse.ArgumentParser(
+        "basicsr restore",
+        description="Restore compressed images. Metadata, alpha, grey and 16 bits are kept; the"
+        " image is turned upright; CMYK becomes sRGB.",
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="file, folder (with its subfolders), pattern, or - for standard input",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        help="folder; for a single image also a file, or - for standard output",
+    )
+    parser.add_argument(
+        "-m",
+        "--model",
+        action="append",
+        type=Path,
+        metavar="WEIGHTS",
+        help="checkpoint, whose network is recognised; give several to average their outputs;"
+        " default: the bundled weights",
+    )
+    _add_file_flags(parser.add_argument_group("files"))
+    _add_network_flags(parser.add_argument_group("networks"))
+    return parser
+
+
+def convert() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr convert``."""
+    parser = argparse.ArgumentParser(
+        "basicsr convert", description="Write a checkpoint as safetensors, .pth or ONNX."
+    )
+    *others, last = CHECKPOINT_SUFFIXES
+    add = parser.add_argument
+    add("file", type=Path, help="a checkpoint")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help=f"file to write; its suffix, {', '.join(others)} or {last}, selects the format",
+    )
+    add("--key", help="key of the state dict, if the file holds several")
+    add(
+        "--network",
+        metavar="YAML",
+        help="network, if it cannot be recognised: '{type: HAT, conv_scale: 0.02}', or the options"
+        " file of the training",
+    )
+    add("--half", action="store_true", help="store float16, which halves the size")
+    add(
+        "--size",
+        type=image_size,
+        metavar="HxW",
+        help="export ONNX for this image size only, as most networks require",
+    )
+    add("--overwrite", action="store_true", help="replace an existing output")
+    return parser
+
+
+def models() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr models``."""
+    parser = argparse.ArgumentParser(
+        "basicsr models", description="List all networks, or show what a checkpoint holds."
+    )
+    add = parser.add_argument
+    add("file", nargs="?", type=Path, help="a checkpoint; default: list all networks")
+    add("--key", help="key of the state dict, if the file holds several")
+    add("--json", action="store_true", help="print JSON")
+    add("--markdown", action="store_true", help="print the table of networks of docs/networks.md")
+    return parser
+
+
+def prepare() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr prepare``."""
+    from cir_data.prepare.recipes import RECIPES
+
+    described = "".join(
+        f"{name}:\n{textwrap.indent(recipe.describe(), '  ')}\n" for name, recipe in RECIPES.items()
+    )
+    parser = argparse.ArgumentParser(
+        "basicsr prepare",
+        description="Turn folders of images into an LMDB, a folder of sub-images or a list.",
+        epilog=_PREPARE_EPILOG + textwrap.indent(described, "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("input", nargs="*", help="folders, searched with their subfolders, or LMDBs")
+    add("-o", "--output", type=Path, metavar="OUT", help="what to make, see below")
+    add("--recipe", choices=RECIPES, metavar="NAME", help=f"one of {', '.join(RECIPES)}")
+    add(
+        "--datasets",
+        type=Path,
+        default=Path("datasets"),
+        metavar="FOLDER",
+        help="folder in which recipes look and write (default: %(default)s)",
+    )
+    add(
+        "--store",
+        choices=("png", "raw"),
+        default="png",
+        help="raw: uncompressed pixels for fast random crops; about twice as large as png, and not"
+        " for BasicSR's own data sets (default: %(default)s)",
+    )
+    add("--size", type=at_least(1), metavar="N", help="cut sub-images of N x N pixels")
+    add(
+        "--step",
+        type=at_least(1),
+        metavar="N",
+        help="stride of sub-images; default: size / 2",
+    )
+    add(
+        "--threshold",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="drop a remainder at the border of at most N pixels (default: %(default)s)",
+    )
+    add(
+        "--min-jpeg-quality",
+        type=number(1, 100),
+        metavar="Q",
+        help="leave out JPEG files of a lower quality than Q, by their quantisation tables",
+    )
+    add("--remove-suffix", default="", metavar="S", help="end of names to remove, such as x4")
+    add(
+        "--workers",
+        type=at_least(1),
+        default=_cores(),
+        metavar="N",
+        help="processes (default: %(default)s)",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace an earlier store, or discard an interrupted run with other settings",
+    )
+    return parser
+
+
+def results() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr results``."""
+    parser = argparse.ArgumentParser(
+        "basicsr results",
+        description="Measure weights on the papers' test sets and write the results page.",
+    )
+    add = parser.add_argument
+    add("-m", "--model", type=Path, metavar="WEIGHTS", help="default: the bundled weights")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of NAME.csv, which later calls complete; default: docs/results/NAME",
+    )
+    add(
+        "--data",
+        type=Path,
+        default=Path("datasets"),
+        metavar="FOLDER",
+        help="folder with LIVE1, Classic5, Set14 and train; missing ones are left out; default:"
+        " datasets",
+    )
+    add(
+        "--every",
+        type=number(1, 1000),
+        default=1,
+        metavar="N",
+        help="at qualities other than 10, 20, 30 and 40, use every N-th image; default: 1",
+    )
+    add(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="measure the I-th of N parts and write no page; run once without it at the end",
+    )
+    add("--tile", type=tile, default=0, help="tile size in pixels; default: whole images")
+    add("--page", type=Path, metavar="FILE.md", help="default: RESULTS.md in the folder")
+    add("--page-only", action="store_true", help="write the page from the stored figures")
+    add(
+        "--fill",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.md",
+        help="also write the main table between <!-- results --> and <!-- end --> of this file",
+    )
+    return parser
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr options``."""
+    parser = argparse.ArgumentParser(
+        "basicsr options", description="Print the reference of all keys of an options file."
+    )
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema instead")
+    return parser
+
+
+def plot() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr plot``."""
+    parser = argparse.ArgumentParser(
+        "basicsr plot", description="Draw the curves of a training run as one PNG."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="experiments/NAME, or NAME")
+    parser.add_argument("-o", "--output", type=Path, help="default: RUN/curves.png")
+    return parser
+
+
+def embed() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr embed``."""
+    parser = argparse.ArgumentParser(
+        "basicsr embed", description="Plot CaVE's embeddings of images by JPEG quality."
+    )
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="lossless images: files, folders or patterns")
+    add("-m", "--model", type=Path, required=True, metavar="WEIGHTS", help="of CaVE or CaVEQuality")
+    add("-o", "--output", type=Path, required=True, help="file that ends in .png, .svg or .pdf")
+    add(
+        "--qualities",
+        nargs="+",
+        type=number(1, 100),
+        default=EMBEDDED_QUALITIES,
+        metavar="Q",
+        help=f"default: {' '.join(map(str, EMBEDDED_QUALITIES))}",
+    )
+    add("--method", choices=("pca", "tsne"), default="pca", help="default: %(default)s")
+    return parser
+
+
+def demo() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr demo``."""
+    parser = argparse.ArgumentParser(
+        "basicsr demo",
+        description="Restore photographs that scikit-image ships, then train and test a small"
+        " PromptCIR.",
+    )
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="default: %(default)s")
+    parser.add_argument(
+        "--seconds", type=float, default=110, help="training time (default: %(default)s)"
+    )
+    return parser
+
+
+_PREPARE_EPILOG = """\
+The suffix of OUT selects what is made:
+  OUT.lmdb   an LMDB: dataroot_gt: OUT.lmdb, for the data sets of this package and (except for raw
+             pixels) for BasicSR's, with io_backend: {type: lmdb}
+  OUT.txt    a meta_info_file, with a line `name (height,width,channels)` for each image
+  OUT        a folder of PNG files, with OUT_meta_info.txt beside it
+
+Run the same command again to resume an interrupted run.
+
+recipes (--recipe NAME expects the folders below --datasets, and checks them):
+"""
+
+
+def _of_basicsr(name: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(name, description=description)
+    add = parser.add_argument
+    add("-opt", required=True, metavar="FILE.yml", help="options file: a path, or a shipped name")
+    add("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="job launcher")
+    add("--auto_resume", action="store_true", help="resume from the last training state")
+    add("--debug", action="store_true", help="validate and log every few iterations")
+    add("--local_rank", type=int, default=0, help="set by torch.distributed.launch")
+    add("--force_yml", nargs="+", metavar="KEY:KEY=VALUE", help="change values of the options")
+    return parser
+
+
+def _add_file_flags(group: Any) -> None:
+    group.add_argument(
+        "--format", choices=[*SUFFIXES, "same"], default="png", help="default: %(default)s"
+    )
+    group.add_argument(
+        "--quality",
+        type=number(1, 100),
+        default=95,
+        help="quality of JPEG (4:4:4) and WebP (100: lossless); default: %(default)s",
+    )
+    group.add_argument(
+        "--bits", type=int, choices=(8, 16), help="of png and tiff; default: as the input"
+    )
+    group.add_argument("--overwrite", action="store_true", help="overwrite existing output")
+    group.add_argument(
+        "--force", action="store_true", help="also restore lossless files and fine JPEGs"
+    )
+    group.add_argument(
+        "--fine-quality",
+        type=number(1, 101),
+        default=FINE_QUALITY,
+        metavar="Q",
+        help="copy JPEGs of this quality and above, by their tables; default: %(default)s",
+    )
+    group.add_argument(
+        "--max-pixels",
+        type=number(1, 2**40),
+        default=MAX_PIXELS,
+        metavar="N",
+        help="refuse larger images; default: %(default)s",
+    )
+    group.add_argument("--strict", action="store_true", help="refuse truncated and damaged files")
+    group.add_argument(
+        "--compare", type=Path, metavar="FOLDER", help="write strips of before, after, difference"
+    )
+    group.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="write a page with a slider for each pair"
+    )
+    group.add_argument(
+        "--shard", type=shard, metavar="I/N", help="restore the I-th of N parts; set by torchrun"
+    )
+
+
+def _add_network_flags(group: Any) -> None:
+    group.add_argument(
+        "--tile", type=tile, default="auto", help="pixels; 0: whole images; default: by memory"
+    )
+    group.add_argument(
+        "--overlap", type=number(0, 2**31), help="pixels that tiles share; default: by network"
+    )
+    group.add_argument(
+        "--self-ensemble",
+        choices=get_args(Ensemble),
+        default="none",
+        help="average over flips and rotations; default: %(default)s",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="default: bf16 where the device computes it fast, else fp32",
+    )
+    group.add_argument(
+        "--strength",
+        type=share,
+        help="of FBCNN, 0 to 1; default: by the quality of the file, else of its pixels",
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    group.add_argument("--compile", action="store_true", help="compile the networks first")
+    group.add_argument("--threads", type=number(1, 1024), help="CPU threads")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
