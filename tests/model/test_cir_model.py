@@ -13,8 +13,7 @@ from basicsr.utils import tensor2img
 from command_tools import photographs, train_options
 from host_tools import TinyBatchNorm, basicsr_log
 from hypothesis import given
-from hypothesis import strategies as st
-from name_tools import file_paths, not_utf8
+from name_tools import different_paths, not_utf8
 from small_networks import SMALL
 from torch import nn
 from torch.utils.data import DataLoader
@@ -260,7 +259,7 @@ def test_validation_shows_images_and_keeps_the_best_of_all_data_sets(tmp_path):
 # Names of saved images
 
 
-@given(st.lists(file_paths))
+@given(different_paths)
 def test_names_of_saved_images_are_distinct_on_every_file_system(paths):
     names = _UniqueNames()
     taken = [names.take(path) for path in paths]
