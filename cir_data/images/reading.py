@@ -2,21 +2,25 @@
 
 The rules, which differ from those of ``image_io`` where data sets need no more:
 
-- Grey stays grey, 16 bits stay 16 bits (read by OpenCV; Pillow reduces colour to 8). Palettes
-  become RGB, black and white becomes 0 and 255.
-- Alpha is kept apart, also that of a palette or of a transparent colour.
+- Grey stays grey, 16 bits stay 16 bits: of PNG (by OpenCV), TIFF (by tifffile) and JPEG 2000 (by
+  imagecodecs), of which Pillow reduces colour to 8. Other bits of TIFF and JPEG 2000 are scaled up
+  to 8 or 16. Palettes become RGB, black and white becomes 0 and 255.
+- Alpha is kept apart, also that of a palette or of a transparent colour; what was multiplied by it
+  is divided by it. Other channels are left out, which is said.
 - CMYK and YCCK become sRGB through the embedded profile, or by Pillow's formula where there is
   none, and the result is marked as sRGB. Lab becomes sRGB. All other profiles stay as they are.
 - The picture is turned upright by its orientation, which EXIF and XMP then state as 1.
-- A file of several frames is refused; the first picture of an MPO, which cameras write as JPEG, is
-  taken.
-- 32-bit and floating-point samples are refused: their range is not stated anywhere.
+- A file of several frames is refused. The first picture of an MPO, which cameras write as JPEG, is
+  taken, and the page of full size of a TIFF beside its overviews and masks.
+- Signed, 32-bit and floating-point samples are refused: their range is not stated anywhere.
+- Metadata that is damaged or too large is left out, which is said.
+- Of a truncated or damaged file, what can be decoded is; what is missing is told as far as it is
+  known, and if nothing can be decoded the file is refused. Zeros in place of samples that are not
+  compressed look like black and are not noticed.
 """
 
 import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeAlias
@@ -24,24 +28,29 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import JpegImageFile
 
-from cir_data.images.compression import UNKNOWN_QUALITY
-from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
-from cir_data.images.geometry import Orientation
-from cir_data.images.jpeg_facts import compression_of, equivalent_quality
-from cir_data.images.metadata import Metadata, metadata_of, orientation_of
+from cir_data import deep_jpeg2000, jpeg_stream, png_stream, tiff_pages
+from cir_data.coarseness import equivalent_quality
+from cir_data.codec import UNKNOWN_QUALITY
+from cir_data.geometry import Orientation
+from cir_data.image_io import DECODING_ERRORS, UnreadableImage
+from cir_data.jpeg import compression_of
+from cir_data.jpeg_stream import JpegStream
+from cir_data.metadata import Metadata, metadata_of, orientation_of
+from cir_data.picture_opening import Source, open_image, opened
+from cir_data.png_stream import PngStream
 
 Samples: TypeAlias = npt.NDArray[Any]
 """(H, W) grey, or (H, W, 3) RGB, of ``uint8`` or ``uint16``."""
 
-_LOSSLESS = {"PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI"}
-"""Formats without loss. TIFF and WebP have both kinds."""
+_PLAIN = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
+"""What Pillow's modes become; all others become RGB."""
 
-_TIFF_COMPRESSION = 259
-_TIFF_BITS = 258
-_JPEG_IN_TIFF = {6, 7, 34892}
+
+_TOO_MANY_ZEROS = 0.1
+"""The share of zeros at the end of a file from which on a copy has failed; blank ones have 0.06."""
 
 
 class TruncatedImage(UnreadableImage):
@@ -61,6 +70,8 @@ class FileFacts:
     standard_tables: bool
     """Whether the tables are those of that quality, and not only nearest to them."""
     lossless: bool
+    frames: int = 1
+    """More than one only where ``lossless``: :func:`read` refuses it."""
 
     @property
     def pixels(self) -> int:
@@ -88,20 +99,22 @@ def examine(data: bytes, where: str) -> FileFacts:
         where: Its path, for messages.
 
     Raises:
-        UnreadableImage: It is empty, no image, or holds several frames.
+        UnreadableImage: It is empty, of no kind that can be read, or holds several frames that are
+            compressed with loss.
     """
-    with _opened(data, where) as image:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":
-            raise UnreadableImage(f"{where}: holds {frames} frames or pages; save one as an image")
-        quality, standard = jpeg_quality(image)
+    with opened(data, where) as source:
+        if source.frames > 1 and not source.lossless:
+            raise _several(source, where)
+        quality, standard = jpeg_quality(source.image)
+        page = source.page
         return FileFacts(
-            format="JPEG" if image.format == "MPO" else str(image.format),
-            width=image.width,
-            height=image.height,
+            format=source.format,
+            width=source.image.width if page is None else page.width,
+            height=source.image.height if page is None else page.height,
             quality=quality,
             standard_tables=standard,
-            lossless=_is_lossless(image, data),
+            lossless=source.lossless,
+            frames=source.frames,
         )
 
 
@@ -111,29 +124,24 @@ def read(data: bytes, where: str, *, strict: bool = False) -> Picture:
     Args:
         data: The file's content.
         where: Its path, for messages.
-        strict: Refuse a truncated file instead of decoding it as far as it goes.
+        strict: Refuse a truncated or damaged file instead of decoding it as far as it goes.
 
     Raises:
-        TruncatedImage: It is truncated, and ``strict``.
-        UnreadableImage: It is damaged, or its samples have no stated range.
+        TruncatedImage: It is truncated or damaged, and ``strict``.
+        UnreadableImage: Nothing of it can be decoded, its samples have no stated range, or it holds
+            several frames.
     """
-    with _opened(data, where) as image:
-        metadata = metadata_of(image)
-        orientation = orientation_of(image)
-        notes: list[str] = []
-        if _bits(image, data) == 16:
-            samples, alpha = _decode_16_bits(data, where)
-        else:
-            _load(image, where, strict, notes)
-            converted, profile = _to_plain_mode(image, metadata.icc, where, notes)
-            metadata = replace(metadata, icc=profile)
-            samples, alpha = _split(np.asarray(converted))
-        turned = Orientation.upright(1 if image.format == "TIFF" else orientation)
+    with opened(data, where) as source:
+        if source.frames > 1:
+            raise _several(source, where)
+        reader = _Reader(source, where, strict)
+        samples, alpha = reader.pixels()
+        turned = reader.orientation
         return Picture(
             np.ascontiguousarray(turned.apply(samples)),
             None if alpha is None else np.ascontiguousarray(turned.apply(alpha)),
-            metadata.upright(),
-            tuple(notes),
+            reader.metadata.upright(),
+            tuple(reader.notes),
         )
 
 
@@ -156,102 +164,238 @@ def srgb_profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-@contextmanager
-def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
-    if not data:
-        raise UnreadableImage(f"{where}: the file is empty")
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the caller knows the size
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                yield image
-    except DECODING_ERRORS as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no format that Pillow knows" if unknown else str(error) or type(error).__name__
-        raise UnreadableImage(f"{where}: cannot be read as an image: {reason}") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+def _several(source: Source, where: str) -> UnreadableImage:
+    return UnreadableImage(
+        f"{where}: holds {source.frames} frames or pages; save one as an image of its own"
+    )
 
 
-def _load(image: Image.Image, where: str, strict: bool, notes: list[str]) -> None:
-    try:
-        image.load()
-    except OSError as error:
-        if strict:
-            raise TruncatedImage(f"{where}: truncated or damaged: {error}") from error
-        ImageFile.LOAD_TRUNCATED_IMAGES = True
+class _Reader:
+    """Decodes one opened file, and gathers what the user should know of it."""
+
+    def __init__(self, source: Source, where: str, strict: bool) -> None:
+        self._source = source
+        self._image = source.image
+        self._where = where
+        self._strict = strict
+        self.notes = list(source.notes)
+        png = png_stream.parse(source.data) if source.format == "PNG" else None
+        self._png = None if png is None else png.filled()
+        if self._png is not None:
+            self._image = open_image(self._png.file())
+            dropped = dict.fromkeys(self._png.dropped)
+            self.notes += [f"its {what} is damaged or too large and left out" for what in dropped]
+        told = self._image if self._png is None else open_image(self._png.metadata_file())
+        self.metadata, orientation = self._metadata(told)
+        if source.page is not None and source.stands_in:
+            orientation = source.page.orientation
+        self.orientation = Orientation.upright(orientation)
+
+    def pixels(self) -> tuple[Samples, Samples | None]:
+        """Return the samples and the alpha as they are stored, not turned."""
+        source, png = self._source, self._png
+        page = source.page
+        if page is not None and page.readable:
+            decoded = self._tiff_page(page.index)
+            if decoded is not None:
+                return decoded
+        if png is not None:
+            return self._png_pixels(png)
+        if source.format == "JPEG2000" and deep_jpeg2000.bits_of(source.data) > 8:
+            return _split(deep_jpeg2000.decode(source.data))
+        if source.jpeg is not None:
+            self._load_jpeg(source.jpeg)
+        else:
+            if self._load() and source.zeros > _TOO_MANY_ZEROS:
+                self._damaged(f"the last {_percent(source.zeros)} of the file are only zeros")
+            if source.format == "TIFF":
+                self.orientation = Orientation()  # Pillow turns it as it loads it
+        return self._plain()
+
+    def _metadata(self, image: Image.Image) -> tuple[Metadata, int]:
+        """Return the metadata and the orientation, without what of them is damaged."""
+        try:
+            metadata, orientation = metadata_of(image), orientation_of(image)
+            if metadata.exif is not None:
+                Image.Exif().load(b"Exif\0\0" + metadata.exif)  # Pillow may have kept it unread
+            return metadata, orientation
+        except DECODING_ERRORS:
+            self.notes.append("its EXIF is damaged and left out")
+        image.info.pop("exif", None)
+        try:
+            return metadata_of(image), orientation_of(image)
+        except DECODING_ERRORS:
+            return Metadata(icc=image.info.get("icc_profile") or None), 1
+
+    def _damaged(self, what: str) -> None:
+        if self._strict:
+            raise TruncatedImage(f"{self._where}: truncated or damaged: {what}")
+        self.notes.append(f"truncated or damaged: {what}; the rest is restored")
+
+    def _nothing(self) -> UnreadableImage:
+        kind = self._source.jpeg.rarity if self._source.jpeg is not None else None
+        what = kind or "truncated or damaged"
+        return UnreadableImage(f"{self._where}: {what}: nothing of it can be decoded")
+
+    def _side(self, bottom: bool) -> str:
+        """Say where the end or beginning of the stored rows lies in the upright picture."""
+        if self.orientation.vertical_flip:
+            bottom = not bottom
+        if self.orientation.transpose:
+            return "right" if bottom else "left"
+        return "lower" if bottom else "upper"
+
+    def _tiff_page(self, index: int) -> tuple[Samples, Samples | None] | None:
+        """Return a page as tifffile decodes it; None if it fails, but Pillow may do better."""
+        try:
+            page = tiff_pages.read_page(self._source.data, index)
+        except DECODING_ERRORS:
+            if self._source.stands_in:
+                raise
+            return None
+        if page.lost:
+            if self._pillow_decodes_all():
+                return None
+            self._damaged(f"{_percent(page.lost)} of the picture is missing and black")
+        if page.left_out:
+            self.notes.append(f"{page.left_out} channels beside colour and alpha are left out")
+        return page.samples, page.alpha
+
+    def _pillow_decodes_all(self) -> bool:
+        """Tell whether Pillow decodes the whole page in all its bits."""
+        if self._source.stands_in or self._image.mode not in ("L", "LA", "RGB", "RGBA"):
+            return False
+        try:
+            self._image.load()
+        except DECODING_ERRORS:
+            return False
+        return True
+
+    def _png_pixels(self, png: PngStream) -> tuple[Samples, Samples | None]:
+        if png.lost == 1:
+            raise self._nothing()
+        if png.lost and png.header.interlaced:
+            self._damaged(f"{_percent(png.lost)} of its data is missing, and pixels are black")
+        elif png.lost:
+            side = self._side(bottom=True)
+            self._damaged(f"the {side} {_percent(png.lost)} of the picture is missing and black")
+        elif not png.intact:
+            self._damaged("a checksum of its data is wrong")
+        if png.transparent is not None:
+            self._image.info.pop("transparency", None)  # Pillow does not scale that of 1 to 4 bits
+        if png.header.bits == 16:
+            samples, alpha = _png_of_16_bits(png)
+        else:
+            self._load()
+            samples, alpha = self._plain()
+        if png.transparent is not None:
+            alpha = png_stream.opaque(samples, png.transparent)
+        return samples, alpha
+
+    def _load_jpeg(self, stream: JpegStream) -> None:
+        if not stream.has_data:
+            raise self._nothing()
+        damage = jpeg_stream.damage_of(stream)
+        if damage is None:
+            self._load()
+            return
+        self._image = open_image(damage.remains)
+        if not self._load():
+            return  # libjpeg gave up, which is told
+        rows = jpeg_stream.undecoded_rows(self._image)
+        if rows == self._image.height:
+            raise self._nothing()
+        if rows:
+            share = _percent(rows / self._image.height)
+            self._damaged(
+                f"the {self._side(bottom=True)} {share} of the picture is missing and grey"
+            )
+        elif damage.warning is None or "premature end" in damage.warning:
+            self._damaged("its data end early: detail, colour or the last blocks are missing")
+        else:
+            self._damaged(f"libjpeg says: {damage.warning}")
+
+    def _load(self) -> bool:
+        """Decode by Pillow, and keep what it has decoded until it fails, if it does."""
+        image: Any = self._image
         try:
             image.load()
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
-        notes.append(f"truncated or damaged ({error}); restored as far as it decodes")
-
-
-def _is_lossless(image: Image.Image, data: bytes) -> bool:
-    if image.format == "TIFF":
-        tags: Any = image
-        return tags.tag_v2.get(_TIFF_COMPRESSION, 1) not in _JPEG_IN_TIFF
-    if image.format == "WEBP":
-        return _holds_vp8l(data)
-    return image.format in _LOSSLESS
-
-
-def _holds_vp8l(data: bytes) -> bool:
-    offset = 12
-    while offset + 8 <= len(data):
-        if data[offset : offset + 4] == b"VP8L":
             return True
-        size = int.from_bytes(data[offset + 4 : offset + 8], "little")
-        offset += 8 + size + size % 2
-    return False
+        except DECODING_ERRORS as error:
+            if not hasattr(image, "tile"):
+                raise
+            reason = error
+        image.tile = []  # nothing more to decode: load() gives what there is
+        try:
+            image.load()
+        except DECODING_ERRORS:
+            raise reason from None
+        if self._source.format == "TIFF":
+            image.load_end()  # which turns it
+            self.orientation = Orientation()
+        empty = _empty_rows(image)
+        if empty.all():
+            raise self._nothing() from reason
+        share = _percent(float(empty.mean()))
+        if not empty.any():
+            self._damaged(str(reason))
+        elif empty[-1] and not empty[: -int(empty.sum())].any():
+            self._damaged(f"the {self._side(bottom=True)} {share} of the picture is missing")
+        elif empty[0] and not empty[int(empty.sum()) :].any():
+            self._damaged(f"the {self._side(bottom=False)} {share} of the picture is missing")
+        else:
+            self._damaged(f"{share} of the rows are missing")
+        return False
+
+    def _plain(self) -> tuple[Samples, Samples | None]:
+        """Return what Pillow has decoded as L, LA, RGB or RGBA, in 16 bits where it has them."""
+        image, mode = self._image, self._image.mode
+        if mode.startswith("I;16") and not mode.endswith("S"):
+            return np.asarray(image).astype(np.uint16), None
+        if mode == "I" and image.format == "PPM":  # which has at most 16 bits
+            return np.asarray(image).astype(np.uint16), None
+        if mode == "F" or mode.startswith("I"):
+            raise UnreadableImage(
+                f"{self._where}: its samples ({self._layout()}) have no stated range;"
+                " save it with 8 or 16 bits"
+            )
+        if mode in ("CMYK", "LAB"):
+            image = _to_srgb(image, self.metadata.icc, self.notes)
+            self.metadata = replace(self.metadata, icc=srgb_profile())
+        wanted = _PLAIN.get(mode, "RGB")
+        if wanted in ("L", "RGB") and "transparency" in image.info:
+            wanted += "A"
+        return _split(np.asarray(image if image.mode == wanted else image.convert(wanted)))
+
+    def _layout(self) -> str:
+        if self._source.page is not None:
+            return self._source.page.layout
+        return "32-bit floating-point" if self._image.mode == "F" else "32-bit"
 
 
-def _bits(image: Image.Image, data: bytes) -> int:
-    """Return the bits of a sample where they are 16, else 8 or what Pillow's mode means."""
-    if image.mode.startswith("I;16"):
-        return 16
-    if image.format == "PNG":
-        return data[24]
-    if image.format == "TIFF" and image.mode in ("RGB", "RGBA", "RGBX"):
-        tags: Any = image
-        return int(np.max(tags.tag_v2.get(_TIFF_BITS, 8)))
-    return 8
+def _png_of_16_bits(png: PngStream) -> tuple[Samples, Samples | None]:
+    data = np.frombuffer(png.file(b"IHDR", b"IDAT", b"IEND"), np.uint8)
+    decoded: Any = None
+    with suppress(cv2.error):
+        decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if decoded is None:
+        raise ValueError("a kind of 16-bit PNG that OpenCV cannot decode")
+    samples, alpha = _split(decoded)  # blue first
+    if samples.ndim == 3:
+        samples = samples[..., 0] if png.header.is_grey else samples[..., ::-1]
+    return samples, alpha
 
 
-def _decode_16_bits(data: bytes, where: str) -> tuple[Samples, Samples | None]:
-    try:
-        decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        decoded = None
-    if decoded is None or decoded.dtype != np.uint16:
-        raise UnreadableImage(f"{where}: a kind of 16-bit image that OpenCV cannot read")
-    if decoded.ndim == 2:
-        return decoded, None
-    colour = decoded[..., 2::-1]
-    if data[:4] == b"\x89PNG" and data[25] == 4:  # grey with alpha, which OpenCV spreads
-        colour = decoded[..., 0]
-    return colour, decoded[..., 3] if decoded.shape[2] == 4 else None
+def _empty_rows(image: Image.Image) -> npt.NDArray[np.bool_]:
+    """Tell which rows hold only what Pillow fills a new image with."""
+    samples = np.asarray(image)
+    fill = image.info.get("transparency", 0) if image.format == "GIF" else 0
+    empty: npt.NDArray[np.bool_] = (samples == fill).reshape(len(samples), -1).all(axis=1)
+    return empty
 
 
-def _to_plain_mode(
-    image: Image.Image, profile: bytes | None, where: str, notes: list[str]
-) -> tuple[Image.Image, bytes | None]:
-    """Return the image as L, LA, RGB or RGBA, with the profile that then holds."""
-    mode = image.mode
-    if mode in ("CMYK", "LAB"):
-        return _to_srgb(image, profile, notes), srgb_profile()
-    if mode in ("F", "I"):
-        raise UnreadableImage(
-            f"{where}: samples of 32 bits have no stated range; save it with 8 or 16 bits"
-        )
-    transparent = "transparency" in image.info
-    plain = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "PA": "RGBA"}
-    plain |= {"RGBa": "RGBA"}
-    wanted = plain.get(mode, "RGB")
-    if transparent and wanted in ("L", "RGB"):
-        wanted += "A"
-    return (image if mode == wanted else image.convert(wanted)), profile
+def _percent(share: float) -> str:
+    return f"{min(99, max(1, round(100 * share)))} %"
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from cir_data.images.errors import UnreadableImage
 from cir_data.images.metadata import Metadata
-from cir_data.images.reading import Picture, TruncatedImage, examine, read, srgb_profile
+from cir_data.images.reading import Picture, examine, read, srgb_profile
 from cir_data.images.writing import Encoding, UnwritablePicture
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6" dc:title="T"/></x:xmpmeta>'
@@ -305,15 +305,7 @@ def test_lossless_or_not():
 
 
 def test_bad_files_are_named():
-    frames = [Image.new("L", (8, 8), value) for value in (0, 100)]
-    moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    pages = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
-    for data, reason in [
-        (b"", "empty"),
-        (b"text", "no format"),
-        (moving, "2 frames"),
-        (pages, "2"),
-    ]:
+    for data, reason in [(b"", "empty"), (b"text", "no format")]:
         with pytest.raises(UnreadableImage, match=f"in.jpg: .*{reason}"):
             examine(data, "in.jpg")
     for mode in ("F", "I"):
@@ -327,17 +319,6 @@ def test_mpo_of_a_camera_is_a_jpeg():
     assert examine(data, "in").format == "JPEG"
     assert examine(data, "in").quality == 80
     assert read(data, "in").samples.shape == (24, 40, 3)
-
-
-def test_truncated_is_decoded_or_refused():
-    data = encoded(Image.fromarray(gradient(96, 64)), "JPEG", quality=90)
-    cut = data[: len(data) * 2 // 3]
-    picture = read(cut, "in")
-    assert picture.samples.shape == (96, 64, 3)
-    assert "truncated" in picture.warnings[0]
-    assert np.array_equal(picture.samples[:14], read(data, "in").samples[:14])
-    with pytest.raises(TruncatedImage, match="in: truncated"):
-        read(cut, "in", strict=True)
 
 
 def test_what_a_format_cannot_hold():
