@@ -31,16 +31,15 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import JpegImageFile
 
-from cir_data import deep_jpeg2000, jpeg_stream, png_stream, tiff_pages
-from cir_data.coarseness import equivalent_quality
-from cir_data.codec import UNKNOWN_QUALITY
-from cir_data.geometry import Orientation
-from cir_data.image_io import DECODING_ERRORS, UnreadableImage
-from cir_data.jpeg import compression_of
-from cir_data.jpeg_stream import JpegStream
-from cir_data.metadata import Metadata, metadata_of, orientation_of
-from cir_data.picture_opening import Source, open_image, opened
-from cir_data.png_stream import PngStream
+from cir_data.images import deep_jpeg2000, jpeg_stream, png_stream, tiff_pages
+from cir_data.images.compression import UNKNOWN_QUALITY
+from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
+from cir_data.images.geometry import Orientation
+from cir_data.images.jpeg_facts import compression_of, equivalent_quality
+from cir_data.images.jpeg_stream import JpegStream
+from cir_data.images.metadata import Metadata, metadata_of, orientation_of
+from cir_data.images.opening import Source, open_image, opened
+from cir_data.images.png_stream import PngStream
 
 Samples: TypeAlias = npt.NDArray[Any]
 """(H, W) grey, or (H, W, 3) RGB, of ``uint8`` or ``uint16``."""

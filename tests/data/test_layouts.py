@@ -11,9 +11,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from cir_data.image_io import UnreadableImage
-from cir_data.picture import examine, read, srgb_profile
-from cir_data.picture_opening import open_image
+from cir_data.images.errors import UnreadableImage
+from cir_data.images.opening import open_image
+from cir_data.images.reading import examine, read, srgb_profile
 
 ROWS, COLUMNS = np.mgrid[:37, :53]
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cir_data.image_io import DECODING_ERRORS
+from cir_data.images.errors import DECODING_ERRORS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

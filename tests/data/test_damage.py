@@ -11,9 +11,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from cir_data import jpeg_stream
-from cir_data.image_io import UnreadableImage
-from cir_data.picture import TruncatedImage, examine, read, srgb_profile
+from cir_data.images import jpeg_stream
+from cir_data.images.errors import UnreadableImage
+from cir_data.images.reading import TruncatedImage, examine, read, srgb_profile
 
 RNG = np.random.default_rng(0)
 ROWS, COLUMNS = np.mgrid[:160, :96]

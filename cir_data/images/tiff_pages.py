@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tifffile import TiffFile, TiffFileError, TiffPage
 
-from cir_data.image_io import DECODING_ERRORS
+from cir_data.images.errors import DECODING_ERRORS
 
 Samples: TypeAlias = npt.NDArray[Any]
 
