@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
-from typing import Any
-
-import basicsr
-from basicsr.utils.registry import Registry
+from typing import TYPE_CHECKING, Any
 
 from cir_host.errors import OptionsError
+
+if TYPE_CHECKING:  # names are compared without BasicSR too
+    from basicsr.utils.registry import Registry
 
 _INSTEAD = {
     "RealHATMSEModel": "HAT's own; write RealESRNetModel, which does the same for a network that"
@@ -54,10 +54,12 @@ def name_the_near(original: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(original)
-    def get(self: Registry, name: str, suffix: str = "basicsr") -> Any:
+    def get(self: "Registry", name: str, suffix: str = "basicsr") -> Any:
         for candidate in (name, f"{name}_{suffix}"):
             if candidate in self._obj_map:
                 return self._obj_map[candidate]
+        import basicsr
+
         known = (entry.removesuffix(f"_{suffix}") for entry in self._obj_map)
         raise UnknownNameError(
             f"no {name!r} in BasicSR's {self._name} registry{near(str(name), known)}"
@@ -67,7 +69,7 @@ def name_the_near(original: Callable[..., Any]) -> Callable[..., Any]:
     return get
 
 
-def look_up(registry: Registry, name: Any, where: str) -> Any:
+def look_up(registry: "Registry", name: Any, where: str) -> Any:
     """Return what a registry holds under a name given in an options file.
 
     Args:

@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeAlias
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
@@ -375,6 +374,8 @@ class _Reader:
 def _png_of_16_bits(png: PngStream) -> tuple[Samples, Samples | None]:
     data = np.frombuffer(png.file(b"IHDR", b"IDAT", b"IEND"), np.uint8)
     decoded: Any = None
+    import cv2  # for 16 bits alone
+
     with suppress(cv2.error):
         decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if decoded is None:

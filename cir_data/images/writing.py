@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -211,6 +210,8 @@ def _encode_16_bits(samples: Samples, alpha: Samples | None) -> bytes:
         samples = samples[..., ::-1]
     elif alpha is not None:  # OpenCV has no grey with alpha
         samples = np.repeat(samples[..., None], 3, axis=2)
+    import cv2  # for 16 bits alone
+
     done, encoded = cv2.imencode(".png", _joined(samples, alpha))
     assert done  # it fails on unknown formats alone
     return bytes(encoded)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,6 +35,8 @@ def restore_picture(
     if alpha is not None:
         size = (restored.shape[-1], restored.shape[-2])
         if alpha.shape[::-1] != size:
+            import cv2  # for enlarged alpha alone
+
             alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC)
         alpha = _to_samples(_to_tensor(alpha), dtype)
     return replace(picture, samples=_to_samples(restored, dtype), alpha=alpha)
