@@ -58,6 +58,7 @@ def test_the_training_fits_its_time_but_learns_something(monkeypatch, tmp_path, 
     assert total == iterations
     assert f"train:total_iter={iterations}" in arguments
     assert f"train:scheduler:periods=[{iterations}]" in arguments
+    assert ("train:optim_g:lr=1e-3" in arguments) == (iterations == 60)
 
 
 def test_few_steps_are_timed_where_they_are_slow(monkeypatch):
