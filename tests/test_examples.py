@@ -1,0 +1,27 @@
+"""The examples in docstrings are run."""
+
+import doctest
+import pkgutil
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("cir_host", "cir_weights", "cir_arch", "cir_data", "cir_model", "cir_cli")
+
+
+def with_examples():
+    for package in PACKAGES:
+        folder = find_spec(package).submodule_search_locations
+        for module in pkgutil.walk_packages(folder, f"{package}."):
+            file = Path(find_spec(module.name).origin)
+            if ">>>" in file.read_text(encoding="utf-8"):
+                yield module.name
+
+
+@pytest.mark.parametrize("name", with_examples())
+def test_the_examples_of_a_module_give_what_they_say(name):
+    result = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 0
+    assert result.failed == 0
