@@ -16,7 +16,17 @@ from cir_model.restoring.files import Job
 
 STANDARD_STREAM = "-"
 
-IN_FOLDERS = EXTENSIONS | {".jpe", ".jfif", ".mpo", ".gif", ".avif", ".jp2", ".tga"}
+IN_FOLDERS = EXTENSIONS | {
+    ".jpe",
+    ".jfif",
+    ".mpo",
+    ".gif",
+    ".apng",
+    ".avif",
+    ".jp2",
+    ".j2k",
+    ".tga",
+}
 """Suffixes of the files that are taken from folders, beside JPEGs of any name."""
 
 _FORMATS = {".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".tiff": "tiff"} | {
