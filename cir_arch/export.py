@@ -65,7 +65,7 @@ def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = N
     require_onnx()
     if size is None and not takes_any_size(network):
         raise UserError(
-            f"{type(network).__name__} as ONNX: it can be exported for one size of image only;"
+            f"{type(network).__name__} as ONNX: it can be exported for one image size only;"
             " give --size HEIGHTxWIDTH"
         )
     facts = facts_of(network)

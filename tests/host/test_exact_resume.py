@@ -22,7 +22,13 @@ def options(folder, **changes):
     Crops and batches change after the second iteration.
     """
     return train_options(
-        network_g={"type": "HFT", **SMALL["HFT"], "depths": [1, 1], "drop_path_rate": 0.5},
+        network_g={
+            "type": "HFT",
+            **SMALL["HFT"],
+            "depths": [1, 1],
+            "num_heads": [2, 2],
+            "drop_path_rate": 0.5,
+        },
         train__progressive=[
             {"iters": 2, "gt_size": 16, "batch_size_per_gpu": 2},
             {"iters": TOTAL - 2, "gt_size": 24, "batch_size_per_gpu": 1},
