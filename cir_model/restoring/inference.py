@@ -29,6 +29,9 @@ _UNKNOWN = NetworkFacts(
 )
 """Stands for a network that states no facts: whole images alone are sound."""
 
+_SURELY_FITS = 128 * 128
+"""Pixels of an image for which the memory, whose estimate takes a second, need not be known."""
+
 _MOST_TILES = 16
 """Tiles that pass at once on a GPU; more gain nothing."""
 
@@ -189,7 +192,7 @@ class Restorer:
     def _plan(self, height: int, width: int) -> Tiling | None:
         wish = self.options.tile
         if wish == "auto":
-            wish = None if self._cost_of(height * width) <= self._budget() else self._largest()
+            wish = None if self._fits(height * width) else self._largest()
         if self._limit is not None:
             wish = min(wish or self._limit, self._limit)
         if not wish:
@@ -201,6 +204,9 @@ class Restorer:
             self._said.add(tiling)
             _logger.info("%s.", _describe(self.options.tiling, tiling).capitalize())
         return tiling
+
+    def _fits(self, pixels: int) -> bool:
+        return pixels <= _SURELY_FITS or self._cost_of(pixels) <= self._budget()
 
     def _largest(self) -> int:
         """Return the largest tile on the grid that fits into memory."""
