@@ -25,7 +25,8 @@ from cir_host.errors import OptionsError, UndefinedMetric, UserError
 from cir_host.file_names import folded, printable
 from cir_host.options import convert
 from cir_host.stopping import stopping
-from cir_model.measuring.results import DataSetResult, ImageRecord, markdown_table, write_results
+from cir_model.measuring.record import Measurement
+from cir_model.measuring.validation_files import DataSetResult, markdown_table, write_results
 from cir_model.restoring.inference import Restorer
 from cir_model.training.options import ValOptions
 
@@ -112,8 +113,13 @@ class MeasuringModel(SRModel):
             if sample is not None:
                 images = self._restore(sample)
                 if "gt" in images:
-                    source, scores = sample["lq_path"][0], self._scores(metrics, images)
-                    record = ImageRecord(source, _made_by(sample), scores)
+                    record = Measurement(
+                        name,
+                        sample["lq_path"][0],
+                        self._scores(metrics, images),
+                        made_by=_made_by(sample),
+                        iteration=current_iter,
+                    )
             turn = _from_all((sample and sample["lq_path"][0], record, stopping()))
             if self.is_train and any(stop for *_, stop in turn):
                 get_root_logger().warning(f"Validation {name} is left undone: SIGTERM.")
@@ -137,6 +143,8 @@ class MeasuringModel(SRModel):
                 self._report(result, list(metrics), tb_logger)
             except OSError as error:
                 unwritten.append(f"{self._results_folder()}/metrics.*: {error.strerror or error}")
+            except UserError as error:
+                unwritten.append(str(error))
             self._keep_best(current_iter)
         self._tell_unwritten([line for lines in _from_all(unwritten) for line in lines])
 
