@@ -24,11 +24,10 @@ from cir_model.measuring.validation import (
     check_precision,
     codec_of,
 )
+from cir_model.restoring.inference import AUTOCAST
 from cir_model.training.groups import freeze, parameter_groups
 from cir_model.training.options import LoggerOptions, TrainOptions, ValOptions
 from cir_model.training.running_statistics import RunningStatistics
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 
 
 @register("model")
@@ -114,7 +113,7 @@ class CIRModel(MeasuringModel):
         self.trained = [p for p in self.net_g.parameters() if p.requires_grad]
         # the compiled network stands beside the plain one: checkpoints and validation know nothing
         self.network = torch.compile(self.net_g) if options.compile else self.net_g
-        self.autocast_type = _AUTOCAST[options.amp]
+        self.autocast_type = AUTOCAST.get(options.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
         self.statistics = RunningStatistics(self.net_g)
         self.skipped = self.skipped_in_a_row = 0
