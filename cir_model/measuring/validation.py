@@ -162,7 +162,8 @@ class MeasuringModel(SRModel):
             get_root_logger().error(f"{len(lines)} files could not be written: {some(lines)}")
         if not self.is_train and self._unwritten and self._measured == len(self.opt["datasets"]):
             raise UserError(
-                f"{len(self._unwritten)} results files could not be written: {some(self._unwritten)}"
+                f"{len(self._unwritten)} results files could not be written:"
+                f" {some(self._unwritten)}"
             )
 
     def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -323,7 +324,7 @@ def check_precision(network: nn.Module, precision: str, key: str) -> None:
     if facts is not None and precision not in facts.precisions:
         raise OptionsError(
             f"{key}: {type(network).__name__} supports"
-            f" {', '.join(sorted(facts.precisions))}, not {precision!r}"
+            f" {' and '.join(sorted(facts.precisions))}, not {precision}"
         )
 
 

@@ -278,8 +278,8 @@ class Restorer:
             raise UserError("precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
         for name, facts in zip(self.names, self.facts, strict=True):
             if wanted not in facts.precisions:
-                sound = ", ".join(sorted(facts.precisions))
-                raise UserError(f"precision: {name} supports {sound}, not {wanted}")
+                supported = " and ".join(sorted(facts.precisions))
+                raise UserError(f"precision: {name} supports {supported}, not {wanted}")
         return wanted
 
 
