@@ -40,7 +40,7 @@ class MeasuringModel(SRModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.results: dict[str, DataSetResult] = {}
-        self.told: dict[str, Any] = {}
+        self.extra_inputs: dict[str, Any] = {}
         """Further inputs of the network, such as the codec."""
         self._measured = 0
         self._unwritten: list[str] = []
@@ -82,7 +82,7 @@ class MeasuringModel(SRModel):
     def test(self) -> None:
         """Restore ``self.lq`` by the EMA weights if there are any."""
         with evaluating(self.restorer.networks[0]):
-            self.output = self.restorer(self.lq, **self.told)
+            self.output = self.restorer(self.lq, **self.extra_inputs)
 
     def dist_validation(
         self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
@@ -137,7 +137,7 @@ class MeasuringModel(SRModel):
             if tb_logger and images and number < self.opt["logger"].get("tb_images", 4):
                 tag = f"{name}/{taken[0]}"
                 tb_logger.add_image(
-                    printable(tag), _beside(images), _step(current_iter), dataformats="HWC"
+                    printable(tag), _side_by_side(images), _step(current_iter), dataformats="HWC"
                 )
         if metrics and result.records and self.opt["rank"] == 0:
             result.protocol.update(self._protocol(data_set))
@@ -148,9 +148,9 @@ class MeasuringModel(SRModel):
             except UserError as error:
                 unwritten.append(str(error))
             self._keep_best(current_iter)
-        self._tell_unwritten([line for lines in _from_all(unwritten) for line in lines])
+        self._report_unwritten([line for lines in _from_all(unwritten) for line in lines])
 
-    def _tell_unwritten(self, lines: list[str]) -> None:
+    def _report_unwritten(self, lines: list[str]) -> None:
         """Log which files could not be written; after its last data set, a test fails.
 
         Raises:
@@ -170,7 +170,7 @@ class MeasuringModel(SRModel):
         """Restore a sample of one image; returns 8-bit images, (H, W, BGR) or (H, W)."""
         self.feed_data(sample)
         if self.validation_options.tell_codec:
-            self.told = {"codec": int(codec_of(sample, "val.tell_codec"))}
+            self.extra_inputs = {"codec": int(codec_of(sample, "val.tell_codec"))}
         self.test()
         images = {"output": tensor2img([self.output]), "input": tensor2img([self.lq])}
         if "gt" in sample:
@@ -382,7 +382,7 @@ def _from_all(mine: Any) -> list[Any]:
     return found
 
 
-def _beside(images: Mapping[str, Any]) -> Any:
+def _side_by_side(images: Mapping[str, Any]) -> Any:
     """Join input, output and ground truth side by side, in RGB; skip other sizes."""
     shown = [images[k] for k in ("input", "output", "gt") if k in images]
     same = [image for image in shown if image.shape == images["output"].shape]

@@ -85,7 +85,7 @@ class Restorer:
         self._limit: int | None = None
         """The largest tile that may still fit, after memory ran out."""
         self._plans: dict[tuple[int, int], Tiling | None] = {}
-        self._said: set[Tiling] = set()
+        self._logged: set[Tiling] = set()
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, **inputs: Any) -> Tensor:
@@ -166,7 +166,7 @@ class Restorer:
     ) -> dict[str, Any]:
         """Return the further inputs of a network.
 
-        A network that predicts the quality would do so for each tile anew; instead, all tiles get
+        A network that predicts the quality would do so for each tile; instead, all tiles get
         the prediction for the middle one.
         """
         network, facts = self.networks[index], self.facts[index]
@@ -201,18 +201,18 @@ class Restorer:
         return checked
 
     def _plan(self, height: int, width: int) -> Tiling | None:
-        wish = self.options.tile
-        if wish == "auto":
-            wish = None if self._cost_of(height * width) <= self._budget() else self._largest()
+        tile = self.options.tile
+        if tile == "auto":
+            tile = None if self._cost_of(height * width) <= self._budget() else self._largest()
         if self._limit is not None:
-            wish = min(wish or self._limit, self._limit)
-        if not wish:
+            tile = min(tile or self._limit, self._limit)
+        if not tile:
             return None
-        tiling = Tiling.fitting(wish, self.options.overlap, self.facts)
+        tiling = Tiling.fitting(tile, self.options.overlap, self.facts)
         if self.options.tiling == "blended" and tiling.covers(height, width):
             return None
-        if tiling not in self._said:
-            self._said.add(tiling)
+        if tiling not in self._logged:
+            self._logged.add(tiling)
             _logger.info("%s.", _describe(self.options.tiling, tiling).capitalize())
         return tiling
 
