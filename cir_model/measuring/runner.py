@@ -1,5 +1,6 @@
 """Measuring a network by the protocol: which images are to be measured, and their scores."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from basicsr.data import build_dataset
 from basicsr.utils import tensor2img
 from tqdm import tqdm
 
+from cir_data.storage.sources import some
+from cir_host.errors import UserError
 from cir_host.file_names import printable
 from cir_model.measuring import protocol
 from cir_model.measuring.protocol import EvaluationSet, InputRecipe
@@ -21,6 +24,8 @@ from cir_model.measuring.validation import scores_of
 from cir_model.metrics import perceptual
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import restore_channels
+
+_logger = logging.getLogger("basicsr")
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,11 @@ def plan(data: Path, every: int) -> Iterator[PlannedImage]:
     """Yield the images to measure, the most important first.
 
     Args:
-        data: The folder of the test sets; sets that it lacks are left out.
+        data: The folder of the test sets; sets that it lacks are left out, with a warning if only
+            some images are missing.
         every: Use every n-th image at the qualities that are not in ``MAIN_QUALITIES``.
     """
-    present = [s for s in protocol.TEST_SETS if (data / s.options["dataroot_gt"]).is_dir()]
+    present = [s for s in protocol.TEST_SETS if _is_complete(s, data)]
     once, further = protocol.JPEG_ONCE, protocol.FURTHER
     main = [once[quality] for quality in protocol.MAIN_QUALITIES]
     for recipe in (*main, *(r for r in once.values() if r not in main), *further):
@@ -62,6 +68,17 @@ def plan(data: Path, every: int) -> Iterator[PlannedImage]:
                 yield from (
                     PlannedImage(test_set, recipe, images, i) for i in range(0, len(images), step)
                 )
+
+
+def _is_complete(test_set: EvaluationSet, data: Path) -> bool:
+    if not (data / test_set.options["dataroot_gt"]).is_dir():
+        return False
+    try:
+        _data_set(test_set, protocol.CLEAN, data)
+    except UserError as error:
+        _logger.warning(f"The test set {test_set.name} is left out: {error}")
+        return False
+    return True
 
 
 def _data_set(test_set: EvaluationSet, recipe: InputRecipe, data: Path) -> Any:
@@ -85,15 +102,25 @@ def measure(
         provenance: What is common to all scores.
 
     Raises:
-        UserError: The store has scores of other weights, or an image cannot be read.
+        UserError: The store has scores of other weights; or, once all other images are measured,
+            some image cannot be read or restored.
     """
     store.begin(msgspec.to_builtins(provenance), MUST_MATCH)
     done = {(r.data_set, r.made_by.get("input"), r.image) for r in store.read()}
     metrics = {k: v for k, v in protocol.METRICS.items() if k not in perceptual.METRICS}
     metrics |= {k: protocol.METRICS[k] for k in perceptual.available()}
     left = [image for image in planned if image.key not in done]
+    failed: dict[str, None] = {}
     for image in tqdm(left, unit="image", disable=None):
-        store.append(_measured(restorer, image, metrics))
+        try:
+            store.append(_measured(restorer, image, metrics))
+        except UserError as error:
+            failed[str(error)] = None
+    if failed:
+        raise UserError(
+            f"could not measure: {some(list(failed))}; all other scores are in {store.path}, and the"
+            " same command measures the rest"
+        )
 
 
 def _measured(restorer: Restorer, planned: PlannedImage, metrics: Mapping[str, Any]) -> Measurement:

@@ -156,6 +156,23 @@ def test_a_half_written_row_is_measured_again(data, few, restorer):
     assert {record.height for record in again} == {45, 48}  # 45: shifted
 
 
+def test_a_damaged_image_does_not_end_the_run(data, few, restorer):
+    damaged = data / "LIVE1/chelsea.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"^could not measure: .*chelsea\.png.* in out/net\.csv"):
+        measured(restorer, data)
+    images = {(r.data_set, r.image) for r in store_at(Path("out/net.csv")).read()}
+    assert ("photographs", "coffee") in images  # the last set
+    assert ("LIVE1", "chelsea") not in images
+
+
+def test_a_set_without_its_listed_images_is_left_out(data, caplog):
+    (data / "train/coffee.png").unlink()
+    assert {image.key[0] for image in plan(data, 1)} == {"LIVE1", "Classic5"}
+    assert "photographs is left out: " in caplog.text
+    assert "coffee" in caplog.text
+
+
 def test_figures_of_other_weights_are_not_mixed(data, few, restorer):
     measured(restorer, data, every=3)
     Path("net.pth").write_bytes(b"other")
