@@ -37,7 +37,7 @@ class Columns:
         key: The columns that tell one measurement from another.
         metrics: Names of the metrics, in the order of the columns.
         kinds: Which scores of each metric have a column.
-        decimals: Of a score.
+        decimals: How many decimals a score has.
     """
 
     facts: Mapping[str, str]
@@ -99,7 +99,7 @@ class Store:
 
     Args:
         path: The CSV file; it need not exist.
-        columns: Of the CSV file.
+        columns: The columns of the CSV file.
         order: Sort key of the records in the file; None: the order in which they were added.
     """
 
