@@ -160,7 +160,8 @@ def test_of_two_records_of_one_image_the_later_one_counts(tmp_path):
     assert store.path.read_text() == "data_set,image,psnr_output\nLIVE1,a.png,30.0\n"
 
 
-def test_the_lists_of_test_sets_are_shipped():
+def test_the_lists_of_test_sets_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     listed = [s.options["meta_info_file"] for s in TEST_SETS if "meta_info_file" in s.options]
     assert listed
     assert all((LISTS / name).is_file() for name in listed)
