@@ -10,7 +10,6 @@ at the end, network by network in turn, so that a busy machine disturbs both ali
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import nn
 
 import cir_arch
 from cir_cli.options_files import find
+from cir_model.measuring.validation_files import read_means
 
 QUALITIES = (10, 20, 30, 40)
 """Of the test. The recipes train on 10 to 70, by 10."""
@@ -134,11 +134,7 @@ def used_parameters(network: nn.Module) -> int:
 
 def psnr(run: Path) -> list[dict[str, float]]:
     """Return input, output and gain of a run by quality; fewer if it has not ended."""
-    try:
-        data_sets = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["data_sets"]
-    except FileNotFoundError:
-        return []
-    return [data_set["mean"]["psnr"] for data_set in data_sets.values()]
+    return [means["psnr"] for means in read_means(run).values()]
 
 
 def quality_table(runs: dict[tuple[str, int], Path]) -> str:

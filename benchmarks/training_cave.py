@@ -10,11 +10,12 @@ folder already is not run again; one that was stopped is resumed.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from training import photographs, recipe, train
+
+from cir_model.measuring.validation_files import read_means
 
 RECIPES = {"dual": "cave_x1.yml", "explicit": "cave_x1_explicit.yml"}
 SEEN = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -52,18 +53,14 @@ def training_options(name: str, steps: int, images: Path) -> dict[str, Any]:
     return options
 
 
-def result_file(folder: Path, name: str) -> Path:
-    return folder / f"experiments/cave_{name}/metrics.json"
-
-
 def errors(folder: Path, name: str) -> dict[int, float]:
-    """Return the mean error by quality."""
-    sets = json.loads(result_file(folder, name).read_text(encoding="utf-8"))["data_sets"]
-    return {quality: sets[f"q{quality}"]["mean"]["qf_error"]["output"] for quality in TESTED}
+    """Return the mean error by quality; empty if the run has not ended."""
+    means = read_means(folder / f"experiments/cave_{name}")
+    return {q: means[f"q{q}"]["qf_error"]["output"] for q in TESTED} if means else {}
 
 
 def table(folder: Path, steps: int) -> str:
-    found = {name: errors(folder, name) for name in RECIPES if result_file(folder, name).exists()}
+    found = {name: row for name in RECIPES if (row := errors(folder, name))}
     heads = " | ".join(f"q = {q}" + (" (unseen)" if q in UNSEEN else "") for q in TESTED)
     # what always answering the middle of the trained qualities would give
     middle = {quality: abs(quality - SEEN[len(SEEN) // 2]) for quality in TESTED}
@@ -92,7 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     for name in RECIPES:
-        if not (options.table or result_file(options.output, name).exists()):
+        if not (options.table or errors(options.output, name)):
             train(training_options(name, options.steps, options.images), options.output)
     text = table(options.output, options.steps)
     command = f"python benchmarks/training_cave.py IMAGES -o FOLDER --steps {options.steps}"

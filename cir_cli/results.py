@@ -1,4 +1,4 @@
-"""``basicsr results``: a network measured on the papers' test sets, and the page that shows it."""
+"""``basicsr results``: measure a network on the papers' test sets and write the results page."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,10 @@ from cir_cli.results_page import fill, write_page
 from cir_cli.showcase import SHOWPIECES, show
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
-from cir_model.measuring.protocol import Table, facts_of_run, jobs, measure
+from cir_model.measuring.protocol import store_at
+from cir_model.measuring.provenance import facts_of_run
+from cir_model.measuring.runner import measure, plan
+from cir_model.measuring.store import Store
 from cir_model.metrics import perceptual
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.options import InferenceOptions
@@ -17,39 +20,39 @@ from cir_weights import default_weights
 
 
 def run(arguments: list[str]) -> None:
-    """Measure, and write the page once everything is measured.
+    """Measure the network, then write the page.
 
     Raises:
-        UserError: A file or folder cannot be used.
+        UserError: A file or folder cannot be read or written.
     """
     options = parsers.results().parse_args(arguments)
     weights: Path = options.model or default_weights()
     folder: Path = options.output or Path("docs/results") / weights.stem
-    table = Table(folder / short_name(weights.stem, ".csv"))
+    store = store_at(folder / short_name(weights.stem, ".csv"))
     try:
         if not options.page_only:
-            _measure(options, weights, table)
+            _measure(options, weights, store)
         if options.shard is None:
-            write_page(table, options.page or folder / "RESULTS.md")
+            write_page(store, options.page or folder / "RESULTS.md")
             for card in options.fill:
-                fill(card, table)
+                fill(card, store)
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror or error}") from error
 
 
-def _measure(options: argparse.Namespace, weights: Path, table: Table) -> None:
-    work = list(jobs(options.data, options.every))
-    if not work:
+def _measure(options: argparse.Namespace, weights: Path, store: Store) -> None:
+    planned = list(plan(options.data, options.every))
+    if not planned:
         raise UserError(f"--data {options.data}: holds none of the test sets")
     for name in perceptual.METRICS:
         if reason := perceptual.lacking(name):
             print(f"{name.upper()} is left out: {reason}")
     restorer = Restorer([load_network(weights)], InferenceOptions(tile=options.tile))
     part, parts = options.shard or (1, 1)
-    measure(restorer, table, work[part - 1 :: parts], facts_of_run(weights, restorer))
+    measure(restorer, store, planned[part - 1 :: parts], facts_of_run(weights, restorer))
     if options.shard is None:
-        table.tidy()
-        _write_pictures(restorer, table.path.parent)
+        store.tidy()
+        _write_pictures(restorer, store.path.parent)
 
 
 def _write_pictures(restorer: Restorer, folder: Path) -> None:

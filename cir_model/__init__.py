@@ -1,6 +1,6 @@
-"""Restoring pictures, measuring and training networks.
+"""Restore images; train and measure the networks that do it.
 
-BasicSR's registries receive the models, metrics and losses as soon as BasicSR is imported.
+The models, metrics and losses are registered with BasicSR as soon as BasicSR is imported.
 """
 
 import lazy_loader

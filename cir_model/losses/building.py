@@ -1,4 +1,4 @@
-"""The losses of a training: several, weighted, each by its name in the log."""
+"""The losses of a training run, each with its weight and its name in the log."""
 
 import pickle
 from collections.abc import Mapping
@@ -16,9 +16,12 @@ from cir_model.training.options import Arguments, TrainOptions
 
 
 class Losses(nn.Module):
-    """All losses of ``train``; each has its weight among its arguments.
+    """All losses of ``train``; the weight of each is one of its arguments.
 
-    A loss with ``sample_keys`` is given these facts of the samples by name beside the images.
+    If a loss has ``sample_keys``, it also gets these tensors of the samples, by name.
+
+    Args:
+        options: The section ``train``.
     """
 
     def __init__(self, options: TrainOptions) -> None:
@@ -29,19 +32,19 @@ class Losses(nn.Module):
         self.named = nn.ModuleDict({k: build_loss(v) for k, v in options.losses.items()})
 
     def forward(self, output: Tensor, gt: Tensor, facts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compare images.
+        """Compute all losses.
 
         Args:
             output: (B, C, H, W), float32.
-            gt: The same shape in [0, 1].
-            facts: What else the samples hold, by key, the batch on the first axis.
+            gt: Ground truth of the same shape, in [0, 1].
+            facts: The other tensors of the samples, with the batch on the first axis.
 
         Returns:
-            Scalars by their names in the log: ``l_pix``, ``l_percep`` and ``l_style`` as BasicSR
-            has them, ``l_NAME`` for the others.
+            Scalars by name in the log: ``l_pix``, ``l_percep`` and ``l_style`` as in BasicSR,
+            ``l_NAME`` for the others.
 
         Raises:
-            UserError: A loss needs a fact that the data set does not give.
+            UserError: A loss needs a tensor that the data set does not give.
         """
         found: dict[str, Tensor | None] = {}
         if self.pixel is not None:
@@ -54,10 +57,10 @@ class Losses(nn.Module):
 
 
 def check_losses(options: TrainOptions) -> None:
-    """Build each loss, the perceptual one without memory; its weights are then at hand.
+    """Build each loss once, to check its arguments and to download the weights that it needs.
 
     Raises:
-        OptionsError: A loss refuses its arguments, or the weights of its network cannot be had.
+        OptionsError: A loss refuses its arguments, or the weights of its network are missing.
     """
     for key, section in options.loss_sections():
         try:
@@ -73,10 +76,10 @@ def check_losses(options: TrainOptions) -> None:
 
 
 def _perceptual_loss(section: Arguments) -> nn.Module:
-    """Build BasicSR's perceptual loss, which reads or downloads the weights of a VGG network.
+    """Build BasicSR's perceptual loss, which loads or downloads the weights of a VGG network.
 
     Raises:
-        UserError: They cannot be had.
+        UserError: The weights can neither be loaded nor downloaded.
     """
     try:
         loss: nn.Module = build_loss(section)
@@ -87,7 +90,7 @@ def _perceptual_loss(section: Arguments) -> nn.Module:
         file = Path(vgg_arch.VGG_PRETRAIN_PATH)
         folder = file.parent if file.exists() else Path(hub.get_dir()) / "checkpoints"
         raise UserError(
-            f"the weights of {kind} cannot be had ({str(error).partition(chr(10))[0]}); put"
+            f"cannot load the weights of {kind} ({str(error).partition(chr(10))[0]}); put"
             f" {get_model_weights(kind).DEFAULT.url} into {folder}"
         ) from error
     return loss

@@ -1,4 +1,4 @@
-"""The loss in JPEG's own domain: the DCT coefficients of the 8 x 8 blocks."""
+"""A loss on the DCT coefficients of JPEG's 8 x 8 blocks."""
 
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from cir_host.errors import UserError
 from cir_host.registration import register
 
 SMALLEST = 2 * BLOCK - 1
-"""Pixels in which a whole block lies, wherever the first boundary is."""
+"""The shortest side that contains a whole block wherever the first boundary is."""
 
 
 @register("loss")
@@ -19,9 +19,9 @@ class DCTLoss(nn.Module):
 
     One of the losses of HFT (the UCAS_SCST team; Yang et al., NTIRE 2024 Challenge on Blind
     Enhancement of Compressed Image: Methods and Results, CVPR Workshops 2024, section 4.7). The
-    report gives neither transform nor norm nor weight. Taken here: JPEG's, an orthonormal DCT-II of
-    8 x 8 pixels on the grid of the compression, of each channel as it is; the L1 norm, as the L2
-    norm of an orthonormal transform is that of the pixels. Blocks that the crop cuts do not count.
+    report states neither the transform nor the norm nor the weight. Our choice: JPEG's transform,
+    an orthonormal DCT-II of 8 x 8 pixels on the grid of the compression, for each channel; and the
+    L1 norm, since the L2 norm would equal that of the pixels. Blocks cut by the crop are ignored.
 
     Args:
         loss_weight: Factor of the loss.
@@ -40,19 +40,19 @@ class DCTLoss(nn.Module):
 
         Args:
             output: Restored images.
-            gt: Original images.
+            gt: Ground truth.
             block_offset: (B, 2), row and column, 0 to 7, of the first block boundary.
 
         Returns:
-            The mean over all coefficients of whole blocks in the batch, on the scale of the pixels.
+            Scalar: mean over the coefficients of all whole blocks in the batch.
 
         Raises:
-            UserError: A side is shorter than 15 pixels, in which no whole block may lie.
+            UserError: A side is shorter than 15 pixels, so that it may contain no whole block.
         """
         height, width = output.shape[-2:]
         if min(height, width) < SMALLEST:
             raise UserError(
-                f"DCTLoss: crops of {height}x{width} may hold no whole block; set"
+                f"DCTLoss: crops of {height}x{width} may contain no whole block; set"
                 f" datasets.train.gt_size to {SMALLEST} or more"
             )
         offset = block_offset.to(output.device)
@@ -70,7 +70,7 @@ class DCTLoss(nn.Module):
 
 
 def _whole_blocks(first: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return where the blocks of each image lie along one axis.
+    """Return the positions of the blocks of each image along one axis.
 
     Args:
         first: (B,), the first boundary.

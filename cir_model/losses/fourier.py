@@ -20,10 +20,10 @@ class FourierLoss(nn.Module):
         loss_weight: Factor of the loss. The report does not state it; SAFMN's authors train their
             other networks with 0.05.
         norm: ``backward`` leaves the transform unscaled, so that the loss grows with the edge of
-            the crop, as published; ``ortho`` divides by the root of the number of pixels.
+            the crop, as published; ``ortho`` divides by the square root of the number of pixels.
 
     Raises:
-        UserError: ``norm`` is none of torch's.
+        UserError: ``norm`` is not one of torch's.
     """
 
     def __init__(self, loss_weight: float = 1.0, norm: str = "backward") -> None:
@@ -42,23 +42,23 @@ class FourierDistributionLoss(nn.Module):
     """Wasserstein distances between the amplitudes and between the phases of two images.
 
     Equation 3 of the supplement of Liang et al., NTIRE 2024 Restore Any Image Model (RAIM) in the
-    Wild Challenge, CVPR Workshops 2024 (the Image-Phoenix team). It compares distributions, not
-    pixels, and forgives a shift: for sharp looks rather than PSNR.
+    Wild Challenge, CVPR Workshops 2024 (the Image-Phoenix team). It compares distributions instead
+    of pixels and tolerates shifts, so it favours sharpness over PSNR.
 
-    The supplement does not state of which values the distributions are. Taken here: of each channel
-    of each image over all frequencies, with the distance of order 1, which is the mean distance of
-    the sorted values. The gradient of a phase grows as its amplitude vanishes; set
-    ``train.grad_clip`` with it.
+    The supplement does not define the distributions. Our choice: the values of one channel of one
+    image over all frequencies, and the distance of order 1, which is the mean difference of the
+    sorted values. The gradient of a phase grows as its amplitude vanishes, so set
+    ``train.grad_clip``.
 
     Args:
         loss_weight: Factor of the loss.
-        phase_weight: Factor of the phases, in radians, beside the amplitudes; 0.1 in the
+        phase_weight: Factor of the phases (in radians) relative to the amplitudes; 0.1 in the
             supplement.
         norm: Scale of the transform as in :class:`FourierLoss`. The supplement does not state it;
-            ``ortho`` makes amplitudes of one size in crops of any size.
+            with ``ortho``, amplitudes do not depend on the size of the crop.
 
     Raises:
-        UserError: ``norm`` is none of torch's.
+        UserError: ``norm`` is not one of torch's.
     """
 
     def __init__(
@@ -84,5 +84,5 @@ def _checked(norm: str) -> str:
 
 
 def _wasserstein(first: Tensor, second: Tensor) -> Tensor:
-    """Return the mean distance of order 1 between equally many values (B, C, N)."""
+    """Return the mean Wasserstein distance of order 1 of two sets of values (B, C, N)."""
     return (first.sort().values - second.sort().values).abs().mean()

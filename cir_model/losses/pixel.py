@@ -1,4 +1,4 @@
-"""Losses on pixels that BasicSR does not have."""
+"""Losses on pixels that BasicSR lacks."""
 
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
@@ -16,7 +16,7 @@ class PSNRLoss(nn.Module):
 
     Args:
         loss_weight: Factor of the loss.
-        eps: Added to the squared error, so that equal images have a gradient: at most 80 dB.
+        eps: Added to the squared error, so that equal images have a finite loss: -80 dB.
     """
 
     def __init__(self, loss_weight: float = 1.0, eps: float = 1e-8) -> None:
@@ -25,28 +25,28 @@ class PSNRLoss(nn.Module):
         self.eps = eps
 
     def forward(self, output: Tensor, gt: Tensor) -> Tensor:
-        """Compare images (B, C, H, W) in [0, 1]; returns a scalar, below 0 for likely images."""
+        """Compare images (B, C, H, W) in [0, 1]; returns a scalar, usually negative."""
         errors = (output - gt).square().mean(dim=(1, 2, 3))
         return self.loss_weight * 10 * (errors + self.eps).log10().mean()
 
 
 @register("loss")
 class BlurResidualLoss(nn.Module):
-    """Mean absolute difference of what a Gaussian blur takes from the images.
+    """Mean absolute difference of the details that a Gaussian blur removes.
 
     One of the losses of HFT (the UCAS_SCST team; Yang et al., NTIRE 2024 Challenge on Blind
     Enhancement of Compressed Image: Methods and Results, CVPR Workshops 2024, section 4.7), which
-    constrains "the residuals after Gaussian blurring" for its high frequencies. The report gives
-    neither kernel nor norm nor weight. Taken here: the image minus its blurred copy, extended by
-    reflection, the L1 norm, and the Gaussian of SSIM.
+    constrains "the residuals after Gaussian blurring" for its high frequencies. The report states
+    neither the kernel nor the norm nor the weight. Our choice: the image minus its blurred copy,
+    padded by reflection, the L1 norm, and the Gaussian of SSIM.
 
     Args:
         loss_weight: Factor of the loss.
-        kernel_size: Edge of the Gaussian in pixels, odd.
-        sigma: Its standard deviation in pixels.
+        kernel_size: Size of the Gaussian in pixels, odd.
+        sigma: Standard deviation of the Gaussian in pixels.
 
     Raises:
-        UserError: ``kernel_size`` is not odd, or ``sigma`` not positive.
+        UserError: ``kernel_size`` is not odd, or ``sigma`` is not positive.
     """
 
     def __init__(self, loss_weight: float = 1.0, kernel_size: int = 11, sigma: float = 1.5) -> None:

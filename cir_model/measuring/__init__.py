@@ -1,1 +1,1 @@
-"""Measuring networks: validation, the protocol of the results page, published figures."""
+"""Measuring networks: validation, the protocol of ``basicsr results``, published figures."""

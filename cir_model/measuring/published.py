@@ -1,4 +1,4 @@
-"""Figures that others published, to be quoted beside ours: not measured here."""
+"""Published figures that the results page quotes; they were not measured here."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ SOURCE = "Table 2 of the PromptCIR paper (https://arxiv.org/abs/2404.17433)"
 
 
 class Published(NamedTuple):
-    """A row of a paper's table, as its authors print it."""
+    """A row of a paper's table, as printed."""
 
     network: str
     parameters: str
@@ -41,4 +41,4 @@ LIVE1_COLOUR = (
         "28.28/0.813/27.94 30.61/0.876/30.12 31.96/0.904/31.38 32.88/0.919/32.26",
     ),
 )
-"""By :data:`SOURCE`."""
+"""From :data:`SOURCE`."""

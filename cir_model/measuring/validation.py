@@ -1,4 +1,4 @@
-"""Validation and test: every image measured input beside output, shared among the processes."""
+"""Validation and test: measure input and output of every image, in all processes together."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,27 +25,28 @@ from cir_host.errors import OptionsError, UndefinedMetric, UserError
 from cir_host.file_names import folded, printable
 from cir_host.options import convert
 from cir_host.stopping import stopping
-from cir_model.measuring.results import DataSetResult, ImageRecord, markdown_table, write_results
+from cir_model.measuring.record import Measurement
+from cir_model.measuring.validation_files import DataSetResult, markdown_table, write_results
 from cir_model.restoring.inference import Restorer
 from cir_model.training.options import ValOptions
 
 
 class MeasuringModel(SRModel):
-    """A model of which every validation and test shows what the network gains over its input.
+    """A model whose validations and tests report the gain of the network over its input.
 
-    Writes ``metrics.csv``, ``metrics.json`` and ``metrics.md`` into ``results/NAME`` (a test) or
+    They write ``metrics.csv``, ``metrics.json`` and ``metrics.md`` into ``results/NAME`` (test) or
     ``experiments/NAME`` (training, where the CSV file keeps all validations).
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.results: dict[str, DataSetResult] = {}
-        self.told: dict[str, Any] = {}
-        """What the network is told beside the image that it restores."""
+        self.extra_inputs: dict[str, Any] = {}
+        """Further inputs of the network, such as the codec."""
         self._measured = 0
         self._unwritten: list[str] = []
-        """Why files of results could not be written, so far in a test."""
+        """Why results files could not be written, so far in this test."""
         self.best_mean: float | None = None
-        """Of ``val.save_best``, over all data sets."""
+        """The best mean of ``val.save_best`` over all data sets so far."""
         self.validation_options = self.val_options(opt)
         super().__init__(opt)
         further = self.validation_options.averaged_with
@@ -54,12 +55,14 @@ class MeasuringModel(SRModel):
 
     @staticmethod
     def val_options(opt: Mapping[str, Any]) -> ValOptions:
-        """Return the section ``val`` of all options, checked; without one, nothing is written."""
+        """Return the checked section ``val``; without one, no images are saved."""
         return convert(opt.get("val") or {"save_img": False}, ValOptions, "val")
 
     def _further_network(self, path: str) -> nn.Module:
         if self.is_train:
-            raise OptionsError("val.averaged_with: in training one network alone is validated")
+            raise OptionsError(
+                "val.averaged_with: only a test averages networks; remove it for training"
+            )
         network: nn.Module = self.model_to_device(build_network(self.opt["network_g"]))
         strict = self.opt["path"].get("strict_load_g", True)
         self.load_network(network, path, strict, None)
@@ -67,7 +70,7 @@ class MeasuringModel(SRModel):
         return bare.eval()
 
     def _restorer(self) -> Restorer:
-        """Make what validates; anew for each validation, as it says which tiles it used."""
+        """Return a new restorer for each validation, since it records which tiles it used."""
         network = getattr(self, "net_g_ema", None) or self.get_bare_model(self.net_g)
         if self.validation_options.tell_codec:
             check_codec_input(network, "val.tell_codec")
@@ -77,23 +80,23 @@ class MeasuringModel(SRModel):
             raise OptionsError(f"val.{error}") from error
 
     def test(self) -> None:
-        """Restore ``self.lq`` by the averaged weights where there are any."""
+        """Restore ``self.lq`` by the EMA weights if there are any."""
         with evaluating(self.restorer.networks[0]):
-            self.output = self.restorer(self.lq, **self.told)
+            self.output = self.restorer(self.lq, **self.extra_inputs)
 
     def dist_validation(
         self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
     ) -> None:
-        """Measure one data set in all processes together."""
+        """Measure one data set; the processes share the images."""
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(
         self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
     ) -> None:
-        """Measure one data set, input beside output; log, store and, if asked, save the images.
+        """Measure input and output of one data set, write the results and save the images.
 
-        Several processes take turns at the images; the first of them reports. A training that was
-        told to stop leaves the validation without a result.
+        The processes share the images, and the first one reports. If training is to stop, the
+        validation ends without a result.
         """
         data_set = dataloader.dataset
         name = data_set.opt["name"]
@@ -112,11 +115,16 @@ class MeasuringModel(SRModel):
             if sample is not None:
                 images = self._restore(sample)
                 if "gt" in images:
-                    source, scores = sample["lq_path"][0], self._scores(metrics, images)
-                    record = ImageRecord(source, _made_by(sample), scores)
+                    record = Measurement(
+                        name,
+                        sample["lq_path"][0],
+                        self._scores(metrics, images),
+                        made_by=_made_by(sample),
+                        iteration=current_iter,
+                    )
             turn = _from_all((sample and sample["lq_path"][0], record, stopping()))
             if self.is_train and any(stop for *_, stop in turn):
-                get_root_logger().warning(f"Validation {name} is left undone: SIGTERM.")
+                get_root_logger().warning(f"Validation {name} is interrupted by SIGTERM.")
                 return
             taken = [path and names.take(path) for path, *_ in turn]
             result.records += [record for _, record, _ in turn if record is not None]
@@ -129,7 +137,7 @@ class MeasuringModel(SRModel):
             if tb_logger and images and number < self.opt["logger"].get("tb_images", 4):
                 tag = f"{name}/{taken[0]}"
                 tb_logger.add_image(
-                    printable(tag), _beside(images), _step(current_iter), dataformats="HWC"
+                    printable(tag), _side_by_side(images), _step(current_iter), dataformats="HWC"
                 )
         if metrics and result.records and self.opt["rank"] == 0:
             result.protocol.update(self._protocol(data_set))
@@ -137,29 +145,32 @@ class MeasuringModel(SRModel):
                 self._report(result, list(metrics), tb_logger)
             except OSError as error:
                 unwritten.append(f"{self._results_folder()}/metrics.*: {error.strerror or error}")
+            except UserError as error:
+                unwritten.append(str(error))
             self._keep_best(current_iter)
-        self._tell_unwritten([line for lines in _from_all(unwritten) for line in lines])
+        self._report_unwritten([line for lines in _from_all(unwritten) for line in lines])
 
-    def _tell_unwritten(self, lines: list[str]) -> None:
-        """Log what could not be written; a test says so at its end too, when all is measured.
+    def _report_unwritten(self, lines: list[str]) -> None:
+        """Log which files could not be written; after its last data set, a test fails.
 
         Raises:
-            UserError: The test has measured its last data set.
+            UserError: The test is complete, and files could not be written.
         """
         self._measured += 1
         self._unwritten += lines
         if lines:
-            get_root_logger().error(f"{len(lines)} files are not written: {some(lines)}")
+            get_root_logger().error(f"{len(lines)} files could not be written: {some(lines)}")
         if not self.is_train and self._unwritten and self._measured == len(self.opt["datasets"]):
             raise UserError(
-                f"{len(self._unwritten)} files of results are not written: {some(self._unwritten)}"
+                f"{len(self._unwritten)} results files could not be written:"
+                f" {some(self._unwritten)}"
             )
 
     def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Pass a sample of one image through the network; returns 8-bit images, (H, W, BGR)."""
+        """Restore a sample of one image; returns 8-bit images, (H, W, BGR) or (H, W)."""
         self.feed_data(sample)
         if self.validation_options.tell_codec:
-            self.told = {"codec": int(codec_of(sample, "val.tell_codec"))}
+            self.extra_inputs = {"codec": int(codec_of(sample, "val.tell_codec"))}
         self.test()
         images = {"output": tensor2img([self.output]), "input": tensor2img([self.lq])}
         if "gt" in sample:
@@ -169,7 +180,7 @@ class MeasuringModel(SRModel):
         return images
 
     def _keep_best(self, current_iter: int | str) -> None:
-        """Keep the weights if all data sets, measured at this iteration, were never better."""
+        """Save the weights if their mean over all data sets is the best so far."""
         metric = self.validation_options.save_best
         sets = [s["name"] for key, s in self.opt["datasets"].items() if key.startswith("val")]
         now = [r for r in self.results.values() if r.iteration == current_iter]
@@ -180,11 +191,11 @@ class MeasuringModel(SRModel):
         if not (self.best_mean is None or sign * mean > sign * self.best_mean):
             return
         self.best_mean = mean
-        get_root_logger().info(f"Best {metric} so far: {mean:.4f}, kept as net_g_best.pth.")
+        get_root_logger().info(f"Best {metric} so far: {mean:.4f}, saved as net_g_best.pth.")
         self.save_networks("best")
 
     def save_networks(self, number: int | str) -> None:
-        """Save the network, and the averaged one where there is one, as ``net_g_NUMBER.pth``."""
+        """Save the network, and its EMA weights if there are any, as ``net_g_NUMBER.pth``."""
         nets = {"params": self.net_g}
         if hasattr(self, "net_g_ema"):
             nets["params_ema"] = self.net_g_ema
@@ -193,11 +204,11 @@ class MeasuringModel(SRModel):
     def _scores(
         self, metrics: Mapping[str, Any], images: Mapping[str, Any]
     ) -> dict[str, dict[str, float]]:
-        """``scores[metric][kind]`` of one image; a model that has more to measure adds it."""
+        """Return ``scores[metric][kind]`` of one image; subclasses add further scores."""
         return scores_of(images, metrics)
 
     def _protocol(self, data_set: Any) -> dict[str, Any]:
-        """What a reader needs to know to compare a figure of this data set with another's."""
+        """Return what a reader needs to compare these scores with others."""
         colour = {"rgb": "RGB", "y": "MATLAB's Y, 8 bits", "gray": "grey"}
         by_metric = [
             f"{metric} ({'MATLAB Y' if options.get('test_y_channel') else 'all channels'},"
@@ -252,15 +263,24 @@ class MeasuringModel(SRModel):
 
 
 def scores_of(images: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Measure an input and an output against the original.
+    """Measure an input and an output against the ground truth.
 
     Args:
         images: ``input``, ``output`` and ``gt``: 8-bit images, (H, W, BGR), or (H, W) if grey.
-        metrics: Sections of an options file, by the name of the metric.
+        metrics: For each name, the type of a registered metric and its arguments.
 
     Returns:
-        ``scores[metric][kind]``; the input has no score where the network changes the size, and
-        nothing has one where the metric is not defined, which is logged.
+        ``scores[metric][kind]``. The input has no score if the network changes the size. Where a
+        metric is undefined, the score is missing and the reason is logged.
+
+    Example:
+        >>> import numpy as np
+        >>> from cir_model.measuring.validation import scores_of
+        >>> truth = np.zeros((16, 16, 3), np.uint8)
+        >>> images = {"input": truth + 2, "output": truth + 1, "gt": truth}
+        >>> scores = scores_of(images, {"psnr": {"type": "calculate_psnr", "crop_border": 0}})
+        >>> {kind: round(psnr, 2) for kind, psnr in scores["psnr"].items()}
+        {'input': 42.11, 'output': 48.13, 'gain': 6.02}
     """
     scores: dict[str, dict[str, float]] = {}
     for metric, options in metrics.items():
@@ -280,7 +300,7 @@ def scores_of(images: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Keep a network in evaluation mode, and leave it in the mode in which it was."""
+    """Set a network to evaluation mode, and back to its earlier mode afterwards."""
     training = network.training
     network.eval()
     try:
@@ -290,24 +310,33 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def check_precision(network: nn.Module, precision: str, key: str) -> None:
-    """Refuse a precision in which a network is known to give unsound values.
+    """Refuse a precision that a network does not support.
+
+    Args:
+        network: The network.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        key: The option that asks for it, for the message.
 
     Raises:
-        OptionsError: It names the ``key`` that asked for it.
+        OptionsError: The network states that it does not support the precision.
     """
     facts = facts_of(network)
     if facts is not None and precision not in facts.precisions:
         raise OptionsError(
-            f"{key}: {type(network).__name__} gives sound values in"
-            f" {', '.join(sorted(facts.precisions))}, not in {precision!r}"
+            f"{key}: {type(network).__name__} supports"
+            f" {' and '.join(sorted(facts.precisions))}, not {precision}"
         )
 
 
 def check_codec_input(network: nn.Module, key: str) -> None:
-    """Refuse to tell a network the codec that does not take it.
+    """Refuse a network that does not take the codec as an input.
+
+    Args:
+        network: The network.
+        key: The option that asks for it, for the message.
 
     Raises:
-        OptionsError: It names the ``key`` that asked for it.
+        OptionsError: The network does not take the codec.
     """
     facts = facts_of(network)
     if facts is None or "codec" not in facts.extra_inputs:
@@ -317,8 +346,12 @@ def check_codec_input(network: nn.Module, key: str) -> None:
 def codec_of(sample: Mapping[str, Any], key: str) -> Tensor:
     """Return the codecs of a batch, int64 (B,).
 
+    Args:
+        sample: A batch of samples.
+        key: The option that needs them, for the message.
+
     Raises:
-        UserError: The samples do not tell it; it names the ``key`` that asked for it.
+        UserError: The samples do not name their codec.
     """
     if "codec_index" not in sample:
         raise UserError(
@@ -329,7 +362,7 @@ def codec_of(sample: Mapping[str, Any], key: str) -> Tensor:
 
 
 def _shares(dataloader: Any) -> Iterator[Any]:
-    """Yield every sample that this process measures, and None where the others have one more."""
+    """Yield this process's samples, then None if other processes have one more."""
     if not connected():
         yield from dataloader
         return
@@ -341,7 +374,7 @@ def _shares(dataloader: Any) -> Iterator[Any]:
 
 
 def _from_all(mine: Any) -> list[Any]:
-    """Return what every process has, by rank."""
+    """Return the objects of all processes, by rank."""
     if not connected():
         return [mine]
     found: list[Any] = [None] * dist.get_world_size()
@@ -349,8 +382,8 @@ def _from_all(mine: Any) -> list[Any]:
     return found
 
 
-def _beside(images: Mapping[str, Any]) -> Any:
-    """Put input, output and, where it is known, the original of one size side by side, in RGB."""
+def _side_by_side(images: Mapping[str, Any]) -> Any:
+    """Join input, output and ground truth side by side, in RGB; skip other sizes."""
     shown = [images[k] for k in ("input", "output", "gt") if k in images]
     same = [image for image in shown if image.shape == images["output"].shape]
     strip = np.concatenate([np.atleast_3d(image) for image in same], axis=1)
@@ -362,7 +395,7 @@ def _step(current_iter: int | str) -> int | None:
 
 
 def _made_by(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """How a collated sample of one image was made, as plain values."""
+    """Return how the input of a collated sample of one image was made, as plain values."""
     made_by: dict[str, Any] = {}
     for key in ("quality", "subsampling", "codec"):
         if key in sample:
@@ -372,13 +405,13 @@ def _made_by(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _UniqueNames:
-    """Names for saved images: the stem, or a longer name where two images share their stem.
+    """Unique names for saved images: the stem, or a longer name if two images share a stem.
 
-    They are distinct on file systems that do not tell capitals or Unicode normal forms apart.
+    They also differ on file systems that ignore case or Unicode normalisation.
     """
 
     def __init__(self) -> None:
-        self._taken = {"", ".", ".."}  # those of folders
+        self._taken = {"", ".", ".."}  # names of folders
 
     def take(self, path: str) -> str:
         name = next(name for name in self._candidates(path) if folded(name) not in self._taken)

@@ -1,4 +1,4 @@
-"""LPIPS and DISTS by torchmetrics, where their networks are at hand: nothing is downloaded."""
+"""LPIPS and DISTS by torchmetrics. Nothing is downloaded: their networks must be in the cache."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -16,16 +16,16 @@ METRICS = {
     "lpips": ("alexnet", "alexnet-owt-7be5be79.pth"),
     "dists": ("vgg16", "vgg16-397923af.pth"),
 }
-"""Of each metric the network of torchvision, and the file in PyTorch's cache."""
+"""For each metric, the network of torchvision and its file in PyTorch's cache."""
 
 
 def available() -> list[str]:
-    """Return the metrics of which package and network are there."""
+    """Return the metrics whose package and network are available."""
     return [name for name in METRICS if lacking(name) is None]
 
 
 def lacking(metric: str) -> str | None:
-    """Say what a metric lacks, and how to get it; None if it can be computed."""
+    """Return what a metric lacks and how to get it; None if it can be computed."""
     if find_spec("torchmetrics") is None:
         return "torchmetrics is not installed; `pip install 'basicsr-cir[metrics]'`"
     network, name = METRICS[metric]
@@ -42,11 +42,11 @@ def calculate_lpips(img: Any, img2: Any, **_: Any) -> float:
     """Return LPIPS (Zhang et al., CVPR 2018) by AlexNet, version 0.1; lower is better.
 
     Args:
-        img: 8-bit image, (H, W, BGR), or (H, W) if grey, which passes as three equal channels.
-        img2: The original, likewise.
+        img: 8-bit image, (H, W, BGR), or (H, W) if grey, used as three equal channels.
+        img2: Ground truth in the same layout.
 
     Raises:
-        UserError: torchmetrics, or AlexNet in PyTorch's cache, is missing.
+        UserError: torchmetrics is not installed, or AlexNet is not in PyTorch's cache.
     """
     return _distance("lpips", img, img2)
 
@@ -56,11 +56,11 @@ def calculate_dists(img: Any, img2: Any, **_: Any) -> float:
     """Return DISTS (Ding et al., TPAMI 2020) by VGG16; lower is better.
 
     Args:
-        img: 8-bit image, (H, W, BGR), or (H, W) if grey, which passes as three equal channels.
-        img2: The original, likewise.
+        img: 8-bit image, (H, W, BGR), or (H, W) if grey, used as three equal channels.
+        img2: Ground truth in the same layout.
 
     Raises:
-        UserError: torchmetrics, or VGG16 in PyTorch's cache, is missing.
+        UserError: torchmetrics is not installed, or VGG16 is not in PyTorch's cache.
     """
     return _distance("dists", img, img2)
 
@@ -79,7 +79,7 @@ def _network(metric: str) -> Any:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
-    # not torchmetrics' metric, which reads the network from its file for every image
+    # torchmetrics' own metric reads the file of the network for every image
     from torchmetrics.functional.image.dists import DISTSNetwork
 
     return DISTSNetwork().eval()

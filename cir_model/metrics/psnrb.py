@@ -1,8 +1,8 @@
-"""PSNR-B: PSNR with the blocking effect of the restored image added to its error.
+"""PSNR-B: PSNR whose error includes the blocking effect of the restored image.
 
-Source: C. Yim, A. C. Bovik, "Quality assessment of deblocked images", IEEE TIP 20(1), 2011. Of the
-forms in circulation this one gives the JPEG columns that the restoration papers print: block counts
-by real division, the blocking effect on the rounded studio-range luma of the restored image.
+Source: C. Yim, A. C. Bovik, "Quality assessment of deblocked images", IEEE TIP 20(1), 2011. Several
+forms are in use; this one reproduces the JPEG columns of the restoration papers: real division in
+the block counts, and the blocking effect of the rounded studio-range luma of the restored image.
 """
 
 import math
@@ -33,17 +33,29 @@ def calculate_psnrb(
     Args:
         img: Restored image, BGR or grey, (H, W, C), (C, H, W) or (H, W), in [0, 255].
         img2: Ground truth in the same layout.
-        crop_border: Pixels cut off at each edge. The block grid stays that of the whole image.
+        crop_border: Pixels cropped at each edge. The block grid is that of the whole image.
         input_order: ``HWC`` or ``CHW``.
-        test_y_channel: Take the squared error on MATLAB's Y instead of all channels. The blocking
-            effect is that of Y in either case.
+        test_y_channel: Compute the squared error on MATLAB's Y instead of all channels. The
+            blocking effect is that of Y in both cases.
 
     Returns:
-        ``10 log10(255^2 / (MSE + BEF))``; 100 for equal images without blocking, as for PSNR.
+        ``10 log10(255^2 / (MSE + BEF))``; 100 for equal images without blocking, like PSNR.
 
     Raises:
         ValueError: The shapes differ.
         UndefinedMetric: A side of the cropped image is shorter than one block.
+
+    Example:
+        >>> import numpy as np
+        >>> from cir_model import calculate_psnrb
+        >>> truth = np.full((16, 16), 100, np.uint8)
+        >>> noisy = truth + np.eye(16, dtype=np.uint8)
+        >>> round(calculate_psnrb(noisy, truth, crop_border=0), 2)
+        60.17
+        >>> blocky = truth.copy()
+        >>> blocky[:, 8:] += 1
+        >>> round(calculate_psnrb(blocky, truth, crop_border=0), 2)
+        48.71
     """
     if img.shape != img2.shape:
         raise ValueError(f"PSNR-B of images of different shapes: {img.shape} and {img2.shape}")
@@ -72,8 +84,8 @@ def blocking_effect(luma: NDArray[np.float64], phase: int = BLOCK) -> float:
 
     Args:
         luma: (H, W), in [0, 255].
-        phase: Row and column (1 to 8) at which the first block boundary lies; 8 for an image whose
-            blocks start at its corner.
+        phase: Row and column (1 to 8) of the first block boundary; 8 if the blocks start at the
+            corner of the image.
     """
     height, width = luma.shape
     columns = np.sum(np.diff(luma, axis=1) ** 2, axis=0)  # step between columns x and x + 1

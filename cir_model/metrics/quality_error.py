@@ -1,4 +1,4 @@
-"""By how much a predicted JPEG quality is wrong."""
+"""The error of a predicted JPEG quality."""
 
 from typing import Any
 
@@ -13,14 +13,19 @@ def calculate_quality_error(
     """Return the absolute error of a predicted quality factor; lower is better.
 
     Args:
-        predicted_quality: On JPEG's scale, 0 to 100; ``CaVEModel`` supplies both.
-        quality: That of the compression, 1 to 100.
+        predicted_quality: 0 to 100; ``CaVEModel`` supplies both arguments.
+        quality: The true quality, 1 to 100.
 
     Raises:
-        UndefinedMetric: One of them is not known.
+        UndefinedMetric: One of them is unknown.
+
+    Example:
+        >>> from cir_model import calculate_quality_error
+        >>> calculate_quality_error(predicted_quality=42.5, quality=40)
+        2.5
     """
     if predicted_quality is None:
-        raise UndefinedMetric("no quality is predicted; model_type: CaVEModel does it")
+        raise UndefinedMetric("there is no predicted quality; model_type: CaVEModel gives it")
     if quality is None:
-        raise UndefinedMetric("the quality of the image is not known")
+        raise UndefinedMetric("the quality of the image is unknown")
     return abs(predicted_quality - quality)

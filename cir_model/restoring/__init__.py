@@ -1,1 +1,1 @@
-"""Passing pictures and files through networks: tiles, ensembles, memory, metadata."""
+"""Inference on images and files: tiles, self-ensembles, memory, metadata."""

@@ -1,4 +1,4 @@
-"""Restoring a file: read, restored or copied, and written with its metadata."""
+"""Restore a file: read it, restore or copy it, and write the result with its metadata."""
 
 import hashlib
 import os
@@ -25,51 +25,73 @@ from cir_model.restoring.pixel_quality import pixel_quality, quality_network
 
 @dataclass(frozen=True)
 class Job:
-    """A file, and where its result goes."""
+    """A file, and the paths of its result."""
 
     source: Path
     restored: Path
-    """Where the restored picture goes."""
+    """The path of the restored image."""
     copied: Path
-    """Where the file goes if it needs no restoring."""
+    """The path of the copy if the file needs no restoration."""
     format: str
-    """Of the restored picture, a key of :data:`cir_data.images.formats.SUFFIXES`."""
+    """Of the restored image, a key of :data:`cir_data.images.formats.SUFFIXES`."""
     earlier: Sequence[Path] = ()
-    """Other places where an earlier run may have put the result."""
+    """Other paths where an earlier run may have written the result."""
     exact: bool = False
-    """Whether no other place may be taken where these are occupied."""
+    """Fail if the path is taken, instead of choosing another name."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a file."""
+    """What happened to a file."""
 
     action: Literal["restored", "copied", "skipped"]
     note: str
     """The quality of the file, or why it was not restored."""
     data: bytes = b""
-    """The content of the result; empty where the file was skipped."""
+    """The content of the result; empty if the file was skipped."""
     output: Path | None = None
-    """Where the result lies, if it lies in a file."""
+    """The path of the result, if it was written to a file."""
     pixels: int = 0
-    """Pixels of the input that were restored."""
+    """Number of input pixels that were restored."""
     warnings: tuple[str, ...] = ()
-    """What the user should know, such as metadata that were dropped."""
+    """What the user should know, such as dropped metadata."""
     before: Picture | None = None
     after: Picture | None = None
-    """The pictures, where one was restored."""
+    """Input and output, if the image was restored."""
 
 
 def restore_file(job: Job, restorer: Restorer, options: RestoreOptions | None = None) -> Outcome:
-    """Restore a file, or copy it byte for byte if it needs no restoring.
+    """Restore a file, or copy it byte for byte if it needs no restoration.
 
-    A result that is there is kept, unless ``options.overwrite``: restored pictures name the content
-    that they were made from (in XMP), copies equal it. Where another file's result, or any other
-    file, stands in the place, this one takes a name of its own.
+    An existing result is kept unless ``options.overwrite`` is set. A restored image names in its
+    XMP the content that it was made from, and a copy equals it, so results of other files are told
+    apart. If another file has the path, the result gets a name of its own.
+
+    Args:
+        job: The file, and the paths of its result.
+        restorer: The network.
+        options: What to restore, and how to write it; None: the defaults.
+
+    Returns:
+        What happened, with the content and the path of the result.
 
     Raises:
-        UserError: The file cannot be read, restored or written; ``job.exact`` and the place is
-            occupied.
+        UserError: The file cannot be read, restored or written, or its path is taken and
+            ``job.exact`` is set.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> from cir_model import default_restorer, restore_file
+        >>> from cir_model.restoring.files import Job
+        >>> with TemporaryDirectory() as name:
+        ...     source, target = Path(name, "photo.jpg"), Path(name, "restored.png")
+        ...     Image.new("RGB", (48, 32), "teal").save(source, quality=10)
+        ...     job = Job(source, restored=target, copied=target, format="PNG")
+        ...     outcome = restore_file(job, default_restorer("cpu"))
+        >>> outcome.action, outcome.note
+        ('restored', 'JPEG quality 10')
     """
     options = options or RestoreOptions()
     where = str(job.source)
@@ -105,18 +127,21 @@ def restore_bytes(
     options: RestoreOptions,
     facts: FileFacts | None = None,
 ) -> Outcome:
-    """Restore the content of a file, or return it as it is if it needs no restoring.
+    """Restore the content of a file, or return it unchanged if it needs no restoration.
 
     Args:
         data: The content.
         where: Its path, for messages.
         file_format: Of the result, a key of :data:`cir_data.images.formats.SUFFIXES`.
-        restorer: The networks.
-        options: What is done.
-        facts: What :func:`cir_data.images.reading.examine` says of the content; None: ask it.
+        restorer: The network.
+        options: What to restore, and how to write it.
+        facts: From :func:`cir_data.images.reading.examine`; None: examine the content here.
+
+    Returns:
+        What happened, with the content of the result; nothing is written.
 
     Raises:
-        UserError: It cannot be read, restored, or encoded in that format.
+        UserError: The content cannot be read or restored, or the format cannot hold the result.
     """
     facts = facts or examine(data, where)
     if reason := _needs_nothing(facts, options):
@@ -146,10 +171,10 @@ def restore_bytes(
 
 
 def read_regular_file(path: Path) -> bytes:
-    """Return the content of a file, but never wait for a pipe or read a device.
+    """Return the content of a file, without waiting for a pipe or reading a device.
 
     Raises:
-        UserError: It is not there, no regular file, or cannot be read.
+        UserError: The file does not exist, is not a regular file, or cannot be read.
     """
     try:
         if path.exists() and not path.is_file():
@@ -169,7 +194,7 @@ def _is_copy(path: Path, data: bytes) -> bool:
 
 
 def _is_made_from(path: Path, digest: str) -> bool:
-    """Whether a file says that it was restored from that content."""
+    """Return whether the XMP of a file says that it was restored from this content."""
     if not path.is_file():
         return False
     try:
@@ -180,37 +205,37 @@ def _is_made_from(path: Path, digest: str) -> bool:
 
 
 def _needs_nothing(facts: FileFacts, options: RestoreOptions) -> str:
-    """Say why a file needs no restoring; empty if it is to be restored."""
+    """Return why a file needs no restoration; empty if it needs it."""
     if options.force:
         return ""
     if facts.lossless:
         return f"lossless {facts.format}"
     if facts.quality is not None and facts.quality >= options.fine_quality:
-        return f"JPEG quality {_told(facts)}"
+        return f"JPEG quality {_quality_text(facts)}"
     return ""
 
 
-def _told(facts: FileFacts) -> str:
+def _quality_text(facts: FileFacts) -> str:
     return f"{facts.quality}" if facts.standard_tables else f"about {facts.quality}"
 
 
 def _with_pixel_quality(
     reason: str, data: bytes, where: str, facts: FileFacts, restorer: Restorer
 ) -> str:
-    """Say too what the pixels of a lossless file show: many are decoded JPEGs."""
+    """Add the estimated quality of a lossless file, since many are decoded JPEGs."""
     if not facts.lossless:
         return reason
     try:
         note = _quality(read(data, where), facts, restorer)[1]
-    except UserError:  # it is copied as it is, also if it is damaged
+    except UserError:  # a damaged file is copied too
         note = ""
     return f"{reason}, {note}" if note else reason
 
 
 def _quality(picture: Picture, facts: FileFacts, restorer: Restorer) -> tuple[float | None, str]:
-    """Return the JPEG quality by the file's tables, else by the pixels, and how it is told."""
+    """Return the JPEG quality from the file's tables, else from its pixels, and a note on it."""
     if facts.quality is not None:
-        return facts.quality, f"JPEG quality {_told(facts)}"
+        return facts.quality, f"JPEG quality {_quality_text(facts)}"
     image = as_tensor(picture).to(restorer.device)
     estimate = pixel_quality(quality_network(restorer.device), image)
     if estimate is None:
@@ -219,7 +244,7 @@ def _quality(picture: Picture, facts: FileFacts, restorer: Restorer) -> tuple[fl
 
 
 def _inputs(strength: float | None, quality: float | None) -> dict[str, Any]:
-    """Return what networks take that restore by quality: FBCNN's is 1 - quality / 100."""
+    """Return the input ``quality`` of networks that take it, such as FBCNN: 1 - quality / 100."""
     if strength is not None:
         return {"quality": strength}
     return {} if quality is None else {"quality": 1 - quality / 100}

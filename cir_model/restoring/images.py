@@ -1,4 +1,4 @@
-"""Pictures in memory: restored in three lines of Python, without files and options."""
+"""Restore images in memory in three lines of Python, without files and options."""
 
 import functools
 from typing import Any, TypeVar
@@ -27,7 +27,14 @@ def default_restorer(device: str | None = None) -> Restorer:
     """Return a restorer with the bundled weights.
 
     Args:
-        device: As ``torch.device`` takes it; None: the first GPU where there is one, else the CPU.
+        device: An argument of ``torch.device``; None: the first GPU if there is one, else the CPU.
+
+    Example:
+        >>> import torch
+        >>> from cir_model import default_restorer
+        >>> restorer = default_restorer("cpu")
+        >>> restorer(torch.rand(1, 3, 48, 64)).shape
+        torch.Size([1, 3, 48, 64])
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network(default_weights()).to(device)
@@ -35,19 +42,20 @@ def default_restorer(device: str | None = None) -> Restorer:
 
 
 def restore_image(image: ImageOrArray, restorer: Restorer | None = None) -> ImageOrArray:
-    """Restore a picture.
+    """Restore an image.
 
     Args:
         image: A Pillow image; or an array, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGB and alpha,
             of ``uint8``, ``uint16``, or floating-point numbers in [0, 1].
-        restorer: The networks; None: the bundled weights.
+        restorer: The network; None: the bundled weights.
 
     Returns:
-        The same kind: an image with the metadata that Pillow keeps, or an array of the same type.
-        Alpha stays. Pillow images of other modes than grey and RGB come back as RGB.
+        The same kind: an image with the metadata that Pillow keeps, or an array of the same dtype.
+        Alpha is kept. Pillow images of modes other than grey and RGB are returned as RGB.
 
     Raises:
-        UserError: Pixels of 32 bits or more, whose range is not stated, or another shape.
+        UserError: The image has 32 bits per sample, whose range is unknown, or an array has another
+            shape or dtype.
 
     Example:
         >>> from PIL import Image
@@ -69,8 +77,8 @@ def restore_image(image: ImageOrArray, restorer: Restorer | None = None) -> Imag
 def _samples_of(image: Image.Image) -> npt.NDArray[Any]:
     if image.mode in ("I", "F"):
         raise UserError(
-            f"a Pillow image of mode {image.mode} has samples of 32 bits, whose range is not"
-            " stated; convert it to L, RGB or I;16"
+            f"a Pillow image of mode {image.mode} has 32 bits per sample, whose range is"
+            " unknown; convert it to L, RGB or I;16"
         )
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
@@ -85,7 +93,7 @@ def _restored(samples: npt.NDArray[Any], restorer: Restorer) -> npt.NDArray[Any]
     sound = samples.ndim in (2, 3) and channels in (1, 2, 3, 4) and samples.size
     if not sound or samples.dtype not in (np.uint8, np.uint16):
         raise UserError(
-            f"an array of shape {samples.shape} and type {samples.dtype} is no picture; give"
+            f"an array of shape {samples.shape} and dtype {samples.dtype} is not an image; give"
             " (H, W), (H, W, 3) or (H, W, 4) of uint8, uint16 or floating-point numbers in [0, 1]"
         )
     planes = np.atleast_3d(samples)

@@ -1,4 +1,4 @@
-"""The one way an image passes through networks, in validation and in restoring alike."""
+"""Inference: how an image passes through networks, in validation and restoration alike."""
 
 import logging
 import math
@@ -17,7 +17,8 @@ from cir_model.restoring.options import InferenceOptions
 from cir_model.restoring.symmetry import SYMMETRIES
 from cir_model.restoring.tiling import Run, Tiling, grid_of
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The dtype of each mixed precision."""
 
 _UNKNOWN = NetworkFacts(
     size_multiple=1,
@@ -27,27 +28,40 @@ _UNKNOWN = NetworkFacts(
     in_channels=3,
     precisions=frozenset({"fp32", "bf16", "fp16"}),
 )
-"""Stands for a network that states no facts: whole images alone are sound."""
+"""For a network that states no facts: it gets only whole images."""
 
 _SURELY_FITS = 128 * 128
-"""Pixels of an image for which the memory, whose estimate takes a second, need not be known."""
+"""Images of up to this many pixels fit into memory; the estimate would take a second."""
 
 _MOST_TILES = 16
-"""Tiles that pass at once on a GPU; more gain nothing."""
+"""The largest batch of tiles on a GPU; more is not faster."""
 
 _logger = logging.getLogger("basicsr")
 
 
 class Restorer:
-    """Passes images through one network, or through several and averages their outputs.
+    """Runs a network on images of any size, or several networks whose outputs it averages.
 
     Args:
-        networks: In eval mode, on one device, of one scale and number of channels.
-        options: How.
+        networks: In evaluation mode, on the same device, with the same scale and channels.
+        options: Tiles, self-ensemble and precision.
         names: Of the networks, for messages; default: their classes.
 
     Raises:
-        UserError: The networks do not go together, or lack the precision.
+        UserError: The networks differ in scale or channels, or do not support the precision.
+
+    Example:
+        >>> import torch
+        >>> from cir_arch import load_network
+        >>> from cir_model.restoring.inference import Restorer
+        >>> from cir_model.restoring.options import InferenceOptions
+        >>> from cir_weights import default_weights
+        >>> network = load_network(default_weights())
+        >>> restorer = Restorer([network], InferenceOptions(tile=64, overlap=16))
+        >>> restorer(torch.rand(1, 3, 96, 64)).shape
+        torch.Size([1, 3, 96, 64])
+        >>> restorer.describe()["precision"]
+        'fp32'
     """
 
     def __init__(
@@ -69,12 +83,12 @@ class Restorer:
         self.extra_inputs = {name for facts in self.facts for name in facts.extra_inputs}
         self.precision = self._precision(options.precision)
         self.redone = 0
-        """Passes that were redone in float32."""
+        """How many passes were redone in float32."""
         self._cost: float | None = None
         self._limit: int | None = None
-        """Tile that fitted after one that did not."""
+        """The largest tile that may still fit, after memory ran out."""
         self._plans: dict[tuple[int, int], Tiling | None] = {}
-        self._said: set[Tiling] = set()
+        self._logged: set[Tiling] = set()
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, **inputs: Any) -> Tensor:
@@ -82,14 +96,14 @@ class Restorer:
 
         Args:
             image: (B, C, H, W) in [0, 1], on any device.
-            inputs: What the networks take beside the image, such as FBCNN's ``quality``.
+            inputs: Further inputs of the networks, such as FBCNN's ``quality``.
 
         Returns:
             (B, C, scale H, scale W), float32, not clamped, on the device of ``image``.
 
         Raises:
-            UserError: A network gives values that are not finite, or the smallest tile does not fit
-                into memory.
+            UserError: The output of a network is not finite, or the smallest tile does not fit into
+                memory.
         """
         while True:
             tiling = self.plan(*image.shape[-2:])
@@ -98,23 +112,23 @@ class Restorer:
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
-            self._halve(tiling, *image.shape[-2:])  # here, where no frame holds tensors any more
+            self._halve(tiling, *image.shape[-2:])  # out here no frame holds tensors
 
     def compile(self, **arguments: Any) -> None:
-        """Compile the networks in place, with arguments of ``torch.compile``."""
+        """Compile the networks in place; takes the arguments of ``torch.compile``."""
         if self.options.tile == "auto":
-            self._cost_of(1)  # counted on tensors without data, which is not to be compiled
+            self._cost_of(1)  # before compiling: this pass has tensors without data
         for network in self.networks:
             network.compile(**arguments)
 
     def plan(self, height: int, width: int) -> Tiling | None:
-        """Return the tiles of an image; None where it passes whole."""
+        """Return the tiles for an image of this size; None: the whole image."""
         if (height, width) not in self._plans:
             self._plans[height, width] = self._plan(height, width)
         return self._plans[height, width]
 
     def describe(self) -> dict[str, str]:
-        """Return what was used, for results files; tiles as of the images until now."""
+        """Return the settings for results files; tiles are those of the images so far."""
         ways = {_describe(self.options.tiling, plan) for plan in self._plans.values()}
         described = {
             "inference": " or ".join(sorted(ways)) or "whole images",
@@ -136,7 +150,7 @@ class Restorer:
                 output = undo(self._pass(runner, apply(image), tiling))
                 # the first output may share the memory of the image
                 total = output if total is None else total.add(output)
-        assert total is not None  # every ensemble holds the identity
+        assert total is not None  # every ensemble includes the identity
         count = len(self.networks) * len(symmetries)
         return total if count == 1 else total / count
 
@@ -146,17 +160,17 @@ class Restorer:
             return ntire2024.restore(runner, image, tiling, multiple, self.scale)
         if tiling is None:
             return runner(image).to(image.device)
-        # of several images, whose inputs may differ, one tile is a batch already
+        # several images may have different inputs, so their tiles pass one position at a time
         batch = self._batch(tiling) if len(image) == 1 else 1
         return tiling.restore(runner, image, self.scale, batch)
 
     def _inputs_of(
         self, index: int, image: Tensor, tiling: Tiling | None, inputs: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return what a network takes beside the image.
+        """Return the further inputs of a network.
 
-        A network that predicts the quality unless it is given would do so for each tile; all get
-        what it predicts for the one in the middle.
+        A network that predicts the quality would do so for each tile; instead, all tiles get
+        the prediction for the middle one.
         """
         network, facts = self.networks[index], self.facts[index]
         own = {name: value for name, value in inputs.items() if name in facts.extra_inputs}
@@ -183,25 +197,25 @@ class Restorer:
                 if output.isfinite().all():
                     return output
             raise UserError(
-                f"{self.names[index]} gives values that are not finite, in fp32 too; its weights"
-                " are damaged, or do not belong to it"
+                f"{self.names[index]}: the output is not finite, not even in fp32; the weights"
+                " are damaged or belong to another network"
             )
 
         return checked
 
     def _plan(self, height: int, width: int) -> Tiling | None:
-        wish = self.options.tile
-        if wish == "auto":
-            wish = None if self._fits(height * width) else self._largest()
+        tile = self.options.tile
+        if tile == "auto":
+            tile = None if self._fits(height * width) else self._largest()
         if self._limit is not None:
-            wish = min(wish or self._limit, self._limit)
-        if not wish:
+            tile = min(tile or self._limit, self._limit)
+        if not tile:
             return None
-        tiling = Tiling.fitting(wish, self.options.overlap, self.facts)
+        tiling = Tiling.fitting(tile, self.options.overlap, self.facts)
         if self.options.tiling == "blended" and tiling.covers(height, width):
             return None
-        if tiling not in self._said:
-            self._said.add(tiling)
+        if tiling not in self._logged:
+            self._logged.add(tiling)
             _logger.info("%s.", _describe(self.options.tiling, tiling).capitalize())
         return tiling
 
@@ -209,7 +223,7 @@ class Restorer:
         return pixels <= _SURELY_FITS or self._cost_of(pixels) <= self._budget()
 
     def _largest(self) -> int:
-        """Return the largest tile on the grid that fits into memory."""
+        """Return the largest multiple of the grid whose tile fits into memory."""
         grid = grid_of(self.facts)
         side = math.sqrt(self._budget() / self._cost_of(1))
         return max(grid, int(side) // grid * grid)
@@ -225,11 +239,11 @@ class Restorer:
 
     def _batch(self, tiling: Tiling) -> int:
         if self.device.type == "cpu":
-            return 1  # a tile keeps all cores busy
+            return 1  # one tile keeps all cores busy
         return int(min(_MOST_TILES, max(1, self._budget() // self._cost_of(tiling.tile**2))))
 
     def _halve(self, tiling: Tiling | None, height: int, width: int) -> None:
-        """Lower the limit of tiles after one did not fit into memory."""
+        """Halve the largest tile after memory ran out."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if _UNKNOWN in self.facts:
@@ -245,7 +259,7 @@ class Restorer:
         self._limit = smaller
         self._plans.clear()
         _logger.warning(
-            "Out of memory at %d x %d pixels; the image is begun anew in tiles of %d.",
+            "Out of memory at %d x %d pixels; restarting the image in tiles of %d.",
             min(failed, height),
             min(failed, width),
             smaller,
@@ -267,21 +281,36 @@ class Restorer:
             everywhere = all("bf16" in facts.precisions for facts in self.facts)
             return "bf16" if everywhere and _has_bf16(self.device) else "fp32"
         if wanted == "fp16" and self.device.type == "cpu":
-            raise UserError("precision: fp16 is for GPUs; on a CPU use bf16, or fp32")
+            raise UserError("precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
         for name, facts in zip(self.names, self.facts, strict=True):
             if wanted not in facts.precisions:
-                sound = ", ".join(sorted(facts.precisions))
-                raise UserError(f"precision: {name} gives sound values in {sound}, not in {wanted}")
+                supported = " and ".join(sorted(facts.precisions))
+                raise UserError(f"precision: {name} supports {supported}, not {wanted}")
         return wanted
 
 
 def restore_tensor(network: nn.Module, image: Tensor, **options: Any) -> Tensor:
-    """Pass images (B, C, H, W) through a network once; see :class:`Restorer`.
+    """Restore images by a network; a shortcut for a single call of :class:`Restorer`.
 
     Args:
-        network: On any device, in eval mode.
-        image: In [0, 1].
-        options: Those of :class:`InferenceOptions`.
+        network: On any device, in evaluation mode.
+        image: (B, C, H, W) in [0, 1].
+        options: Fields of :class:`InferenceOptions`.
+
+    Returns:
+        (B, C, scale H, scale W), float32, not clamped.
+
+    Raises:
+        UserError: See :class:`Restorer`.
+
+    Example:
+        >>> import torch
+        >>> from cir_arch import load_network
+        >>> from cir_model.restoring.inference import restore_tensor
+        >>> from cir_weights import default_weights
+        >>> network = load_network(default_weights())
+        >>> restore_tensor(network, torch.rand(1, 3, 48, 64), self_ensemble="flips").shape
+        torch.Size([1, 3, 48, 64])
     """
     return Restorer([network], InferenceOptions(**options))(image)
 
@@ -304,13 +333,13 @@ def _describe(rule: str, tiling: Tiling | None) -> str:
 
 @contextmanager
 def _autocast(device: torch.device, precision: Precision) -> Iterator[None]:
-    dtype = _AUTOCAST.get(precision)
+    dtype = AUTOCAST.get(precision)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         yield
 
 
 def _has_bf16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16, without which it is slower than float32."""
+    """Return whether a device has bfloat16 instructions; without them, float32 is faster."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
@@ -323,6 +352,6 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; a CPU says so only in the message."""
+    """Return whether memory ran out; on a CPU only the message says so."""
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return known or "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -1,4 +1,4 @@
-"""How much memory a network takes for an image, known before it is run."""
+"""Estimate how much memory a network needs for an image, without running it."""
 
 import weakref
 from itertools import chain
@@ -13,14 +13,14 @@ from torch.utils._pytree import tree_leaves
 from cir_arch.facts import NetworkFacts
 
 CPU_BUDGET = 1280 * 2**20
-"""Bytes that an image or tile may take on a CPU, where what is free is not ours alone."""
+"""Bytes for an image or tile on a CPU, where other programs need memory too."""
 
 _SHARE_OF_FREE = 0.7
-"""Of a GPU's memory; the rest is for libraries' scratch memory and fragmentation."""
+"""Of a GPU's memory; the rest is for scratch memory of libraries and fragmentation."""
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the storages that operations make, until the last tensor on them is gone."""
+    """Counts the bytes of all storages that operations allocate, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -58,11 +58,20 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
-    """Return the peak of what a float32 pass allocates, for a pixel of the input.
+    """Return the peak memory of a float32 forward pass in bytes per input pixel.
 
-    Counted on tensors without data, so that it costs neither the pass nor its memory. An attention
-    that torch fuses is counted with its matrices, which makes this an upper bound; what libraries
-    take inside one operation is not counted.
+    It is counted on tensors without data, which takes neither time nor memory. Attention that torch
+    fuses is counted with its matrices, so this is an upper bound; scratch memory inside one
+    operation is not counted.
+
+    Example:
+        >>> from cir_arch import load_network
+        >>> from cir_arch.basicsr_networks import facts_of
+        >>> from cir_model.restoring.memory import bytes_per_pixel
+        >>> from cir_weights import default_weights
+        >>> network = load_network(default_weights())
+        >>> 500 < bytes_per_pixel(network, facts_of(network)) < 5000
+        True
     """
     size = 2 * facts.size_multiple
     size *= -(-128 // size)
@@ -75,7 +84,7 @@ def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
 
 
 def budget(device: torch.device) -> float:
-    """Return the bytes that a pass may take on a device now."""
+    """Return how many bytes a forward pass may use on a device now."""
     if device.type != "cuda":
         return CPU_BUDGET
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,10 +1,10 @@
-"""How the winner of the NTIRE 2024 challenge passed an image: its padding, tiles and average.
+"""Inference as by the winner of the NTIRE 2024 challenge: padding, tiles and average.
 
-The image is padded below and at the right by its own mirror image, edge included, to the next
-multiple of the network's size rule that is *larger* than it. Square tiles, no larger than the
-shorter side, lie at multiples of the stride and once more at the far end. Tiles are averaged with
-equal weights, and the result is clamped to [0, 1]. Where the shorter side is no larger than the
-overlap, that script gives no result; here the image then passes whole.
+The image is mirrored beyond its bottom and right edges, edge pixels included, up to the next
+*larger* multiple of the network's size rule. Square tiles, no larger than the shorter side, start
+at multiples of the stride; the last one ends at the border. Tiles are averaged with equal weights,
+and the result is clamped to [0, 1]. If the shorter side is not larger than the overlap, the
+winner's script gives no result; here the network then gets the whole image.
 """
 
 from torch import Tensor
@@ -14,14 +14,14 @@ from cir_model.restoring.tiling import Run, Tiling
 
 
 def restore(run: Run, image: Tensor, tiling: Tiling | None, multiple: int, scale: int) -> Tensor:
-    """Pass an image through ``run`` by the rule.
+    """Restore an image by the winner's rule.
 
     Args:
         run: The network.
         image: (B, C, H, W) in [0, 1].
-        tiling: Tile and overlap; None: padded and clamped, but whole.
+        tiling: Tile and overlap; None: the whole image, padded and clamped.
         multiple: The network's size rule.
-        scale: What ``run`` multiplies height and width by.
+        scale: Enlargement by ``run``.
 
     Returns:
         (B, C, scale H, scale W), float32 in [0, 1].
@@ -53,7 +53,7 @@ def _average(run: Run, image: Tensor, tiling: Tiling, scale: int) -> Tensor:
             total[..., rows, columns] += piece
             count[rows, columns] += 1
     assert total is not None
-    assert count is not None  # there is a tile
+    assert count is not None  # there is at least one tile
     return total / count
 
 

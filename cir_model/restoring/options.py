@@ -1,4 +1,4 @@
-"""What can be chosen when pictures are restored: read by flags, options files and Python alike."""
+"""Options of inference and restoration, shared by flags, options files and Python."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
@@ -7,59 +7,62 @@ import msgspec
 from msgspec import Meta
 
 Ensemble: TypeAlias = Literal["none", "transpose", "flips", "x8"]
-"""Symmetries of the square over which a self-ensemble averages."""
+"""Flips and rotations whose outputs a self-ensemble averages."""
 
 FINE_QUALITY = 95
-"""From this JPEG quality on a file is copied by default."""
+"""JPEGs of this quality and above are copied by default."""
 
 MAX_PIXELS = 200_000_000
-"""Larger pictures are refused by default, as a damaged header can claim any size."""
+"""Larger images are refused by default, since a damaged header can claim any size."""
 
 
 class InferenceOptions(msgspec.Struct, kw_only=True, frozen=True):
-    """How images pass through networks: keys of ``val``, and flags of ``basicsr restore``."""
+    """Inference: keys of ``val`` and flags of ``basicsr restore``."""
 
     tile: Annotated[
         Annotated[int, Meta(ge=0)] | Literal["auto"] | None,
         Meta(
-            description="Height and width of tiles, rounded up to what suits the network; 0 or ~:"
-            " whole images; auto: whole images where they fit into memory, else the largest tile"
-            " that does."
+            description="Tile size in pixels, rounded up to the network's multiple; 0 or ~: whole"
+            " images; auto: whole images if they fit into memory, else the largest tile that fits."
         ),
     ] = None
     overlap: Annotated[
         Annotated[int, Meta(ge=0)] | None,
-        Meta(description="Pixels that neighbouring tiles share; ~: by the network."),
+        Meta(description="Tile overlap in pixels; ~: chosen by the network's receptive field."),
     ] = None
     tiling: Annotated[
         Literal["blended", "ntire2024"],
-        Meta(description="How tiles are joined; ntire2024 pads and averages as the winner did."),
+        Meta(description="How tiles are merged; ntire2024: padded and averaged like the winner's."),
     ] = "blended"
     self_ensemble: Annotated[
-        Ensemble, Meta(description="Symmetries over whose outputs the result is averaged.")
+        Ensemble,
+        Meta(description="Self-ensemble: average the outputs of flipped and transposed inputs."),
     ] = "none"
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],
-        Meta(description="Autocast; auto is bf16 where the device computes it fast, else fp32."),
+        Meta(
+            description="Autocast precision; auto: bf16 if the device computes it fast, else fp32."
+        ),
     ] = "fp32"
 
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """What is done with a file, and how the result is written."""
+    """Which files are restored, and how the results are written."""
 
     quality: int = 95
-    """Of JPEG, and of WebP, where 100 is lossless."""
+    """Of JPEG and WebP output; 100 is lossless in WebP."""
     bits: int | None = None
-    """8 or 16 for each sample; None: as the input, where the format can hold them."""
+    """8 or 16 bits per sample; None: those of the input, if the format can hold them."""
     strength: float | None = None
-    """0 to 1, for networks that take one; None: by the quality of the file, else of its pixels."""
+    """0 to 1, for networks that take it; None: from the quality of the file or of its pixels."""
     overwrite: bool = False
-    """Restore again what has a result, and replace files that stand in its place."""
+    """Overwrite existing output."""
     force: bool = False
-    """Restore lossless files and fine JPEGs too, instead of copying them."""
+    """Also restore files that look clean: lossless files and fine JPEGs."""
     fine_quality: int = FINE_QUALITY
-    """JPEGs of this quality and above are fine, by their tables."""
+    """JPEGs whose tables have this quality or more are fine."""
     max_pixels: int = MAX_PIXELS
+    """Larger images are refused."""
     strict: bool = False
-    """Refuse truncated and damaged files."""
+    """Refuse truncated and damaged files instead of restoring what can be read."""

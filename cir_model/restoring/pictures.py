@@ -1,4 +1,4 @@
-"""A picture of a file passed through networks: grey, colour, alpha and 16 bits."""
+"""Restore the image of a file: grey, colour, alpha and 16 bits."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,27 +7,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cir_arch.layers.dct import LUMA
 from cir_data.images.reading import Picture, Samples
 from cir_host.errors import UserError
 from cir_model.restoring.inference import Restorer
-
-_LUMA = (0.299, 0.587, 0.114)
-"""Of ITU-R BT.601, which JPEG uses."""
 
 
 def restore_picture(
     restorer: Restorer, picture: Picture, bits: int | None = None, **inputs: Any
 ) -> Picture:
-    """Restore a picture, as :func:`restore_channels` does; alpha is carried, and enlarged with it.
+    """Restore a picture like :func:`restore_channels`; alpha is only resized to the result.
 
     Args:
-        restorer: The networks.
-        picture: What a file held.
-        bits: 8 or 16 for each sample of the result; None: those of the picture.
-        inputs: What the networks take beside the image.
+        restorer: The network.
+        picture: The content of a file.
+        bits: 8 or 16 bits per sample of the result; None: those of the picture.
+        inputs: Further inputs of the network.
 
     Raises:
-        UserError: The networks have other numbers of channels than 1 and 3, or fail.
+        UserError: The network takes neither 1 nor 3 channels, or fails.
     """
     restored = restore_channels(restorer, as_tensor(picture), **inputs)
     dtype = picture.samples.dtype if bits is None else np.dtype(f"uint{bits}")
@@ -35,7 +33,7 @@ def restore_picture(
     if alpha is not None:
         size = (restored.shape[-1], restored.shape[-2])
         if alpha.shape[::-1] != size:
-            import cv2  # for enlarged alpha alone
+            import cv2  # only enlarged alpha needs it
 
             alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC)
         alpha = _to_samples(_to_tensor(alpha), dtype)
@@ -43,38 +41,38 @@ def restore_picture(
 
 
 def restore_channels(restorer: Restorer, image: Tensor, **inputs: Any) -> Tensor:
-    """Restore grey or colour by networks for either.
+    """Restore a grey or colour image by a network for either.
 
-    Grey passes through a network for colour as three equal channels, and the luma of what comes
-    back is taken. Of colour, a network for grey restores the luma, and the chroma stays.
+    A colour network gets a grey image as three equal channels, and the result is the luma of its
+    output. A grey network restores only the luma of a colour image; the chroma is kept.
 
     Args:
-        restorer: The networks.
+        restorer: The network.
         image: (1, 1 or 3, H, W) in [0, 1].
-        inputs: What the networks take beside the image.
+        inputs: Further inputs of the network.
 
     Returns:
-        As many channels as came, (1, C, scale H, scale W), not clamped.
+        (1, C, scale H, scale W) with the channels of the input, not clamped.
 
     Raises:
-        UserError: The networks have other numbers of channels than 1 and 3, or fail.
+        UserError: The network takes neither 1 nor 3 channels, or fails.
     """
     channels = image.shape[1]
     if channels == restorer.channels:
         return restorer(image, **inputs)
     if restorer.channels == 3:
-        return _luma(restorer(image.expand(-1, 3, -1, -1), **inputs))
+        return luma(restorer(image.expand(-1, 3, -1, -1), **inputs))
     if restorer.channels == 1 and restorer.scale == 1:
-        luma = _luma(image)
-        return image + (restorer(luma, **inputs) - luma)
+        grey = luma(image)
+        return image + (restorer(grey, **inputs) - grey)
     raise UserError(
-        f"a picture of {channels} channels does not fit a network of {restorer.channels}"
+        f"an image with {channels} channels does not fit a network with {restorer.channels}"
         f" channels and scale {restorer.scale}"
     )
 
 
 def as_tensor(picture: Picture) -> Tensor:
-    """Return a picture's samples (1, C, H, W) in [0, 1], without its alpha."""
+    """Return the samples of a picture as (1, C, H, W) in [0, 1], without alpha."""
     return _to_tensor(picture.samples)
 
 
@@ -85,12 +83,15 @@ def _to_tensor(samples: Samples) -> Tensor:
 
 
 def _to_samples(image: Tensor, dtype: np.dtype[Any]) -> Samples:
-    # in place, as a picture of many megapixels exists often enough already
+    # in place, since copies of large images take much memory
     scaled = image[0].mul(np.iinfo(dtype).max).clamp_(0, np.iinfo(dtype).max).round_()
     planes: Samples = scaled.numpy().astype(dtype)
     return planes[0] if len(planes) == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
-def _luma(image: Tensor) -> Tensor:
-    weights = torch.tensor(_LUMA, device=image.device)[:, None, None]
+def luma(image: Tensor) -> Tensor:
+    """Return the luma (B, 1, H, W) of images (B, 1 or 3, H, W) by ITU-R BT.601, as in JPEG."""
+    if image.shape[1] == 1:
+        return image
+    weights = torch.tensor(LUMA, device=image.device)[:, None, None]
     return (image * weights).sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Symmetries of the square over which a self-ensemble averages."""
+"""The flips and rotations of a self-ensemble."""
 
 from collections.abc import Callable
 
@@ -38,4 +38,4 @@ SYMMETRIES: dict[Ensemble, tuple[Symmetry, ...]] = {
     "flips": _FLIPS,
     "x8": _FLIPS + tuple(_transposed(symmetry) for symmetry in _FLIPS),
 }
-"""For each ensemble the pairs of a symmetry and its inverse."""
+"""For each ensemble, pairs of a symmetry and its inverse."""

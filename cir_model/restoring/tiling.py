@@ -1,4 +1,4 @@
-"""Passing an image in tiles: where they lie, and how they become one image again."""
+"""Tiles: how an image is split and how the results are merged."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,13 +11,13 @@ from torch import Tensor
 from cir_arch.facts import NetworkFacts
 
 BLOCK_PERIOD = 16
-"""Period in pixels of JPEG's blocks with halved chroma: tiles on it look alike to a network."""
+"""Period of JPEG's blocks with halved chroma, in pixels: on it, blocks are aligned in all tiles."""
 
 _OVERLAP = 64
-"""Most that tiles of a network without a fitting halo overlap by default."""
+"""The largest default overlap for a network whose halo does not fit."""
 
 Run = Callable[[Tensor], Tensor]
-"""Passes (B, C, H, W) through a network; float32, finite."""
+"""Runs a network on (B, C, H, W); the result is float32 and finite."""
 
 
 class Span(NamedTuple):
@@ -29,11 +29,19 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of one size on a grid that suits the network and the JPEG blocks.
+    """Tiles of equal size on a grid that fits the network and the JPEG blocks.
 
-    Where two tiles overlap, the weight of the later one rises linearly from 0 to 1, and is 0 or 1
-    within ``margin`` pixels of either's edge. A network of a finite halo that fits into the margin
-    then gives the whole image's result.
+    In the overlap of two tiles, the weight of the later one rises linearly from 0 to 1; within
+    ``margin`` pixels of an edge it is 0 or 1. If the margin is at least the receptive-field radius
+    (halo), tiling is exact: the result equals that of the whole image.
+
+    Example:
+        >>> from cir_model.restoring.tiling import Tiling
+        >>> tiling = Tiling(tile=64, overlap=16, grid=16, margin=4)
+        >>> tiling.stride
+        48
+        >>> tiling.spans(100)
+        [Span(start=0, stop=64), Span(start=48, stop=100)]
     """
 
     tile: int
@@ -43,14 +51,14 @@ class Tiling:
 
     @classmethod
     def fitting(cls, tile: int, overlap: int | None, facts: Sequence[NetworkFacts]) -> "Tiling":
-        """Round a wish up to what suits all networks.
+        """Round tile and overlap up to the grid of all networks.
 
         Args:
             tile: Height and width of a tile.
-            overlap: Pixels that neighbours share; at least the tile less one step of the grid is
-                kept as stride, by a larger tile if need be. None: twice the halo where that is at
-                most half of the tile, else an eighth of the tile, and at most 64.
-            facts: Those of the networks that the tiles will pass through.
+            overlap: Tile overlap in pixels; the tile grows if the stride would be less than one
+                step of the grid. None: twice the halo if that is at most half of the tile, else an
+                eighth of the tile, at most 64.
+            facts: Of all networks that will run on the tiles.
         """
         grid = grid_of(facts)
         tile = _round_up(tile, grid)
@@ -60,7 +68,7 @@ class Tiling:
             exact = halo is not None and 4 * halo <= tile
             overlap = 2 * halo if exact and halo is not None else min(tile // 8, _OVERLAP)
         overlap = _round_up(overlap, grid)
-        # what a global network lacks at the edge of a tile fades with the distance from it
+        # the error of a network with global context fades with the distance from the edge
         margin = overlap // 4 if halo is None else min(halo, overlap // 2)
         return cls(max(tile, overlap + grid), overlap, grid, margin)
 
@@ -70,11 +78,11 @@ class Tiling:
         return self.tile - self.overlap
 
     def covers(self, height: int, width: int) -> bool:
-        """Whether an image is a single tile."""
+        """Return whether a single tile covers an image."""
         return max(height, width) <= self.tile
 
     def spans(self, length: int) -> list[Span]:
-        """Cover an axis; all tiles begin on the grid, and the last one ends with the image."""
+        """Cover an axis by tiles that start on the grid; the last one ends at the border."""
         if length <= self.tile:
             return [Span(0, length)]
         last = _round_up(length - self.tile, self.grid)
@@ -82,7 +90,7 @@ class Tiling:
         return [Span(start, min(start + self.tile, length)) for start in starts]
 
     def middle(self, image: Tensor) -> Tensor:
-        """Cut a tile out of the middle of an image (..., H, W), on the grid."""
+        """Return the tile in the middle of an image (..., H, W), on the grid."""
         for axis in (-2, -1):
             length = image.shape[axis]
             start = max(length - self.tile, 0) // 2 // self.grid * self.grid
@@ -90,13 +98,13 @@ class Tiling:
         return image
 
     def restore(self, run: Run, image: Tensor, scale: int, batch: int = 1) -> Tensor:
-        """Pass an image through ``run`` tile by tile.
+        """Restore an image tile by tile.
 
         Args:
             run: The network.
             image: (B, C, H, W), on any device.
-            scale: What ``run`` multiplies height and width by.
-            batch: Tiles of one shape that go through ``run`` at once.
+            scale: Enlargement by ``run``.
+            batch: How many tiles of equal shape ``run`` gets at once.
 
         Returns:
             (B, C, scale H, scale W), float32, on the device of ``image``.
@@ -135,9 +143,9 @@ class Tiling:
     def _blend(
         self, whole: Tensor, piece: Tensor, axis: int, span: Span, filled: int, scale: int
     ) -> None:
-        """Write a piece into ``whole``, which is filled up to ``filled`` along the axis.
+        """Merge a piece into ``whole``, which is filled up to ``filled`` along the axis.
 
-        By differences, so that equal values stay as they are to the last bit.
+        Linear interpolation of equal values is exact, to the last bit.
         """
         shared = (filled - span.start) * scale if filled else 0
         start, stop = span.start * scale, span.stop * scale
@@ -155,7 +163,7 @@ class Tiling:
 
 
 def grid_of(facts: Sequence[NetworkFacts]) -> int:
-    """Return the common multiple of :data:`BLOCK_PERIOD` and the size rules of networks."""
+    """Return the least common multiple of :data:`BLOCK_PERIOD` and the networks' size rules."""
     return math.lcm(BLOCK_PERIOD, *(fact.size_multiple for fact in facts))
 
 
@@ -164,7 +172,7 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 def _batches(spans: Sequence[Span], most: int) -> Iterator[list[Span]]:
-    """Group neighbouring spans of one length."""
+    """Group neighbouring spans of equal length."""
     group: list[Span] = []
     for span in spans:
         same = group and group[0].stop - group[0].start == span.stop - span.start

@@ -1,4 +1,4 @@
-"""``CaVEModel``: trains a network to tell the quality of a JPEG and to restore it."""
+"""``CaVEModel``: trains a network to predict the quality of a JPEG and to restore it."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -20,14 +20,14 @@ QUALITY_ERROR = "calculate_quality_error"
 
 @register("model")
 class CaVEModel(CIRModel):
-    """Trains a network that returns image and quality, such as CaVE and FBCNN, by both.
+    """Trains a network that returns image and quality, such as CaVE or FBCNN, on both.
 
-    The dual learning of Guo et al., Compression-Aware One-Step Diffusion Model for JPEG Artifact
-    Removal, ICCV 2025, section 3.2: L = L_QF + 1000 L_rec. L_QF is ``train.quality_opt``, explicit
-    learning; L_rec is ``train.pixel_opt``, implicit learning; either can be left out. Qualities are
-    compared as the network gives them, 1 - QF / 100.
+    This is the dual learning of Guo et al., Compression-Aware One-Step Diffusion Model for JPEG
+    Artifact Removal, ICCV 2025, section 3.2: L = L_QF + 1000 L_rec. L_QF is ``train.quality_opt``
+    (explicit learning), L_rec is ``train.pixel_opt`` (implicit learning); either can be omitted.
+    The loss compares qualities on the network's scale, 1 - QF / 100.
 
-    Validation has a metric more, ``calculate_quality_error``.
+    Validation has one more metric, ``calculate_quality_error``.
     """
 
     train_options_type = CaVETrainOptions
@@ -35,44 +35,44 @@ class CaVEModel(CIRModel):
     options: CaVETrainOptions
 
     def rehearse(self, network: nn.Module) -> None:
-        """Do what :class:`CIRModel` does, and see that the network predicts a quality.
+        """Check the options like :class:`CIRModel`, and that the network predicts a quality.
 
         Raises:
-            OptionsError: It does not, or what :class:`CIRModel` raises.
+            OptionsError: It does not, or the options do not fit the network.
         """
         facts = facts_of(network)
         if facts is None or "quality" not in facts.extra_outputs:
             raise OptionsError(
                 f"network_g.type: {type(network).__name__} predicts no quality, which"
-                " model_type: CaVEModel trains; take CaVE or FBCNN, or model_type: CIRModel"
+                " model_type: CaVEModel trains; use CaVE or FBCNN, or model_type: CIRModel"
             )
         super().rehearse(network)
 
     def init_training_settings(self) -> None:
-        """Set up the loss of the quality beside all else."""
+        """Set up the training, with the loss on the quality."""
         super().init_training_settings()
         section = self.options.quality_opt
         self.quality_loss = build_loss(section).to(self.device) if section else None
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch with ``quality`` (B,), 1 to 100, beside the images.
+        """Move a batch to the device: images, and ``quality`` (B,) from 1 to 100.
 
         Raises:
-            UserError: The quality of a sample is needed and not known.
+            UserError: The loss needs the quality of a sample, which is unknown.
         """
         if self.is_train and self.options.quality_opt:
             qualities = data.get("quality")
             if qualities is None or (qualities < 1).any():
                 raise UserError(
                     "train.quality_opt needs the quality of each sample, which datasets.train does"
-                    " not tell; JPEGRestorationDataset with the key quality does"
+                    " not give; JPEGRestorationDataset with the key quality does"
                 )
         super().feed_data(data)
 
     def compute_losses(
         self, lq: Tensor, gt: Tensor, facts: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Add ``l_quality`` to the losses of the images."""
+        """Return the losses on the images and ``l_quality``."""
         with self.autocast():
             output, predicted = self.network(lq, return_quality=True)
         losses: dict[str, Tensor] = self.losses(output.float(), gt, facts)
@@ -82,7 +82,7 @@ class CaVEModel(CIRModel):
         return losses
 
     def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Predict the quality of the whole image too, where a metric asks for it."""
+        """Restore a sample, and predict its quality if a metric needs it."""
         images = super()._restore(sample)
         if _metrics_of_quality(self.validation_options.metrics or {}):
             network = self.restorer.networks[0]
@@ -96,7 +96,7 @@ class CaVEModel(CIRModel):
     def _scores(
         self, metrics: Mapping[str, Any], images: Mapping[str, Any]
     ) -> dict[str, dict[str, float]]:
-        """Measure the prediction alone by its metric, which has no value for the input."""
+        """Add the scores of the predicted quality, which the input does not have."""
         of_quality = _metrics_of_quality(metrics)
         others = {name: section for name, section in metrics.items() if name not in of_quality}
         scores = super()._scores(others, images)

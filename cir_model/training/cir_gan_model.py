@@ -1,4 +1,4 @@
-"""``CIRGANModel``: trains a network against a discriminator, for looks rather than PSNR."""
+"""``CIRGANModel``: trains with a GAN loss, for perceptual quality rather than PSNR."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -19,12 +19,12 @@ from cir_model.training.running_statistics import RunningStatistics
 
 @register("model")
 class CIRGANModel(CIRModel):
-    """Trains ``net_g`` as :class:`CIRModel` does, and ``net_d`` to tell its outputs from originals.
+    """Trains ``net_g`` like :class:`CIRModel`, and ``net_d`` to tell its outputs from ground truth.
 
-    A step is that of BasicSR's ``SRGANModel``: ``net_g`` lowers its other losses and how well
-    ``net_d`` tells (``l_gan``); ``net_d`` lowers its errors on originals (``l_d_real``) and on the
-    same outputs (``l_d_fake``). Here it can be accumulated, clipped and taken in mixed precision;
-    where a value of either network is not finite, neither of them takes the step.
+    A step is that of BasicSR's ``SRGANModel``: ``net_g`` minimises its losses and ``l_gan``;
+    ``net_d`` minimises its errors on the ground truth (``l_d_real``) and on the same outputs
+    (``l_d_fake``). Gradient accumulation, gradient clipping and mixed precision are supported. If a
+    value of either network is not finite, both skip the step.
     """
 
     train_options_type = GANTrainOptions
@@ -32,10 +32,10 @@ class CIRGANModel(CIRModel):
     options: GANTrainOptions
 
     def rehearse(self, network: nn.Module) -> None:
-        """Do what :class:`CIRModel` does, and see that there is a discriminator.
+        """Check the options like :class:`CIRModel`, and that there is a discriminator.
 
         Raises:
-            OptionsError: There is none, or what :class:`CIRModel` raises.
+            OptionsError: There is none, or the options do not fit the network.
         """
         if not self.opt.get("network_d"):
             raise OptionsError(
@@ -45,7 +45,7 @@ class CIRGANModel(CIRModel):
         super().rehearse(network)
 
     def init_training_settings(self) -> None:
-        """Set up the discriminator beside all else."""
+        """Set up the training, with the discriminator."""
         paths = self.opt["path"]
         self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
         self.print_network(self.net_d)
@@ -79,16 +79,16 @@ class CIRGANModel(CIRModel):
     def compute_losses(
         self, lq: Tensor, gt: Tensor, facts: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Add ``l_gan`` to the other losses of ``net_g``."""
+        """Return the losses of ``net_g``, with ``l_gan``."""
         output = self.restored(lq, facts)
         self._outputs.append(output.detach())
-        # without the wrapper of several processes, which would wait for gradients of net_d
+        # not through DistributedDataParallel, which would wait for gradients of net_d
         verdict = self._verdict(self.get_bare_model(self.net_d), output)
         gan = self.gan_loss(verdict, True, is_disc=False)
         return {**self.losses(output, gt, facts), "l_gan": gan}
 
     def clip(self) -> dict[str, Tensor]:
-        """Limit the gradients of both networks, each by itself."""
+        """Clip the gradient of each network by itself."""
         limit = self.options.grad_clip or float("inf")
         return {**super().clip(), "grad_norm_d": clip_grad_norm_(self.net_d.parameters(), limit)}
 
@@ -98,7 +98,7 @@ class CIRGANModel(CIRModel):
         super().save(epoch, current_iter)
 
     def _judge(self, real: bool, images: Tensor) -> dict[str, Tensor]:
-        """Return the error of ``net_d`` on images that are all originals or all outputs."""
+        """Return the loss of ``net_d`` on ground truth (``real``) or on outputs."""
         loss = self.gan_loss(self._verdict(self.net_d, images), real, is_disc=True)
         return {"l_d_real" if real else "l_d_fake": loss}
 

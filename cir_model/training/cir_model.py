@@ -1,7 +1,7 @@
 """``CIRModel``: trains and tests one network on compressed images."""
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any, ClassVar
 
@@ -24,16 +24,15 @@ from cir_model.measuring.validation import (
     check_precision,
     codec_of,
 )
+from cir_model.restoring.inference import AUTOCAST
 from cir_model.training.groups import freeze, parameter_groups
 from cir_model.training.options import LoggerOptions, TrainOptions, ValOptions
 from cir_model.training.running_statistics import RunningStatistics
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
-
 
 @register("model")
 class CIRModel(MeasuringModel):
-    """Trains one network ``net_g`` by any losses, and measures it.
+    """Trains and tests one network, ``net_g``, with any combination of losses.
 
     Its options are :class:`TrainOptions`, :class:`ValOptions` and :class:`LoggerOptions`.
     """
@@ -48,16 +47,16 @@ class CIRModel(MeasuringModel):
 
     @classmethod
     def train_options(cls, opt: Mapping[str, Any]) -> TrainOptions:
-        """Return the section ``train`` of all options, checked."""
+        """Return the checked section ``train``."""
         return convert(opt["train"], cls.train_options_type, "train")
 
     @classmethod
     def training_stages(cls, opt: Mapping[str, Any], batch_size: int) -> tuple[Stage, ...]:
-        """Return how many samples a step takes, and of which size.
+        """Return the batch size and crop size of each part of the training.
 
         Args:
             opt: All options.
-            batch_size: ``batch_size_per_gpu`` over all processes and GPUs.
+            batch_size: ``batch_size_per_gpu``, summed over all processes and GPUs.
         """
         options = cls.train_options(opt)
         devices = batch_size // opt["datasets"]["train"]["batch_size_per_gpu"]
@@ -71,12 +70,12 @@ class CIRModel(MeasuringModel):
         return tuple(stages)
 
     def rehearse(self, network: nn.Module) -> None:
-        """Try on a network without memory what the options say of it.
+        """Check the options against a network on the meta device.
 
         Raises:
-            OptionsError: A pattern of ``train.groups`` fits nothing, or nothing is left to train,
-                or the network is not sound in the precision of ``train.amp``, or takes no codec
-                where one is to be told, or a loss cannot be what its arguments say.
+            OptionsError: A pattern of ``train.groups`` matches no parameter, all parameters are
+                frozen, the network does not support the precision of ``train.amp`` or takes no
+                codec, or a loss refuses its arguments.
         """
         options = self.train_options(self.opt)
         check_losses(options)
@@ -89,7 +88,7 @@ class CIRModel(MeasuringModel):
         parameter_groups(network, options)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """Freeze what the options say of ``net_g``, then move and distribute the network."""
+        """Freeze the parameters of ``net_g`` that the options name, then move the network."""
         if self.is_train:
             if net is self.net_g:
                 freeze(net, self.options.groups)
@@ -99,7 +98,7 @@ class CIRModel(MeasuringModel):
         return moved
 
     def init_training_settings(self) -> None:
-        """Set up losses, averaged weights, optimizer, schedule and the way of computing."""
+        """Set up losses, EMA weights, optimizer, learning-rate schedule and precision."""
         options = self.options
         if options.tf32 is not None:
             torch.backends.cuda.matmul.allow_tf32 = options.tf32
@@ -112,15 +111,15 @@ class CIRModel(MeasuringModel):
         self.setup_optimizers()
         self.setup_schedulers()
         self.trained = [p for p in self.net_g.parameters() if p.requires_grad]
-        # the compiled network stands beside the plain one: checkpoints and validation know nothing
+        # a second handle, so that checkpoints and validation use the plain network
         self.network = torch.compile(self.net_g) if options.compile else self.net_g
-        self.autocast_type = _AUTOCAST[options.amp]
+        self.autocast_type = AUTOCAST.get(options.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
         self.statistics = RunningStatistics(self.net_g)
         self.skipped = self.skipped_in_a_row = 0
 
     def setup_optimizers(self) -> None:
-        """Build the optimizer over the groups of parameters."""
+        """Build the optimizer for the groups of parameters."""
         arguments = dict(self.opt["train"]["optim_g"])
         groups = parameter_groups(self.get_bare_model(self.net_g), self.options)
         self.optimizer_g = self.get_optimizer(arguments.pop("type"), groups, **arguments)
@@ -129,14 +128,14 @@ class CIRModel(MeasuringModel):
     def get_optimizer(
         self, optim_type: str, params: Iterable[Any], lr: float, **kwargs: Any
     ) -> torch.optim.Optimizer:
-        """Build one of torch's optimizers by its name."""
+        """Build one of torch's optimizers by name."""
         optimizer: torch.optim.Optimizer = getattr(torch.optim, optim_type)(params, lr, **kwargs)
         return optimizer
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch with ``lq`` and, where it is known, ``gt``: (B, C, H, W) in [0, 1].
+        """Move a batch to the device: ``lq`` and possibly ``gt``, (B, C, H, W) in [0, 1].
 
-        Its other tensors, with the batch on the first axis, become ``self.facts``.
+        Its other tensors, which have the batch on the first axis, become ``self.facts``.
         """
         self.lq: Tensor
         super().feed_data(data)
@@ -149,10 +148,10 @@ class CIRModel(MeasuringModel):
             self.lq = self.lq.contiguous(memory_format=torch.channels_last)
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Take one step by the mean gradient of the batch, computed in ``accum_iter`` parts.
+        """Take one optimizer step, with gradients accumulated over ``accum_iter`` batches.
 
         Raises:
-            UserError: ``max_nonfinite`` steps in a row had a loss or gradient that is not finite.
+            UserError: Losses or gradients were not finite in ``max_nonfinite`` steps in a row.
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad()
@@ -178,7 +177,7 @@ class CIRModel(MeasuringModel):
         """Compute the gradients of the batch.
 
         Returns:
-            Each loss by name, its mean over the batch and the processes.
+            Losses by name, each the mean over the batch and the processes.
         """
         batch = {"lq": self.lq, "gt": self.gt, **self.facts}
         return self.accumulate(
@@ -191,21 +190,21 @@ class CIRModel(MeasuringModel):
         compute: Callable[..., dict[str, Tensor]],
         batch: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Add up the gradients of all parts of a batch.
+        """Accumulate the gradients of all parts of a batch.
 
         Args:
-            network: What is trained, as the processes share it.
-            compute: Returns the losses of a part, whose tensors it is given by their names.
+            network: The network that is trained, possibly wrapped for several processes.
+            compute: Takes the tensors of a part by name and returns its losses.
             batch: Tensors with the batch on the first axis.
 
         Returns:
-            As :meth:`backward`.
+            Losses by name, each the mean over the batch and the processes.
         """
         parts = self.options.accum_iter
         means: dict[str, Tensor] = {}
         chunks = [value.chunk(parts) for value in batch.values()]
         for i, values in enumerate(zip(*chunks, strict=True)):
-            with _gradients_shared(network, i == parts - 1):
+            with _synchronised(network, i == parts - 1):
                 losses = compute(**dict(zip(batch, values, strict=True)))
                 loss = torch.stack(list(losses.values())).sum()
                 torch.autograd.backward(self.scaler.scale(loss / parts))
@@ -214,39 +213,39 @@ class CIRModel(MeasuringModel):
         return _mean_over_processes(means)
 
     def clip(self) -> dict[str, Tensor]:
-        """Limit the gradient to ``train.grad_clip``; returns its norm before by name in the log."""
+        """Clip the gradient to ``train.grad_clip``; returns its norm before, by name in the log."""
         return {"grad_norm": clip_grad_norm_(self.trained, self.options.grad_clip or float("inf"))}
 
     def compute_losses(
         self, lq: Tensor, gt: Tensor, facts: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Restore images and compare them: the formula of the training.
+        """Restore a batch and return its losses; subclasses change the training here.
 
         Args:
             lq: (B, C, H, W) in [0, 1].
             gt: (B, C, scale H, scale W) in [0, 1].
-            facts: What else the samples hold as tensors, such as ``quality`` (B,).
+            facts: The other tensors of the samples, such as ``quality`` (B,).
 
         Returns:
-            Scalars by their names in the log; their sum is what the step lowers.
+            Scalars by name in the log; the step minimises their sum.
         """
         losses: dict[str, Tensor] = self.losses(self.restored(lq, facts), gt, facts)
         return losses
 
     def restored(self, lq: Tensor, facts: Mapping[str, Tensor]) -> Tensor:
-        """Pass a batch through the network; returns images in float32, not clamped."""
+        """Run the network on a batch; returns images in float32, not clamped."""
         told = {"codec": codec_of(facts, "train.tell_codec")} if self.options.tell_codec else {}
         with self.autocast():
             output: Tensor = self.network(lq, **told)
         return output.float()
 
     def autocast(self) -> torch.autocast:
-        """Return the context of ``train.amp`` for the network."""
+        """Return the autocast context of ``train.amp``."""
         kind = self.autocast_type
         return torch.autocast(self.device.type, kind, kind is not None)
 
     def state_of_training(self) -> dict[str, Any]:
-        """Return what the training state holds beside BasicSR's: the scaler and counters."""
+        """Return our part of the training state: gradient scaler, counters, best score."""
         return {
             "scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
@@ -255,7 +254,7 @@ class CIRModel(MeasuringModel):
         }
 
     def resume_state_of_training(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_of_training` returned; older states lack some of it."""
+        """Restore :meth:`state_of_training`; states of older versions lack some entries."""
         if self.scaler.is_enabled() and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.skipped = state.get("skipped", 0)
@@ -263,7 +262,7 @@ class CIRModel(MeasuringModel):
         self.best_mean = state.get("best_mean")
 
     def _start_average(self) -> None:
-        """Begin the averaged weights: those of the checkpoint, or the network as it is."""
+        """Start EMA from those of the checkpoint, or from the network itself."""
         self.net_g_ema = deepcopy(self.get_bare_model(self.net_g)).requires_grad_(False).eval()
         paths = self.opt["path"]
         if (path := paths.get("pretrain_network_g")) is not None:
@@ -277,17 +276,18 @@ class CIRModel(MeasuringModel):
         get_root_logger().warning(f"Iteration {current_iter} is skipped: not finite ({values}).")
         if self.skipped_in_a_row >= self.options.max_nonfinite:
             raise UserError(
-                f"{self.skipped_in_a_row} steps in a row, the last at iteration {current_iter}, had"
-                f" no finite loss or gradient ({values}); lower train.optim_g.lr, or set"
-                " train.grad_clip, or train.amp to bf16 or off, and resume"
+                f"losses or gradients were not finite in {self.skipped_in_a_row} steps in a row, up"
+                f" to iteration {current_iter} ({values}); lower train.optim_g.lr, set"
+                " train.grad_clip, or set train.amp to bf16 or off, then resume"
             )
 
 
-def _gradients_shared(network: nn.Module, shared: bool) -> Any:
-    """In all parts of a step but the last, each of several processes keeps its gradient."""
-    if shared or not isinstance(network, DistributedDataParallel):
+def _synchronised(network: nn.Module, synchronised: bool) -> AbstractContextManager[None]:
+    """Return a context in which processes exchange gradients, or not until the last part."""
+    if synchronised or not isinstance(network, DistributedDataParallel):
         return nullcontext()
-    return network.no_sync()
+    without: AbstractContextManager[None] = network.no_sync()
+    return without
 
 
 def _is_finite(value: float) -> bool:

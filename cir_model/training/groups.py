@@ -1,4 +1,4 @@
-"""Parameters in groups: what is frozen, what learns more slowly, what does not decay."""
+"""Parameter groups: frozen parameters, learning-rate factors, weight decay."""
 
 import re
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from cir_model.training.options import GroupOptions, TrainOptions
 
 
 def freeze(network: nn.Module, groups: list[GroupOptions]) -> None:
-    """Take the gradients from the parameters of groups with ``freeze``.
+    """Freeze the parameters of the groups with ``freeze``.
 
     Raises:
-        OptionsError: A pattern is no regular expression, or no parameter has it.
+        OptionsError: A pattern is not a regular expression, or matches no parameter.
     """
     found: set[str] = set()
     for name, parameter in network.named_parameters():
@@ -25,15 +25,18 @@ def freeze(network: nn.Module, groups: list[GroupOptions]) -> None:
     for i, group in enumerate(groups):
         if group.pattern not in found:
             raise OptionsError(
-                f"train.groups[{i}].pattern: no parameter of {type(network).__name__} is left for"
-                f" {group.pattern!r}"
+                f"train.groups[{i}].pattern: {group.pattern!r} matches no parameter of"
+                f" {type(network).__name__} outside the earlier groups"
             )
 
 
 def parameter_groups(network: nn.Module, options: TrainOptions) -> list[dict[str, Any]]:
-    """Return the trained parameters of a network as the groups of an optimizer.
+    """Return the trainable parameters of a network as parameter groups for an optimizer.
 
-    Each has ``params`` and, where they are not those of ``optim_g``, ``lr`` and ``weight_decay``.
+    Each group has ``params``, and its ``lr`` and ``weight_decay`` if they differ from ``optim_g``.
+
+    Raises:
+        OptionsError: A pattern is not a regular expression, or all parameters are frozen.
     """
     plain = set(_never_decayed(network)) if options.no_decay else set()
     groups: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {}
@@ -61,13 +64,14 @@ def _group_of(name: str, groups: list[GroupOptions]) -> GroupOptions | None:
                 return group
         except re.error as error:
             raise OptionsError(
-                f"train.groups[{i}].pattern: {group.pattern!r} is no regular expression ({error})"
+                f"train.groups[{i}].pattern: {group.pattern!r} is not a regular expression"
+                f" ({error})"
             ) from error
     return None
 
 
 def _never_decayed(network: nn.Module) -> Iterator[str]:
-    """Yield the names of biases, parameters of normalisations and tables of position biases."""
+    """Yield the names of biases, normalisation parameters and tables of position biases."""
     for name, parameter in network.named_parameters():
         if parameter.ndim <= 1 or name.endswith("bias_table"):
             yield name

@@ -1,4 +1,4 @@
-"""The options of our models: what may stand in ``train``, ``val`` and ``logger``."""
+"""The options of our models: sections ``train``, ``val`` and ``logger``."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -9,21 +9,21 @@ from msgspec import Meta
 from cir_model.restoring.options import InferenceOptions
 
 Count = Annotated[float, Meta(ge=1)]
-"""A number of iterations; files write ``5e3`` too."""
+"""A number of iterations; options files may write ``5e3``."""
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True):
-    """A section of an options file in which every key is known."""
+    """A section of an options file; unknown keys are errors."""
 
 
 class OptimizerOptions(Section, kw_only=True):
-    """``train.optim_g``: torch's optimizers with their own arguments."""
+    """``train.optim_g``: one of torch's optimizers and its arguments."""
 
     type: Annotated[
         Literal["Adam", "AdamW", "SGD", "NAdam", "RAdam"],
-        Meta(description="AdamW decouples the weight decay from the gradient."),
+        Meta(description="An optimizer of torch; AdamW decouples weight decay from the gradient."),
     ]
     lr: Positive
     weight_decay: NotNegative = 0
@@ -40,69 +40,70 @@ class OptimizerOptions(Section, kw_only=True):
 
 
 class SchedulerOptions(Section, kw_only=True):
-    """``train.scheduler``: BasicSR's schedules of the learning rate."""
+    """``train.scheduler``: BasicSR's learning-rate schedules."""
 
     type: Literal["CosineAnnealingRestartLR", "MultiStepLR", "MultiStepRestartLR"]
     periods: Annotated[
         list[Count] | None,
-        Meta(description="Cosine: iterations of each period. They sum to total_iter."),
+        Meta(description="Cosine: iterations of each period; their sum is total_iter."),
     ] = None
     restart_weights: list[NotNegative] | None = None
-    eta_min: Annotated[NotNegative, Meta(description="Cosine: the last learning rate.")] = 0
+    eta_min: Annotated[NotNegative, Meta(description="Cosine: the final learning rate.")] = 0
     milestones: Annotated[
-        list[Count] | None, Meta(description="MultiStep: iterations after which it is lowered.")
+        list[Count] | None, Meta(description="MultiStep: iterations at which the rate drops.")
     ] = None
-    gamma: Annotated[Positive, Meta(description="MultiStep: by what it is multiplied.")] = 0.1
+    gamma: Annotated[Positive, Meta(description="MultiStep: factor of each drop.")] = 0.1
     restarts: list[NotNegative] | None = None
 
 
 class GroupOptions(Section, kw_only=True):
-    """One of ``train.groups``: parameters that train in a way of their own."""
+    """One of ``train.groups``: parameters with their own learning rate or weight decay."""
 
     pattern: Annotated[
         str,
         Meta(
-            description="A regular expression, searched in the names of the parameters. A parameter"
-            " belongs to the first group whose pattern it has."
+            description="Regular expression, searched in parameter names. A parameter belongs to"
+            " the first group whose pattern matches."
         ),
     ]
-    lr_factor: Annotated[Positive, Meta(description="Multiplies the learning rate of optim_g.")] = (
+    lr_factor: Annotated[Positive, Meta(description="Factor of the learning rate of optim_g.")] = (
         1.0
     )
-    weight_decay: Annotated[
-        NotNegative | None, Meta(description="In place of that of optim_g.")
-    ] = None
-    freeze: Annotated[bool, Meta(description="The parameters stay as they are.")] = False
+    weight_decay: Annotated[NotNegative | None, Meta(description="Replaces that of optim_g.")] = (
+        None
+    )
+    freeze: Annotated[bool, Meta(description="Do not train these parameters.")] = False
 
 
 class StageOptions(Section, kw_only=True):
-    """One of ``train.progressive``: a part of the training with crops of one size."""
+    """One stage of ``train.progressive``, with its own crop size and batch size."""
 
-    iters: Annotated[Count, Meta(description="How long it lasts. All sum to total_iter.")]
-    gt_size: Annotated[int, Meta(ge=1, description="In place of that of datasets.train.")]
-    batch_size_per_gpu: Annotated[
-        int, Meta(ge=1, description="In place of that of datasets.train.")
+    iters: Annotated[
+        Count, Meta(description="Iterations of the stage; the sum of all stages is total_iter.")
     ]
+    gt_size: Annotated[int, Meta(ge=1, description="Replaces that of datasets.train.")]
+    batch_size_per_gpu: Annotated[int, Meta(ge=1, description="Replaces that of datasets.train.")]
 
 
 Arguments = dict[str, Any]
-"""``type`` and what the registered class is given; checked against its signature."""
+"""``type``, a registered class, and its arguments; checked against its signature."""
 
 
 class TrainOptions(Section, kw_only=True):
     """Keys of ``train``."""
 
-    total_iter: Annotated[Count, Meta(description="Iterations, each of one optimizer step.")]
+    total_iter: Annotated[Count, Meta(description="Number of iterations, each one optimizer step.")]
     warmup_iter: Annotated[
-        int, Meta(ge=-1, description="Iterations over which the learning rate rises; -1 for none.")
+        int,
+        Meta(ge=-1, description="Warm-up: iterations in which the learning rate rises; -1: none."),
     ] = -1
     optim_g: OptimizerOptions
     scheduler: SchedulerOptions
     no_decay: Annotated[
         bool,
         Meta(
-            description="No weight decay on biases, the parameters of normalisations and tables of"
-            " position biases."
+            description="No weight decay on biases, normalisation parameters and tables of position"
+            " biases."
         ),
     ] = False
     groups: Annotated[
@@ -110,60 +111,60 @@ class TrainOptions(Section, kw_only=True):
     ] = []
     ema_decay: Annotated[
         float,
-        Meta(ge=0, lt=1, description="Averaged weights, which validation measures; 0 for none."),
+        Meta(ge=0, lt=1, description="Decay of the EMA weights, which validation uses; 0: no EMA."),
     ] = 0.0
     pixel_opt: Annotated[
         Arguments | None, Meta(description="A loss, l_pix in the log: {type: L1Loss}.")
     ] = None
     perceptual_opt: Annotated[
-        Arguments | None, Meta(description="BasicSR's perceptual loss, l_percep and l_style.")
+        Arguments | None,
+        Meta(description="BasicSR's perceptual loss; l_percep and l_style in the log."),
     ] = None
     losses: Annotated[
         dict[str, Arguments],
         Meta(
-            description="More losses by the names that they have in the log:"
-            " {fourier: {type: NAME, loss_weight: 0.05}}. All are added."
+            description="Further losses; each is added and logged under its name:"
+            " {fourier: {type: FourierLoss, loss_weight: 0.05}}."
         ),
     ] = {}
     amp: Annotated[
         Literal["bf16", "fp16", "off"],
         Meta(
-            description="Mixed precision: the network under autocast, losses in float32; fp16 with"
+            description="Mixed precision: autocast for the network, float32 for losses; fp16 uses"
             " a gradient scaler."
         ),
     ] = "off"
     grad_clip: Annotated[
-        Positive | None, Meta(description="Largest norm of the whole gradient.")
+        Positive | None, Meta(description="Gradient clipping: largest norm of the whole gradient.")
     ] = None
     accum_iter: Annotated[
         int,
         Meta(
             ge=1,
-            description="Parts of a step: each process passes batch_size_per_gpu samples through"
-            " the network so often before the optimizer steps, as if they were one batch.",
+            description="Gradient accumulation: batches per optimizer step. Each process loads this"
+            " many times batch_size_per_gpu samples per step.",
         ),
     ] = 1
     progressive: Annotated[
-        list[StageOptions], Meta(description="Crops and batches that change in the training.")
+        list[StageOptions],
+        Meta(description="Progressive training: stages with their own crop and batch sizes."),
     ] = []
     max_nonfinite: Annotated[
         int,
         Meta(
             ge=1,
-            description="A step whose loss or gradient is not finite is skipped and counted; after"
-            " so many in a row the training stops.",
+            description="Steps with a non-finite loss or gradient are skipped; training stops after"
+            " this many in a row.",
         ),
     ] = 20
     tell_codec: Annotated[
         bool,
-        Meta(description="Tell UCIP the codec of each sample, the codec_index of UCSRDataset."),
+        Meta(description="Give UCIP the codec of each sample: codec_index of UCSRDataset."),
     ] = False
-    compile: Annotated[bool, Meta(description="Train the network by torch.compile.")] = False
-    channels_last: Annotated[
-        bool, Meta(description="Keep images and convolutions in memory with channels last.")
-    ] = False
+    compile: Annotated[bool, Meta(description="Compile the network with torch.compile.")] = False
+    channels_last: Annotated[bool, Meta(description="Use the memory format channels_last.")] = False
     tf32: Annotated[
-        bool | None, Meta(description="GPU: TF32 in products of float32; torch's choice if empty.")
+        bool | None, Meta(description="GPU: TF32 for float32 products; empty: torch's default.")
     ] = None
 
     def __post_init__(self) -> None:
@@ -174,13 +175,13 @@ class TrainOptions(Section, kw_only=True):
                 raise ValueError(f"{key}.type missing")
             if self.accum_iter > 1 and value.get("reduction") == "sum":
                 raise ValueError(
-                    f"{key}.reduction must be mean with accum_iter {self.accum_iter}, which adds"
-                    " up means"
+                    f"{key}.reduction must be mean with accum_iter {self.accum_iter}, which"
+                    " averages over batches"
                 )
         self._check_lengths()
 
     def loss_sections(self) -> Iterator[tuple[str, Arguments]]:
-        """Yield the sections that describe losses with their names below ``train``."""
+        """Yield the sections of all losses, with their keys in ``train``."""
         for key in ("pixel_opt", "perceptual_opt"):
             if value := getattr(self, key):
                 yield key, value
@@ -208,28 +209,30 @@ class CaVETrainOptions(TrainOptions, kw_only=True):
     quality_opt: Annotated[
         Arguments | None,
         Meta(
-            description="A loss on the predicted quality, as 1 - QF / 100, l_quality in the log:"
+            description="A loss on the predicted quality 1 - QF / 100, l_quality in the log:"
             " {type: L1Loss, loss_weight: 1.0}."
         ),
     ] = None
 
     def loss_sections(self) -> Iterator[tuple[str, Arguments]]:
-        """Yield the loss on the quality too."""
+        """Yield the sections of all losses, with the one on the quality."""
         yield from super().loss_sections()
         if self.quality_opt:
             yield "quality_opt", self.quality_opt
 
 
 class GANLossOptions(Section, kw_only=True):
-    """``train.gan_opt``: BasicSR's loss on what the discriminator says."""
+    """``train.gan_opt``: BasicSR's GAN loss."""
 
     type: Literal["GANLoss"]
     gan_type: Literal["vanilla", "lsgan", "wgan", "wgan_softplus", "hinge"]
     loss_weight: Annotated[
-        NotNegative, Meta(description="Factor in the training of network_g alone.")
+        NotNegative, Meta(description="Factor of l_gan, in the training of network_g.")
     ] = 1.0
-    real_label_val: Annotated[float, Meta(description="vanilla, lsgan: target of originals.")] = 1.0
-    fake_label_val: Annotated[float, Meta(description="vanilla, lsgan: target of outputs.")] = 0.0
+    real_label_val: Annotated[
+        float, Meta(description="vanilla, lsgan: target for ground truth.")
+    ] = 1.0
+    fake_label_val: Annotated[float, Meta(description="vanilla, lsgan: target for outputs.")] = 0.0
 
 
 class GANTrainOptions(TrainOptions, kw_only=True):
@@ -237,43 +240,45 @@ class GANTrainOptions(TrainOptions, kw_only=True):
 
     gan_opt: Annotated[
         GANLossOptions,
-        Meta(description="The loss between the networks; l_gan, l_d_real and l_d_fake in the log."),
+        Meta(description="GAN loss; l_gan, l_d_real and l_d_fake in the log."),
     ]
     optim_d: Annotated[
         OptimizerOptions,
-        Meta(description="As optim_g, for network_d; both follow the same scheduler."),
+        Meta(description="Like optim_g, for network_d; both use the same scheduler."),
     ]
 
 
 class ValOptions(InferenceOptions, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """Keys of ``val``: how images pass through the network, and what is measured and kept."""
+    """Keys of ``val``: inference, metrics, and what is saved."""
 
-    val_freq: Annotated[Count | None, Meta(description="Training: iterations between two.")] = None
-    save_img: Annotated[bool, Meta(description="Write the restored images.")]
-    suffix: Annotated[
-        str | int | None, Meta(description="Test: end of the images' names, else the run's name.")
+    val_freq: Annotated[
+        Count | None, Meta(description="Training: iterations between two validations.")
     ] = None
-    pbar: Annotated[bool, Meta(description="Show a bar over the images.")] = False
+    save_img: Annotated[bool, Meta(description="Save the restored images.")]
+    suffix: Annotated[
+        str | int | None, Meta(description="Test: suffix of image names; default: the run's name.")
+    ] = None
+    pbar: Annotated[bool, Meta(description="Show a progress bar.")] = False
     metrics: Annotated[
         dict[str, Arguments] | None,
-        Meta(description="By name: {psnr: {type: calculate_psnr, crop_border: 0}}."),
+        Meta(description="Metrics by name: {psnr: {type: calculate_psnr, crop_border: 0}}."),
     ] = None
     tell_codec: Annotated[
         bool,
-        Meta(description="Tell UCIP the codec of each sample, the codec_index of UCSRDataset."),
+        Meta(description="Give UCIP the codec of each sample: codec_index of UCSRDataset."),
     ] = False
     averaged_with: Annotated[
         tuple[str, ...],
         Meta(
-            description="Test: further checkpoints of the network, whose outputs are averaged with"
+            description="Test: further checkpoints of the network; their outputs are averaged with"
             " those of path.pretrain_network_g."
         ),
     ] = ()
     save_best: Annotated[
         str | None,
         Meta(
-            description="Training: a metric; the weights with its best mean over all data sets are"
-            " kept in models/net_g_best.pth."
+            description="Training: save the weights with the best mean of this metric over all data"
+            " sets as models/net_g_best.pth."
         ),
     ] = None
 
@@ -285,18 +290,19 @@ class ValOptions(InferenceOptions, forbid_unknown_fields=True, kw_only=True, fro
 class LoggerOptions(Section, kw_only=True):
     """Keys of ``logger``."""
 
-    print_freq: Annotated[Count, Meta(description="Iterations between two lines of the log.")]
+    print_freq: Annotated[Count, Meta(description="Iterations between two log lines.")]
     save_checkpoint_freq: Annotated[
         Count, Meta(description="Iterations between two checkpoints with training states.")
     ]
     keep_checkpoints: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="How many of these stay on the disk; all if empty."),
+        Meta(description="How many checkpoints are kept; empty: all."),
     ] = None
     use_tb_logger: Annotated[bool, Meta(description="Write curves and images for TensorBoard.")]
     tb_images: Annotated[
-        int, Meta(ge=0, description="Restored images per data set for TensorBoard.")
+        int, Meta(ge=0, description="TensorBoard: restored images per data set.")
     ] = 4
     wandb: Annotated[
-        dict[str, Any] | None, Meta(description="BasicSR's: project and resume_id.")
+        dict[str, Any] | None,
+        Meta(description="Weights & Biases, as in BasicSR: project and resume_id."),
     ] = None

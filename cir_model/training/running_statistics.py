@@ -1,4 +1,4 @@
-"""Running statistics of batch normalisation, kept clean of steps that are not taken."""
+"""Restore the running statistics of batch normalisation after a skipped step."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +6,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class RunningStatistics:
-    """The running statistics of networks, to be put back after a step that was skipped.
+    """The running statistics of networks, which a skipped step must not change.
 
-    The forward pass moves them, and one value that is not finite would stay in them for ever.
+    The forward pass updates them, and one value that is not finite would stay in them forever.
     """
 
     def __init__(self, *networks: nn.Module) -> None:
@@ -22,11 +22,11 @@ class RunningStatistics:
         self._kept: list[Tensor] = []
 
     def keep(self) -> None:
-        """Note them before the forward pass."""
+        """Copy them before the forward pass."""
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put them back as they were noted."""
+        """Restore the copies."""
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(kept)

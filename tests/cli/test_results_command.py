@@ -1,7 +1,8 @@
-"""``basicsr results``: what is measured, the table that goes on, and the page."""
+"""``basicsr results``: what is measured, resuming, and the page."""
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from PIL import Image
 from cir_cli import main, results
 from cir_cli.results_page import fill, write_page
 from cir_host.errors import UserError
-from cir_model.measuring import protocol
-from cir_model.measuring.protocol import COLUMNS, Table, facts_of_run, jobs, measure
+from cir_model.measuring import protocol, runner
+from cir_model.measuring.protocol import COLUMNS, store_at
+from cir_model.measuring.provenance import facts_of_run
+from cir_model.measuring.runner import measure, plan
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.options import InferenceOptions
 
@@ -29,9 +32,9 @@ def data(tmp_path, monkeypatch):
     grey = tmp_path / "datasets/Classic5/grey.png"
     grey.parent.mkdir()
     Image.open(tmp_path / "datasets/LIVE1/chelsea.png").convert("L").save(grey)
-    listed = Path("options/meta_info/photographs_val.txt")
-    listed.parent.mkdir(parents=True)
-    listed.write_text("coffee.png (48,48,3)\n")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/photographs_val.txt").write_text("coffee.png (48,48,3)\n")
+    monkeypatch.setattr(protocol, "LISTS", tmp_path / "lists")
     Path("net.pth").write_bytes(b"weights")
     return Path("datasets")
 
@@ -49,20 +52,21 @@ def few(monkeypatch):
 
 
 def measured(restorer, data, file="out/net.csv", every=1, part=slice(None)):
-    table = Table(Path(file))
+    store = store_at(Path(file))
     facts = facts_of_run(Path("net.pth"), restorer)
-    measure(restorer, table, list(jobs(data, every))[part], facts)
-    return table
+    measure(restorer, store, list(plan(data, every))[part], facts)
+    return store
 
 
-def one(table, *key):
-    (row,) = (r for r in table.rows() if (r["set"], r["input"], r["image"]) == key)
-    return row
+def scores(store, *key):
+    """``scores(metric, kind)`` of the one measurement with a key."""
+    (found,) = (r for r in store.read() if (r.data_set, r.made_by["input"], r.image) == key)
+    return lambda metric, kind: found.scores[metric].get(kind)
 
 
 def test_figures_are_those_of_pillow_and_numpy(data, few, restorer):
     """Recomputed without our code: once in colour, once twice compressed on shifted grids."""
-    table = measured(restorer, data, every=3)
+    store = measured(restorer, data, every=3)
 
     def compressed(image, quality):
         buffer = io.BytesIO()
@@ -73,18 +77,18 @@ def test_figures_are_those_of_pillow_and_numpy(data, few, restorer):
         return 10 * np.log10(255**2 / np.mean((image.astype(float) - original) ** 2))
 
     original = np.array(Image.open(data / "LIVE1/coffee.png").convert("RGB"))
-    row = one(table, "LIVE1", "q10", "coffee")
-    assert float(row["psnr_input"]) == pytest.approx(psnr(compressed(original, 10), original))
-    assert row["psnr_output"] == row["psnr_input"]  # the network changes nothing
+    found = scores(store, "LIVE1", "q10", "coffee")
+    assert found("psnr", "input") == pytest.approx(psnr(compressed(original, 10), original))
+    assert found("psnr", "output") == found("psnr", "input")  # the network changes nothing
     rows, columns = protocol.DOUBLE_SHIFT
     first = compressed(original, 20)[rows:, columns:]
-    row = one(table, "photographs", "q20 shifted q75", "coffee")
+    found = scores(store, "photographs", "q20 shifted q75", "coffee")
     expected = psnr(compressed(first, 75), original[rows:, columns:])
-    assert float(row["psnr_input"]) == pytest.approx(expected)
+    assert found("psnr", "input") == pytest.approx(expected)
     grey = np.array(Image.open(data / "Classic5/grey.png"))
-    row = one(table, "Classic5", "q40", "grey")
-    assert float(row["psnr_input"]) == pytest.approx(psnr(compressed(grey, 40), grey))
-    assert float(row["psnr_output"]) == pytest.approx(float(row["psnr_input"]), abs=0.01)
+    found = scores(store, "Classic5", "q40", "grey")
+    assert found("psnr", "input") == pytest.approx(psnr(compressed(grey, 40), grey))
+    assert found("psnr", "output") == pytest.approx(found("psnr", "input"), abs=0.01)
 
 
 def test_an_image_of_any_name_is_measured_once(data, few, restorer, monkeypatch):
@@ -93,13 +97,13 @@ def test_an_image_of_any_name_is_measured_once(data, few, restorer, monkeypatch)
     name = "x" * 250
     weights = Path(f"{name}.pth")
     weights.write_bytes(b"weights")
-    work = [job for job in jobs(data, 1) if job.key[:2] == ("LIVE1", "q10")]
+    planned = [image for image in plan(data, 1) if image.key[:2] == ("LIVE1", "q10")]
     for _ in range(2):
-        table = Table(Path("out") / f"{name}.csv")
-        measure(restorer, table, work, facts_of_run(weights, restorer))
-        monkeypatch.setattr(protocol, "_measured", None)  # would fail if it were called
-    assert len(table.rows()) == 4
-    assert one(table, "LIVE1", "q10", "caf\\udce9")["psnr_input"]
+        store = store_at(Path("out") / f"{name}.csv")
+        measure(restorer, store, planned, facts_of_run(weights, restorer))
+        monkeypatch.setattr(runner, "_measured", None)  # would fail if it were called
+    assert len(store.read()) == 4
+    assert scores(store, "LIVE1", "q10", "caf\\udce9")("psnr", "input")
 
 
 def test_files_that_cannot_be_written_are_one_line(data, monkeypatch):
@@ -115,7 +119,7 @@ def test_files_that_cannot_be_written_are_one_line(data, monkeypatch):
 
 
 def test_what_is_measured(data):
-    found = [job.key for job in jobs(data, every=2)]
+    found = [image.key for image in plan(data, every=2)]
     assert found[0] == ("LIVE1", "q10", "astronaut")
     assert len(found) == len(set(found))
     by_input = {}
@@ -125,33 +129,48 @@ def test_what_is_measured(data):
     assert by_input["q45"] == ["LIVE1"] * 2 + ["Classic5", "photographs"]
     assert by_input["clean"] == ["photographs"]
     assert set(by_input) >= {f"q{q}" for q in range(5, 100, 5)}
-    assert list(jobs(Path("nothing"), 1)) == []
+    assert list(plan(Path("nothing"), 1)) == []
 
 
-def test_a_stopped_run_goes_on_and_parts_make_the_whole(data, few, restorer, monkeypatch):
-    whole = measured(restorer, data, "whole/net.csv", every=3).rows()
+def test_an_interrupted_run_is_resumed_and_shares_make_the_whole(data, few, restorer, monkeypatch):
+    whole = measured(restorer, data, "whole/net.csv", every=3).read()
     count = []
-    real = protocol._measured
-    monkeypatch.setattr(protocol, "_measured", lambda *a: count.append(1) or real(*a))
+    real = runner._measured
+    monkeypatch.setattr(runner, "_measured", lambda *a: count.append(1) or real(*a))
     for part in (slice(0, None, 2), slice(0, 20), slice(1, None, 2)):
-        table = measured(restorer, data, every=3, part=part)
+        store = measured(restorer, data, every=3, part=part)
     assert len(count) == len(whole)
     measured(restorer, data, every=3)
     assert len(count) == len(whole)
-    for row in (*whole, *table.rows()):
-        del row["seconds"]
-    assert table.rows()[0].keys() == set(COLUMNS)
-    assert [list(r.values()) for r in whole] == [
-        [value for column, value in r.items() if column != "seconds"] for r in table.rows()
-    ]
+    assert store.path.read_text().splitlines()[0] == ",".join(COLUMNS.names)
+    assert [replace(r, seconds=0) for r in whole] == [replace(r, seconds=0) for r in store.read()]
 
 
 def test_a_half_written_row_is_measured_again(data, few, restorer):
-    table = measured(restorer, data, every=3)
-    text = table.path.read_text()
-    table.path.write_text(text[: text.rindex(",coffee") + 9])
-    assert len(table.rows()) == text.count("\n") - 2
-    assert len(measured(restorer, data, every=3).rows()) == text.count("\n") - 1
+    store = measured(restorer, data, every=3)
+    text = store.path.read_text()
+    store.path.write_text(text[: text.rindex(",coffee") + 9])
+    assert len(store.read()) == text.count("\n") - 2
+    again = measured(restorer, data, every=3).read()
+    assert len(again) == text.count("\n") - 1
+    assert {record.height for record in again} == {45, 48}  # 45: shifted
+
+
+def test_a_damaged_image_does_not_end_the_run(data, few, restorer):
+    damaged = data / "LIVE1/chelsea.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"^could not measure: .*chelsea\.png.* in out/net\.csv"):
+        measured(restorer, data)
+    images = {(r.data_set, r.image) for r in store_at(Path("out/net.csv")).read()}
+    assert ("photographs", "coffee") in images  # the last set
+    assert ("LIVE1", "chelsea") not in images
+
+
+def test_a_set_without_its_listed_images_is_left_out(data, caplog):
+    (data / "train/coffee.png").unlink()
+    assert {image.key[0] for image in plan(data, 1)} == {"LIVE1", "Classic5"}
+    assert "photographs is left out: " in caplog.text
+    assert "coffee" in caplog.text
 
 
 def test_figures_of_other_weights_are_not_mixed(data, few, restorer):
@@ -189,13 +208,13 @@ def test_the_command_and_its_page(data, restorer, monkeypatch, capsys):
     assert Path("RESULTS.md").read_text(encoding="utf-8") == before
     Path("card.md").write_text("no marks")
     with pytest.raises(UserError, match=r"--fill card\.md: has no lines"):
-        fill(Path("card.md"), Table(Path("docs/out/net.csv")))
+        fill(Path("card.md"), store_at(Path("docs/out/net.csv")))
     assert "LPIPS is left out: " in capsys.readouterr().out
 
 
 def test_a_page_needs_figures(tmp_path):
     with pytest.raises(UserError, match=r"net\.csv: holds no results"):
-        write_page(Table(tmp_path / "net.csv"), tmp_path / "RESULTS.md")
+        write_page(store_at(tmp_path / "net.csv"), tmp_path / "RESULTS.md")
 
 
 def test_no_test_sets(data, restorer, monkeypatch, capsys):

@@ -181,14 +181,14 @@ def test_what_cannot_be_trained_is_named_before_anything_is_made(
 def test_weights_that_cannot_be_had_are_named(monkeypatch):
     monkeypatch.setattr(vgg_arch, "vgg", SimpleNamespace(vgg19=no_network))
     wanted = (
-        r"weights of vgg19 cannot be had \(.*no route to host.*\); put"
+        r"cannot load the weights of vgg19 \(.*no route to host.*\); put"
         r" https://download\.pytorch\.org/models/vgg19-dcbb9e9d\.pth into .*checkpoints$"
     )
-    with pytest.raises(UserError, match=f"^the {wanted}"):
+    with pytest.raises(UserError, match=f"^{wanted}"):
         model()
     before_building = CIRGANModel.__new__(CIRGANModel)
     before_building.opt = options()
-    with pytest.raises(OptionsError, match=rf"^train\.perceptual_opt: the {wanted}"):
+    with pytest.raises(OptionsError, match=rf"^train\.perceptual_opt: {wanted}"):
         before_building.rehearse(torch.nn.Conv2d(3, 3, 1))
 
 

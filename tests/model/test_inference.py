@@ -123,7 +123,7 @@ def test_non_finite_tiles_are_redone_in_fp32(caplog):
 
 
 def test_values_that_stay_non_finite_are_an_error():
-    with pytest.raises(UserError, match="not finite, in fp32 too"):
+    with pytest.raises(UserError, match="not finite, not even in fp32"):
         restore_tensor(Plain(lambda x: x / 0), torch.rand(1, 3, 8, 8))
 
 
@@ -141,7 +141,7 @@ def test_out_of_memory_halves_the_tile_and_says_so(caplog):
     network = Plain(runs_out_above(80))
     restorer = Restorer([network], InferenceOptions(overlap=16))
     assert torch.equal(restorer(image), image)
-    assert "Out of memory at 90 x 160 pixels; the image is begun anew in tiles of 80" in caplog.text
+    assert "Out of memory at 90 x 160 pixels; restarting the image in tiles of 80" in caplog.text
     caplog.clear()
     assert torch.equal(restorer(image), image), "the next image starts with what fitted"
     assert not caplog.records
@@ -192,9 +192,9 @@ def test_precisions():
     assert auto.precision in ("fp32", "bf16")
     only = Restorer([Plain(lambda x: x, precisions=["fp32"])], InferenceOptions(precision="auto"))
     assert only.precision == "fp32"
-    with pytest.raises(UserError, match="fp16 is for GPUs; on a CPU use bf16"):
+    with pytest.raises(UserError, match="fp16 needs a GPU; use bf16 or fp32"):
         restore_tensor(Plain(lambda x: x), torch.rand(1, 3, 8, 8), precision="fp16")
-    with pytest.raises(UserError, match="sound values in fp32, not in bf16"):
+    with pytest.raises(UserError, match="supports fp32, not bf16"):
         Restorer([Plain(lambda x: x, precisions=["fp32"])], InferenceOptions(precision="bf16"))
 
 

@@ -70,7 +70,7 @@ def test_arrays_come_back(shape, dtype, identity):
     ],
 )
 def test_what_is_no_picture_is_refused(image, identity):
-    with pytest.raises(UserError, match=r"no picture|range is not stated"):
+    with pytest.raises(UserError, match=r"is not an image|range is unknown"):
         restore_image(image, identity)
 
 

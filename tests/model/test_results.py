@@ -3,19 +3,22 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
-from cir_model.measuring.results import DataSetResult, ImageRecord, markdown_table, write_results
+from cir_model.measuring.record import Measurement
+from cir_model.measuring.validation_files import DataSetResult, markdown_table, write_results
 
 
 def record(image, given, restored):
     scores = {"psnr": {"input": given, "output": restored, "gain": restored - given}}
-    return ImageRecord(image, {"quality": 10, "codec": "JPEG"}, scores)
+    return Measurement("", image, scores, {"quality": 10, "codec": "JPEG"})
 
 
 def result(name="LIVE1_q10", iteration=100, *records):
-    return DataSetResult(name, iteration, {"colour": "RGB"}, list(records))
+    of_set = [replace(record, data_set=name, iteration=iteration) for record in records]
+    return DataSetResult(name, iteration, {"colour": "RGB"}, of_set)
 
 
 def test_means_and_files(tmp_path):
@@ -47,7 +50,7 @@ def test_csv_keeps_earlier_iterations_and_replaces_repeated_ones(tmp_path):
 
 
 def test_an_image_without_a_value_is_left_out_of_the_mean_and_named():
-    partial = result("A", 1, record("a", 20.0, 22.0), ImageRecord("tiny", {}, {"psnr": {}}))
+    partial = result("A", 1, record("a", 20.0, 22.0), Measurement("A", "tiny", {"psnr": {}}))
     assert partial.mean("psnr", "output") == 22.0
     assert partial.undefined("psnr") == ["tiny"]
     assert math.isnan(partial.mean("ssim", "output"))
