@@ -9,7 +9,8 @@ from msgspec import Meta
 from cir_data.draws import IntegerOption, JPEGQuality, Mixture, NameOption, check_range
 from cir_data.images.color import Color
 from cir_data.images.compression import Subsampling
-from cir_data.storage.sources import as_list, is_lmdb
+from cir_data.storage.dataroots import as_list
+from cir_data.storage.lmdb_source import is_lmdb
 from cir_host.options import DatasetOptions
 
 Roots = str | Annotated[list[str], Meta(min_length=1)]

@@ -15,7 +15,7 @@ from typing import IO
 from PIL import Image
 
 from cir_data.codecs.base import Codec, CodecError, QualityScale
-from cir_data.images.color import convert
+from cir_data.images.color import to_color
 from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage
 from cir_data.images.geometry import Pixels, Size
@@ -102,7 +102,7 @@ class CommandCodec(Codec):
             except UnreadableImage as error:
                 raise CodecError(f"{self._program('decode')} wrote no image: {error}") from error
         # a grey image may come back with one channel
-        return convert(decoded, "rgb")
+        return to_color(decoded, "rgb")
 
     def _run_all(self, key: str, values: Mapping[str, object], folder: Path) -> None:
         for command in self._commands[key]:

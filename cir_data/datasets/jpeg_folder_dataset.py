@@ -6,12 +6,12 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from cir_data.datasets.sample import Sample, make_sample
-from cir_data.images.color import convert
+from cir_data.datasets.sample_fields import Sample, make_sample
+from cir_data.images.color import to_color
 from cir_data.images.decoding import decode_compressed
 from cir_data.options import JPEGFolderOptions
-from cir_data.storage.sources import open_images
-from cir_host.options import convert as convert_options
+from cir_data.storage.dataroots import open_images
+from cir_host.options import convert
 from cir_host.registration import register
 
 
@@ -33,7 +33,7 @@ class JPEGFolderDataset(Dataset[Sample]):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt  # BasicSR's validation reads the name here
-        self.options = convert_options(opt, self.options_type, f"datasets.{opt.get('phase')}")
+        self.options = convert(opt, self.options_type, f"datasets.{opt.get('phase')}")
         roots = open_images("dataroot_lq", self.options.dataroot_lq, self.options.meta_info_file)
         self.compressed = list(chain.from_iterable(roots))
 
@@ -48,5 +48,5 @@ class JPEGFolderDataset(Dataset[Sample]):
         """
         image = self.compressed[index]
         lq = decode_compressed(image.read(), image.path)
-        pixels = convert(lq.pixels, self.options.color)
+        pixels = to_color(lq.pixels, self.options.color)
         return make_sample(pixels, image.path, lq.compression, lq.boundary)

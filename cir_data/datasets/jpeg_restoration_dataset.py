@@ -8,7 +8,7 @@ import torch
 
 from cir_data.codecs.jpeg import JPEG
 from cir_data.datasets.online_dataset import OnlineDataset
-from cir_data.datasets.sample import DoubleFacts
+from cir_data.datasets.sample_fields import DoubleFacts
 from cir_data.degradations.base import Degradation
 from cir_data.degradations.jpeg import NO_GRID, JPEGDraws, first_compression, first_grid
 from cir_data.images.geometry import Orientation, Pixels, Size, Window
@@ -23,7 +23,7 @@ class JPEGRestorationDataset(OnlineDataset):
     A crop for training equals the same crop of the whole compressed image, bit for bit, so that the
     block grid lies in it as it does in a part of a real JPEG. ``lq_path`` is the path of the clean
     image. With the option ``double``, samples have the keys of
-    :class:`cir_data.datasets.sample.DoubleFacts` too.
+    :class:`cir_data.datasets.sample_fields.DoubleFacts` too.
 
     Args:
         opt: The section of the options file; :class:`JPEGRestorationOptions` lists the keys.

@@ -9,7 +9,7 @@ import numpy as np
 from cir_data.codecs.base import CodecError
 from cir_data.datasets.pair_dataset import PairDataset, extend
 from cir_data.datasets.randomness import sample_generator
-from cir_data.datasets.sample import PairSample, make_pair, make_sample
+from cir_data.datasets.sample_fields import PairSample, make_pair, make_sample
 from cir_data.degradations.base import Degradation
 from cir_data.images.decoding import decode
 from cir_data.images.geometry import Orientation, Pixels, Size, Window
@@ -58,14 +58,14 @@ class OnlineDataset(PairDataset):
         window = Window(0, 0, *degradation.output_size(_size(image)))
         return self._sample(index, image, degradation, window, Orientation())
 
-    def crop(self, index: int, rng: np.random.Generator) -> PairSample:
-        """Return a crop of the compressed image and of the clean one."""
+    def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
+        """Return the same crop of the compressed and the clean image; see :class:`PairDataset`."""
         original = self.originals[index]
         image = decode(original.read(), original.path)
         degradation = self.draw(rng)
-        image = extend(image, degradation.input_edge(self.crop_size))
-        size = degradation.output_size(_size(image))
-        window = Window.random(rng, size, self.crop_size, self.grid(degradation))
+        image = extend(image, degradation.input_edge(size))
+        whole = degradation.output_size(_size(image))
+        window = Window.random(rng, whole, size, self.grid(degradation))
         return self._sample(index, image, degradation, window, self.random_orientation(rng))
 
     def _sample(

@@ -14,16 +14,17 @@ from torch.utils.data import Dataset
 
 from cir_data.datasets.contact_sheet import write_sheet
 from cir_data.datasets.randomness import sample_generator
-from cir_data.datasets.sample import PairSample
+from cir_data.datasets.sample_fields import PairSample
 from cir_data.datasets.shared_marks import FirstTime, UnreadableImages
 from cir_data.images.errors import UnreadableImage
 from cir_data.images.geometry import Orientation, Pixels
 from cir_data.options import PairOptions
-from cir_data.storage.sources import StoredImages, open_images
+from cir_data.storage.dataroots import open_images
+from cir_data.storage.stored_images import StoredImages
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
 from cir_host.options import convert
-from cir_host.sampler import DataPlan, Stage, TrainingBatches
+from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 
 _MOST_TRIES = 100
 
@@ -68,14 +69,16 @@ class PairDataset(Dataset[PairSample], ABC):
     def _at(self, index: int) -> PairSample:
         if self.options.phase != "train":
             return self.whole(int(index))
-        if getattr(index, "crop_size", None) is not None:
-            self.options.gt_size = index.crop_size  # type: ignore[attr-defined]
+        size = index.crop_size if isinstance(index, SampleIndex) else None
+        if size is None:
+            size = self.options.gt_size
+        assert size is not None  # checked by the options in training
         rng = sample_generator(self.options.manual_seed, index)
         chosen = int(index)
         tried: list[str] = []
         while len(tried) < _MOST_TRIES:
             try:
-                return self.crop(chosen, rng)
+                return self.crop(chosen, size, rng)
             except UnreadableImage as error:
                 if self.options.strict:
                     raise
@@ -107,18 +110,17 @@ class PairDataset(Dataset[PairSample], ABC):
         """Return a whole image, the same each time."""
 
     @abstractmethod
-    def crop(self, index: int, rng: np.random.Generator) -> PairSample:
-        """Return a random crop of ``gt_size`` pixels in a random orientation.
+    def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
+        """Return a random square crop in a random orientation.
+
+        Args:
+            index: Which image.
+            size: Edge of the crop of the original, in pixels.
+            rng: All random numbers of the sample come from here.
 
         Raises:
-            UnreadableImage: Its content is damaged.
+            UnreadableImage: The image is damaged.
         """
-
-    @property
-    def crop_size(self) -> int:
-        """Edge of the crops for training in pixels."""
-        assert self.options.gt_size is not None  # checked by the options in training
-        return self.options.gt_size
 
     def random_orientation(self, rng: np.random.Generator) -> Orientation:
         """Draw the flips and the transposition that the options allow."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from cir_data.storage.sources import StoredImage, some
+from cir_data.messages import first_few
+from cir_data.storage.image_source import StoredImage
 from cir_host.errors import UserError
 
 
@@ -24,7 +25,7 @@ def partners(
     if all_needed:
         alone += [f"{image.path} (no original)" for image in _missing(by_stem_lq, by_stem_gt)]
     if alone:
-        raise UserError(f"images without a partner: {some(alone)}")
+        raise UserError(f"images without a partner: {first_few(alone)}")
     return (by_stem_lq[image.stem] for image in originals)
 
 

@@ -12,16 +12,19 @@ from cir_data.codecs.choice import make_codec, qualities_of
 from cir_data.datasets.pair_dataset import PairDataset, extend
 from cir_data.datasets.partners import partners
 from cir_data.datasets.randomness import sample_generator
-from cir_data.datasets.sample import UCSRSample, make_pair, make_sample
+from cir_data.datasets.sample_fields import UCSRSample, make_pair, make_sample
 from cir_data.degradations.base import Compress, Degradation
 from cir_data.degradations.bicubic import Reduce
 from cir_data.draws import Mixture
-from cir_data.images.color import Color, convert
+from cir_data.images.color import Color, to_color
 from cir_data.images.compression import UNKNOWN_QUALITY, Compression
 from cir_data.images.decoding import decode
 from cir_data.images.geometry import Orientation, Pixels, Size, Window
 from cir_data.options import CodecEntry, UCSROptions
-from cir_data.storage.sources import LMDB_SUFFIX, StoredImage, StoredImages, as_list, open_images
+from cir_data.storage.dataroots import as_list, open_images
+from cir_data.storage.image_source import StoredImage
+from cir_data.storage.lmdb_source import LMDB_SUFFIX
+from cir_data.storage.stored_images import StoredImages
 from cir_host.errors import UserError
 from cir_host.file_names import expanded
 from cir_host.registration import register
@@ -67,13 +70,11 @@ class UCSRDataset(PairDataset):
         rng = sample_generator(0, index)
         return self._sample(index, rng, image, Window(0, 0, *size), Orientation())
 
-    def crop(self, index: int, rng: np.random.Generator) -> UCSRSample:
+    def crop(self, index: int, size: int, rng: np.random.Generator) -> UCSRSample:
         """Return a crop of the small compressed image, and what it shows of the clean one."""
-        image = self._clean(index, self.crop_size)
+        image = self._clean(index, size)
         scale = self.options.scale
-        window = Window.random(
-            rng, Reduce(scale).output_size(_size(image)), self.crop_size // scale
-        )
+        window = Window.random(rng, Reduce(scale).output_size(_size(image)), size // scale)
         return self._sample(index, rng, image, window, self.random_orientation(rng))
 
     def _clean(self, index: int, least: int) -> Pixels:
@@ -93,7 +94,7 @@ class UCSRDataset(PairDataset):
         chosen = self._choice.draw(rng)
         color = self.options.color
         lq, lq_path, record = self._makers[chosen].make(index, rng, image, color, window)
-        gt = convert(window.scaled(self.options.scale).cut(image), color)
+        gt = to_color(window.scaled(self.options.scale).cut(image), color)
         boundary = orientation.move_boundary(window.move_boundary((0, 0)), lq)
         sample = make_sample(orientation.apply(lq), lq_path, record, boundary)
         pair = make_pair(sample, orientation.apply(gt), self.originals[index].path)
@@ -198,7 +199,7 @@ class _Stored(_Maker):
             )
         number = quality if isinstance(quality, int) else UNKNOWN_QUALITY
         record = Compression(f"{self._name} {quality}", number, "unknown")
-        return convert(window.cut(extended), color), stored.path, record
+        return to_color(window.cut(extended), color), stored.path, record
 
 
 def _listed(root: Path) -> list[StoredImage]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cir_data.codecs.base import Codec
-from cir_data.images.color import Color, convert
+from cir_data.images.color import Color, to_color
 from cir_data.images.compression import Compression
 from cir_data.images.geometry import Pixels, Size, Window
 
@@ -189,7 +189,7 @@ class Degradation:
         parts = [window]
         for step, size in zip(reversed(self.steps), sizes[-2::-1], strict=True):
             parts.insert(0, step.needs(parts[0], size, grey))
-        degraded = clean = convert(parts[0].cut(image), color)
+        degraded = clean = to_color(parts[0].cut(image), color)
         for step, size, given, wanted in zip(self.steps, sizes, parts, parts[1:], strict=False):
             before, degraded = degraded, step.apply(degraded, given, wanted, size)
             if clean is before and step.moves_pixels:

@@ -10,7 +10,7 @@ from cir_data.images.geometry import Pixels
 Color: TypeAlias = Literal["rgb", "y", "gray"]
 
 
-def convert(image: Pixels, color: Color) -> Pixels:
+def to_color(image: Pixels, color: Color) -> Pixels:
     """Convert an image to the channels that the data set gives.
 
     Args:

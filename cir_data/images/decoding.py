@@ -11,7 +11,7 @@ The rules, for every format:
 - The first frame of several is taken.
 - 32-bit and floating-point samples are refused: their range is not stated anywhere.
 
-Entries of :mod:`cir_data.storage.raw_pixels` are taken too, as views of the buffer that holds them.
+Entries of :mod:`cir_data.images.raw_pixels` are taken too, as views of the buffer that holds them.
 """
 
 import io
@@ -22,11 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from cir_data.images import raw_pixels
 from cir_data.images.compression import UNKNOWN_QUALITY, Compression
 from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
 from cir_data.images.geometry import Boundary, Orientation, Pixels
 from cir_data.images.jpeg_facts import compression_of
-from cir_data.storage import raw_pixels
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import imagecodecs
 
-from cir_data.images.tiff_pages import Samples, to_full_range
+from cir_data.images.channels import Samples, to_full_range
 
 _START = b"\xff\x4f\xff\x51"
 _DEPTH = 42

@@ -26,7 +26,7 @@ _VALUE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11:
 _SHORT, _LONG = 3, 4
 
 
-class Entry(NamedTuple):
+class DirectoryEntry(NamedTuple):
     """One entry of a directory."""
 
     tag: int
@@ -59,7 +59,7 @@ def is_sound(exif: bytes) -> bool:
     return bool(entries)
 
 
-def main_entries(exif: bytes) -> Iterator[Entry]:
+def main_entries(exif: bytes) -> Iterator[DirectoryEntry]:
     """Yield the entries of the first directory, which describes the picture.
 
     Raises:
@@ -70,7 +70,7 @@ def main_entries(exif: bytes) -> Iterator[Entry]:
     (count,) = struct.unpack_from(order + "H", exif, start)
     for offset in range(start + 2, start + 2 + _ENTRY_SIZE * count, _ENTRY_SIZE):
         tag, kind, _, _ = struct.unpack_from(order + "HHII", exif, offset)
-        yield Entry(tag, offset, kind)
+        yield DirectoryEntry(tag, offset, kind)
 
 
 def upright(exif: bytes) -> tuple[bytes, bool]:
@@ -105,7 +105,7 @@ def has_thumbnail(exif: bytes) -> bool:
     return order is not None and struct.unpack_from(order + "I", exif, _next_pointer(exif)) != (0,)
 
 
-def states(exif: bytes, tag: int) -> bool:
+def has_tag(exif: bytes, tag: int) -> bool:
     """Whether the first directory of a sound structure has an entry for a tag."""
     return any(entry.tag == tag for entry in main_entries(exif))
 

@@ -66,6 +66,19 @@ def equivalent_quality(image: Image.Image) -> int | None:
     return max(1, bisect_right(_standard_sums(), -first))
 
 
+def jpeg_quality(image: Image.Image) -> tuple[int | None, bool]:
+    """Return the quality of an opened JPEG, and whether its tables are the standard ones.
+
+    For other tables it is the :func:`equivalent_quality`; None if the file is no JPEG.
+    """
+    if not isinstance(image, JpegImageFile) or not image.quantization:
+        return None, False
+    quality = compression_of(image).quality
+    if quality != UNKNOWN_QUALITY:
+        return quality, True
+    return equivalent_quality(image), False
+
+
 def equivalent_quality_of_file(data: bytes | memoryview) -> int | None:
     """Return the same for the content of any file; None too where it is no image."""
     try:

@@ -100,11 +100,11 @@ class PngStream:
 
     def file(self, *kinds: bytes) -> bytes:
         """Return a PNG file of some kinds of chunks, of all if none is named."""
-        return _file(chunk for chunk in self.chunks if not kinds or chunk[0] in kinds)
+        return _file((k, content) for k, content in self.chunks if not kinds or k in kinds)
 
     def metadata_file(self) -> bytes:
         """Return a PNG file of one pixel with the same metadata, wherever it stood."""
-        return _with_one_pixel([chunk for chunk in self.chunks if chunk[0] in _METADATA])
+        return _with_one_pixel([(k, content) for k, content in self.chunks if k in _METADATA])
 
     @property
     def transparent(self) -> tuple[int, ...] | None:
@@ -210,7 +210,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
         offset += 12 + length
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk with its length and checksum."""
     checksum = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
@@ -238,4 +239,4 @@ def _with_one_pixel(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 def _file(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
-    return SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks)
+    return SIGNATURE + b"".join(chunk(kind, content) for kind, content in chunks)

@@ -19,29 +19,23 @@ The rules, which differ from those of ``image_io`` where data sets need no more:
   compressed look like black and are not noticed.
 """
 
-import io
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import Image
 
-from cir_data.images import deep_jpeg2000, jpeg_stream, png_stream, tiff_pages
-from cir_data.images.compression import UNKNOWN_QUALITY
+from cir_data.images import deep_jpeg2000, deep_png, jpeg_stream, png_stream, tiff_pages
+from cir_data.images.channels import Samples, split_alpha
 from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
 from cir_data.images.geometry import Orientation
-from cir_data.images.jpeg_facts import compression_of, equivalent_quality
+from cir_data.images.jpeg_facts import jpeg_quality
 from cir_data.images.jpeg_stream import JpegStream
 from cir_data.images.metadata import Metadata, metadata_of, orientation_of
 from cir_data.images.opening import Source, open_image, opened
 from cir_data.images.png_stream import PngStream
-
-Samples: TypeAlias = npt.NDArray[Any]
-"""(H, W) grey, or (H, W, 3) RGB, of ``uint8`` or ``uint16``."""
+from cir_data.images.srgb import srgb_profile, to_srgb
 
 _PLAIN = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
 """What Pillow's modes become; all others become RGB."""
@@ -143,25 +137,6 @@ def read(data: bytes, where: str, *, strict: bool = False) -> Picture:
         )
 
 
-def jpeg_quality(image: Image.Image) -> tuple[int | None, bool]:
-    """Return the quality of an opened JPEG, and whether its tables are standard.
-
-    For others than the standard tables it is that of :func:`equivalent_quality`.
-    """
-    if not isinstance(image, JpegImageFile) or not image.quantization:
-        return None, False
-    quality = compression_of(image).quality
-    if quality != UNKNOWN_QUALITY:
-        return quality, True
-    return equivalent_quality(image), False
-
-
-@cache
-def srgb_profile() -> bytes:
-    """Return an ICC profile of sRGB."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
 def _several(source: Source, where: str) -> UnreadableImage:
     return UnreadableImage(
         f"{where}: holds {source.frames} frames or pages; save one as an image of its own"
@@ -200,7 +175,7 @@ class _Reader:
         if png is not None:
             return self._png_pixels(png)
         if source.format == "JPEG2000" and deep_jpeg2000.bits_of(source.data) > 8:
-            return _split(deep_jpeg2000.decode(source.data))
+            return split_alpha(deep_jpeg2000.decode(source.data))
         if source.jpeg is not None:
             self._load_jpeg(source.jpeg)
         else:
@@ -282,7 +257,9 @@ class _Reader:
         if png.transparent is not None:
             self._image.info.pop("transparency", None)  # Pillow does not scale that of 1 to 4 bits
         if png.header.bits == 16:
-            samples, alpha = _png_of_16_bits(png)
+            samples, alpha = deep_png.decode(
+                png.file(b"IHDR", b"IDAT", b"IEND"), png.header.is_grey
+            )
         else:
             self._load()
             samples, alpha = self._plain()
@@ -358,32 +335,17 @@ class _Reader:
                 " save it with 8 or 16 bits"
             )
         if mode in ("CMYK", "LAB"):
-            image = _to_srgb(image, self.metadata.icc, self.notes)
+            image = to_srgb(image, self.metadata.icc, self.notes)
             self.metadata = replace(self.metadata, icc=srgb_profile())
         wanted = _PLAIN.get(mode, "RGB")
         if wanted in ("L", "RGB") and "transparency" in image.info:
             wanted += "A"
-        return _split(np.asarray(image if image.mode == wanted else image.convert(wanted)))
+        return split_alpha(np.asarray(image if image.mode == wanted else image.convert(wanted)))
 
     def _layout(self) -> str:
         if self._source.page is not None:
             return self._source.page.layout
         return "32-bit floating-point" if self._image.mode == "F" else "32-bit"
-
-
-def _png_of_16_bits(png: PngStream) -> tuple[Samples, Samples | None]:
-    data = np.frombuffer(png.file(b"IHDR", b"IDAT", b"IEND"), np.uint8)
-    decoded: Any = None
-    import cv2  # for 16 bits alone
-
-    with suppress(cv2.error):
-        decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if decoded is None:
-        raise ValueError("a kind of 16-bit PNG that OpenCV cannot decode")
-    samples, alpha = _split(decoded)  # blue first
-    if samples.ndim == 3:
-        samples = samples[..., 0] if png.header.is_grey else samples[..., ::-1]
-    return samples, alpha
 
 
 def _empty_rows(image: Image.Image) -> npt.NDArray[np.bool_]:
@@ -396,40 +358,3 @@ def _empty_rows(image: Image.Image) -> npt.NDArray[np.bool_]:
 
 def _percent(share: float) -> str:
     return f"{min(99, max(1, round(100 * share)))} %"
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
-    if image.mode == "LAB":
-        source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-    elif profile is None:
-        notes.append("CMYK without a profile; converted by formula")
-        return image.convert("RGB")
-    else:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        except OSError:
-            notes.append("CMYK with a damaged profile; converted by formula")
-            return image.convert("RGB")
-    try:
-        converted = ImageCms.profileToProfile(
-            image,
-            source,
-            ImageCms.createProfile("sRGB"),
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGB",
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-    except ImageCms.PyCMSError:
-        notes.append(f"{image.mode} with a profile of another kind; converted by formula")
-        return image.convert("RGB")
-    assert converted is not None  # only a conversion in place gives nothing
-    return converted
-
-
-def _split(samples: Samples) -> tuple[Samples, Samples | None]:
-    if samples.ndim == 2:
-        return samples, None
-    if samples.shape[2] == 3:
-        return samples, None
-    colour = samples[..., 0] if samples.shape[2] == 2 else samples[..., :3]
-    return colour, samples[..., -1]

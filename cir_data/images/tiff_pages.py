@@ -9,15 +9,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from tifffile import TiffFile, TiffFileError, TiffPage
 
+from cir_data.images.channels import Samples, to_full_range, unpremultiplied
 from cir_data.images.errors import DECODING_ERRORS
-
-Samples: TypeAlias = npt.NDArray[Any]
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -136,7 +134,7 @@ def read_page(data: bytes, index: int) -> Decoded:
     alphas = [i for i, k in enumerate(kinds) if k in (_PREMULTIPLIED, _UNASSOCIATED)]
     alpha = extra[..., alphas[0]] if alphas and alphas[0] < extra.shape[2] else None
     if alpha is not None and kinds[alphas[0]] == _PREMULTIPLIED:
-        colour = _unpremultiplied(colour, alpha)
+        colour = unpremultiplied(colour, alpha)
     return Decoded(
         samples=colour[..., 0] if colours == 1 else colour,
         alpha=alpha,
@@ -270,22 +268,3 @@ def _segments(data: bytes, page: TiffPage) -> tuple[Samples, float]:
     if not found:
         raise ValueError(f"none of its data can be decoded ({error or 'they are missing'})")
     return result, 1 - found / expected
-
-
-def to_full_range(samples: Samples, bits: int) -> Samples:
-    """Scale samples of 1 to 16 bits to 8 or 16."""
-    if bits in (8, 16):
-        return samples.astype(f"uint{bits}", copy=False)
-    target = np.dtype(np.uint8 if bits < 8 else np.uint16)
-    factor = np.iinfo(target).max / (2**bits - 1)
-    scaled: Samples = (samples * factor).round().astype(target)
-    return scaled
-
-
-def _unpremultiplied(colour: Samples, alpha: Samples) -> Samples:
-    """Divide by alpha; what is transparent becomes black."""
-    full = np.iinfo(colour.dtype).max
-    divisor = np.maximum(alpha, 1)[..., None].astype(np.float32)
-    divided: Samples = (colour * (full / divisor)).round().clip(0, full).astype(colour.dtype)
-    divided[alpha == 0] = 0
-    return divided

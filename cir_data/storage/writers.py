@@ -8,7 +8,7 @@ from typing import Any
 
 import lmdb
 
-from cir_data.storage.sources import lmdb_facts
+from cir_data.storage.lmdb_source import lmdb_facts
 
 FIRST_MAP = 1 << 30
 """Size of an LMDB's map in bytes to begin with; it doubles whenever it is full."""

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from cir_data.codecs import jpeg
+from cir_data.images.compression import UNKNOWN_QUALITY
 from cir_data.images.geometry import Window
+from cir_data.images.jpeg_facts import compression_of
 
 
 def test_compress_is_one_plain_pillow_call():
@@ -134,15 +136,15 @@ def opened(image, **options):
 def test_quality_of_a_file_is_read_from_its_tables():
     colour, grey = smooth_image(16, 16), smooth_image(16, 16, channels=1)
     for quality in range(1, 101):
-        assert jpeg.compression_of(opened(colour, quality=quality)) == ("JPEG", quality, "4:2:0")
-        assert jpeg.compression_of(opened(grey, quality=quality)) == ("JPEG", quality, "4:0:0")
+        assert compression_of(opened(colour, quality=quality)) == ("JPEG", quality, "4:2:0")
+        assert compression_of(opened(grey, quality=quality)) == ("JPEG", quality, "4:0:0")
     other = [range(1, 65), range(1, 65)]
-    assert jpeg.compression_of(opened(colour, qtables=other)).quality == jpeg.UNKNOWN_QUALITY
+    assert compression_of(opened(colour, qtables=other)).quality == UNKNOWN_QUALITY
 
 
 def test_subsampling_of_a_file():
     image = smooth_image(16, 16)
     for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
         file = opened(image, quality=80, subsampling=subsampling)
-        assert jpeg.compression_of(file).subsampling == subsampling
-    assert jpeg.compression_of(opened(image, format="PNG")) == ("PNG", -1, "unknown")
+        assert compression_of(file).subsampling == subsampling
+    assert compression_of(opened(image, format="PNG")) == ("PNG", -1, "unknown")

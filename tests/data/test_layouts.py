@@ -13,7 +13,8 @@ from PIL import Image
 
 from cir_data.images.errors import UnreadableImage
 from cir_data.images.opening import open_image
-from cir_data.images.reading import examine, read, srgb_profile
+from cir_data.images.reading import examine, read
+from cir_data.images.srgb import srgb_profile
 
 ROWS, COLUMNS = np.mgrid[:37, :53]
 

@@ -14,16 +14,11 @@ from name_tools import file_paths, not_utf8
 
 from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage
-from cir_data.storage.sources import (
-    FolderSource,
-    StoredImage,
-    StoredImages,
-    find_images,
-    meta_info_bytes,
-    meta_info_line,
-    open_images,
-    read_meta_info,
-)
+from cir_data.storage.dataroots import find_images, open_images
+from cir_data.storage.folder_source import FolderSource
+from cir_data.storage.image_source import StoredImage
+from cir_data.storage.meta_info import meta_info_bytes, meta_info_line, read_meta_info
+from cir_data.storage.stored_images import StoredImages
 from cir_host.errors import UserError
 
 IMAGE = coordinate_image(9, 7)
@@ -64,9 +59,9 @@ def test_several_roots_and_a_home(tmp_path, monkeypatch):
 
 def unusable(root):
     """Lines without the root, of one that holds images too."""
-    (images,), passed_over = find_images("key", str(root))
+    (images,), skipped = find_images("key", str(root))
     assert [image.name for image in images] == ["good.png"]
-    lines = [line.removeprefix(f"{root}/") for line in passed_over.unusable]
+    lines = [line.removeprefix(f"{root}/") for line in skipped.unusable]
     with pytest.raises(UserError, match=r"^key: .*mend or remove what cannot be used") as error:
         open_images("key", str(root))
     assert lines[0] in str(error.value)
@@ -115,12 +110,12 @@ def test_files_that_may_be_images_are_counted(tmp_path):
     save(tmp_path / "good.png", IMAGE)
     for name in ("a.heic", "b.HEIC", "c.jfif", "README", "notes.txt", ".hidden.jfif"):
         (tmp_path / name).touch()
-    _, passed_over = find_images("key", str(tmp_path))
-    assert passed_over.describe() == "2 .heic, 1 without a suffix, 1 .jfif, 1 .txt"
+    _, skipped = find_images("key", str(tmp_path))
+    assert skipped.describe() == "2 .heic, 1 without a suffix, 1 .jfif, 1 .txt"
     with basicsr_log() as log:
         open_images("key", str(tmp_path))
     (line,) = log
-    assert line.startswith("key: passes over files that may be images: 2 .heic, 1 .jfif. To use")
+    assert line.startswith("key: skips files that may be images: 2 .heic, 1 .jfif. To use")
     (tmp_path / "good.png").unlink()
     with pytest.raises(UserError, match=r"no images in it \(.*\); it holds 2 \.heic, 1 without"):
         open_images("key", str(tmp_path))
