@@ -1,4 +1,4 @@
-"""Compressed images without originals."""
+"""Compressed images without ground truth."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -17,7 +17,7 @@ from cir_host.registration import register
 
 @register("dataset")
 class JPEGFolderDataset(Dataset[Sample]):
-    """Whole compressed images to restore; no metrics can be taken.
+    """Whole compressed images to restore, without ground truth for metrics.
 
     ``quality`` and ``subsampling`` are read from the JPEG file, as in ``PairedJPEGDataset``.
 
@@ -25,8 +25,8 @@ class JPEGFolderDataset(Dataset[Sample]):
         opt: The section of the options file; :class:`JPEGFolderOptions` lists the keys.
 
     Raises:
-        OptionsError: A key or value that cannot be used.
-        UserError: A folder, an LMDB or a listed image is not there.
+        OptionsError: A key or value cannot be used.
+        UserError: A folder, an LMDB or a listed image is missing.
     """
 
     options_type = JPEGFolderOptions

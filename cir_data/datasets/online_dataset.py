@@ -1,4 +1,4 @@
-"""What the data sets share that compress clean images while loading."""
+"""The base of data sets that compress clean images while loading."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from cir_data.images.geometry import Orientation, Pixels, Size, Window
 
 
 class OnlineDataset(PairDataset):
-    """Base of the data sets that make the compressed image from the clean one.
+    """Base of data sets that compress the clean image while loading.
 
-    In training, an image that is too small for a crop is extended by reflection before anything
-    else is done to it.
+    In training, an image that is smaller than a crop is padded by reflection before all other
+    steps.
     """
 
     codec: str
@@ -27,7 +27,7 @@ class OnlineDataset(PairDataset):
 
     @abstractmethod
     def draw(self, rng: np.random.Generator) -> Degradation:
-        """Draw what happens to an image."""
+        """Draw the degradation of an image."""
 
     def grid(self, degradation: Degradation) -> Size:
         """Return the grid on which crops start."""
@@ -40,18 +40,18 @@ class OnlineDataset(PairDataset):
         orientation: Orientation,
         lq: Pixels,
     ) -> Mapping[str, Any]:
-        """Return what is added to a sample beside the facts of the last compression.
+        """Return further keys of a sample, besides the facts of the last compression.
 
         Args:
-            degradation: What was drawn.
-            window: Where the sample lies in the degraded image.
-            orientation: How it is turned.
-            lq: The degraded window, not yet turned.
+            degradation: The degradation of the image.
+            window: The window of the sample in the degraded image.
+            orientation: The orientation of the sample.
+            lq: The degraded window, before it is flipped or transposed.
         """
         return {}
 
     def whole(self, index: int) -> PairSample:
-        """Return a whole image, the same bits each time."""
+        """Return a whole image, deterministically."""
         degradation = self.draw(sample_generator(0, index))
         original = self.originals[index]
         image = extend(decode(original.read(), original.path), degradation.input_edge(1))

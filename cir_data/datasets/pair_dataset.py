@@ -1,4 +1,4 @@
-"""What the data sets with original images share: training crops, and what damaged files do."""
+"""The base of data sets with ground truth: training crops, and handling of damaged files."""
 
 import logging
 import re
@@ -32,17 +32,17 @@ _logger = logging.getLogger("basicsr")
 
 
 class PairDataset(Dataset[PairSample], ABC):
-    """Base of the data sets that give compressed images with their originals.
+    """Base of data sets of compressed images with their ground truth.
 
-    In training a sample is a random crop, in validation and test a whole image.
+    In training, a sample is a random crop; in validation and test, a whole image.
 
     Args:
-        opt: The section of the options file, with ``phase`` and ``manual_seed`` put in.
+        opt: The section of the options file, with ``phase`` and ``manual_seed`` added.
     """
 
     options_type: ClassVar[type[PairOptions]]
     seeds_samples: ClassVar[bool] = True
-    """Training samples depend on the :class:`SampleIndex` alone, not on global random states."""
+    """Training samples depend only on the :class:`SampleIndex`, not on global random states."""
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt  # BasicSR's validation reads the name here
@@ -59,8 +59,8 @@ class PairDataset(Dataset[PairSample], ABC):
         """Return a crop in training, else a whole image.
 
         Raises:
-            UserError: A file is missing, damaged or cannot be read; in training, unless ``strict``,
-                another takes the place of one that is there.
+            UserError: A file is missing, damaged or unreadable. In training, unless ``strict``, an
+                unreadable file is replaced by another one instead.
         """
         if self._sheet is not None and self._sheet.now():
             self._write_sheet()
@@ -86,8 +86,8 @@ class PairDataset(Dataset[PairSample], ABC):
                 tried.append(self.originals[chosen].path)
                 chosen = int(rng.integers(len(self)))
         raise UserError(
-            f"{self.options.name}: {_MOST_TRIES} images drawn in a row cannot be read, the last of"
-            f" them {tried[-1]}"
+            f"{self.options.name}: {_MOST_TRIES} images drawn in a row cannot be read; the last one"
+            f" is {tried[-1]}"
         )
 
     def _write_sheet(self) -> None:
@@ -107,7 +107,7 @@ class PairDataset(Dataset[PairSample], ABC):
 
     @abstractmethod
     def whole(self, index: int) -> PairSample:
-        """Return a whole image, the same each time."""
+        """Return a whole image, deterministically."""
 
     @abstractmethod
     def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
@@ -128,7 +128,7 @@ class PairDataset(Dataset[PairSample], ABC):
 
 
 def extend(image: Pixels, size: int) -> Pixels:
-    """Reflect an image at bottom and right until both edges have ``size`` pixels at least."""
+    """Pad an image at bottom and right by reflection until both edges have ``size`` pixels."""
     missing = [(0, max(0, size - edge)) for edge in image.shape[:2]]
     if not any(after for _, after in missing):
         return image

@@ -1,4 +1,4 @@
-"""Pairs from disk: compressed files beside their originals."""
+"""Pairs from disk: compressed files and their ground truth."""
 
 from collections.abc import Mapping
 from itertools import groupby
@@ -25,17 +25,17 @@ from cir_host.registration import register
 class PairedJPEGDataset(PairDataset):
     """Compressed files and their originals, matched by path without extension.
 
-    ``quality`` and ``subsampling`` are read from the JPEG file; the quality is -1 where its tables
-    are not standard ones, or where the file is no JPEG. ``block_offset`` supposes that the blocks
-    start at the file's first pixel, as they do in every JPEG. Beyond the border of an image that is
-    extended to ``gt_size``, the grid is that of the reflected pixels, and not continued.
+    ``quality`` and ``subsampling`` are read from the JPEG file; the quality is -1 if its tables are
+    not standard, or if the file is no JPEG. ``block_offset`` assumes that the blocks start at the
+    file's first pixel, as in every JPEG. If an image is padded to ``gt_size``, the grid does not
+    continue in the padding, which contains reflected pixels.
 
     Args:
         opt: The section of the options file; :class:`PairedJPEGOptions` lists the keys.
 
     Raises:
-        OptionsError: A key or value that cannot be used.
-        UserError: A folder, an LMDB, a listed image or one of a pair is not there.
+        OptionsError: A key or value cannot be used.
+        UserError: A folder, an LMDB, a listed image or one of a pair is missing.
     """
 
     options_type = PairedJPEGOptions

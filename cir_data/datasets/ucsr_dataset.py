@@ -1,4 +1,4 @@
-"""Compressed super-resolution: clean images, and small ones that a codec of a set compressed."""
+"""Compressed super-resolution: clean images, downscaled and compressed by one of several codecs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -32,14 +32,14 @@ from cir_host.registration import register
 
 @register("dataset")
 class UCSRDataset(PairDataset):
-    """Clean images, and their small versions compressed by one of several codecs.
+    """Clean images, downscaled and compressed by one of several codecs.
 
-    An image is cut at bottom and right to a multiple of ``scale``, reduced by MATLAB's bicubic
-    filter, and compressed by a drawn codec at a drawn quality; or the compressed small image is
-    read from a folder where others made it. ``lq`` is ``scale`` times smaller than ``gt``;
-    ``codec_index`` is what a network that is told the codec needs. For JPEG, a crop equals that of
-    the whole small image as compressed, bit for bit, and only a part is reduced; other codecs
-    compress the whole small image for each crop.
+    An image is cropped at bottom and right to a multiple of ``scale``, downscaled by MATLAB's
+    bicubic filter, and compressed by a random codec at a random quality. Alternatively, the
+    compressed small image is read from a folder. ``lq`` is ``scale`` times smaller than ``gt``;
+    networks that get the codec as an input use ``codec_index``. With JPEG, a crop equals that of
+    the whole compressed image bit for bit, and only a part is processed; other codecs compress the
+    whole small image for each crop.
 
     Source: Li et al., UCIP, ECCV 2024, section 3.3.
 
@@ -47,8 +47,8 @@ class UCSRDataset(PairDataset):
         opt: The section of the options file; :class:`UCSROptions` lists the keys.
 
     Raises:
-        OptionsError: A key or value that cannot be used.
-        UserError: A folder, an LMDB, a listed image, a package or a program is not there.
+        OptionsError: A key or value cannot be used.
+        UserError: A folder, an LMDB, a listed image, a package or a program is missing.
     """
 
     options_type = UCSROptions
@@ -64,14 +64,14 @@ class UCSRDataset(PairDataset):
         self.codec = "; ".join(maker.version for maker in self._makers)
 
     def whole(self, index: int) -> UCSRSample:
-        """Return a whole image, the same bits each time."""
+        """Return a whole image, deterministically."""
         image = self._clean(index, self.options.scale)
         size = Reduce(self.options.scale).output_size(_size(image))
         rng = sample_generator(0, index)
         return self._sample(index, rng, image, Window(0, 0, *size), Orientation())
 
     def crop(self, index: int, size: int, rng: np.random.Generator) -> UCSRSample:
-        """Return a crop of the small compressed image, and what it shows of the clean one."""
+        """Return a crop of the small compressed image, and the same part of the clean one."""
         image = self._clean(index, size)
         scale = self.options.scale
         window = Window.random(rng, Reduce(scale).output_size(_size(image)), size // scale)
@@ -120,7 +120,7 @@ class UCSRDataset(PairDataset):
 
 
 class _Maker(ABC):
-    """Gives small compressed images of the originals."""
+    """Returns small compressed images of the originals."""
 
     version: str
 
@@ -128,13 +128,13 @@ class _Maker(ABC):
     def make(
         self, index: int, rng: np.random.Generator, image: Pixels, color: Color, window: Window
     ) -> tuple[Pixels, str, Compression]:
-        """Return a part of the small image at a drawn quality, its path, and how it was made.
+        """Return a part of the small image at a random quality, its path and its compression.
 
         Args:
-            index: Which original it belongs to.
-            rng: Where the quality comes from.
-            image: The original, whose edges are multiples of the scale.
-            color: What to convert it to.
+            index: Index of the original.
+            rng: The random generator of the sample.
+            image: The original; its edges are multiples of the scale.
+            color: The channels to return.
             window: The part, in the small image.
         """
 
@@ -189,7 +189,7 @@ class _Stored(_Maker):
         stored, quality = self._images[chosen][index], self._qualities[chosen]
         small = decode(stored.read(), stored.path)
         wanted = Reduce(self._scale).output_size(_size(image))
-        # an original that was extended for its crop has its small image extended likewise
+        # if the original was padded for its crop, the small image is padded, too
         extended = extend(small, min(wanted))
         if _size(extended) != wanted:
             raise UserError(

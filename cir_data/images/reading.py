@@ -1,22 +1,22 @@
-"""A picture read whole: pixels of 8 or 16 bits, alpha, and all that its file says beside them.
+"""A picture read completely: pixels of 8 or 16 bits, alpha, and all metadata of its file.
 
-The rules, which differ from those of ``image_io`` where data sets need no more:
+:mod:`cir_data.images.decoding` reads images for data sets, by simpler rules. Here:
 
-- Grey stays grey, 16 bits stay 16 bits: of PNG (by OpenCV), TIFF (by tifffile) and JPEG 2000 (by
-  imagecodecs), of which Pillow reduces colour to 8. Other bits of TIFF and JPEG 2000 are scaled up
-  to 8 or 16. Palettes become RGB, black and white becomes 0 and 255.
-- Alpha is kept apart, also that of a palette or of a transparent colour; what was multiplied by it
-  is divided by it. Other channels are left out, which is said.
-- CMYK and YCCK become sRGB through the embedded profile, or by Pillow's formula where there is
-  none, and the result is marked as sRGB. Lab becomes sRGB. All other profiles stay as they are.
+- Grey stays grey, and 16 bits stay 16 bits: PNG is decoded by OpenCV, TIFF by tifffile, and JPEG
+  2000 by imagecodecs, because Pillow reduces 16-bit colour to 8 bits. Other bit depths of TIFF and
+  JPEG 2000 are scaled up to 8 or 16. Palettes become RGB, black and white becomes 0 and 255.
+- Alpha is kept separately, including that of a palette or of a transparent colour. Premultiplied
+  colour is divided by alpha. Other channels are dropped, with a warning.
+- CMYK and YCCK become sRGB through the embedded profile, or by Pillow's formula if there is none,
+  and the result gets an sRGB profile. Lab becomes sRGB. All other profiles stay as they are.
 - The picture is turned upright by its orientation, which EXIF and XMP then state as 1.
-- A file of several frames is refused. The first picture of an MPO, which cameras write as JPEG, is
-  taken, and the page of full size of a TIFF beside its overviews and masks.
-- Signed, 32-bit and floating-point samples are refused: their range is not stated anywhere.
-- Metadata that is damaged or too large is left out, which is said.
-- Of a truncated or damaged file, what can be decoded is; what is missing is told as far as it is
-  known, and if nothing can be decoded the file is refused. Zeros in place of samples that are not
-  compressed look like black and are not noticed.
+- A file of several frames is refused, except that an MPO, which cameras write as JPEG, gives its
+  first picture, and a TIFF with overviews and masks gives its page of full size.
+- Signed, 32-bit and floating-point samples are refused: the file does not state their range.
+- Metadata that is damaged or too large is dropped, with a warning.
+- A truncated or damaged file is decoded as far as possible, with a warning that says what is
+  missing as far as that is known. If nothing can be decoded, the file is refused. Zeros in place of
+  uncompressed samples look like black and go unnoticed.
 """
 
 from dataclasses import dataclass, replace
@@ -38,32 +38,32 @@ from cir_data.images.png_stream import PngStream
 from cir_data.images.srgb import srgb_profile, to_srgb
 
 _PLAIN = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
-"""What Pillow's modes become; all others become RGB."""
+"""Target modes of Pillow's modes; all others become RGB."""
 
 
 _TOO_MANY_ZEROS = 0.1
-"""The share of zeros at the end of a file from which on a copy has failed; blank ones have 0.06."""
+"""Share of zeros at the end of a file that indicates a failed copy; blank pictures have 0.06."""
 
 
 class TruncatedImage(UnreadableImage):
-    """A file that ends before its picture does."""
+    """A truncated or damaged file, where ``strict`` reading refuses it."""
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file's header tells, before anything is decoded."""
+    """Facts from a file's header, before anything is decoded."""
 
     format: str
     """Pillow's name, with ``JPEG`` for ``MPO``."""
     width: int
     height: int
     quality: int | None
-    """JPEG quality, 1 to 100, by the file's own tables; None for other formats."""
+    """JPEG quality, 1 to 100, judged by the file's tables; None for other formats."""
     standard_tables: bool
-    """Whether the tables are those of that quality, and not only nearest to them."""
+    """Whether the tables are exactly those of that quality."""
     lossless: bool
     frames: int = 1
-    """More than one only where ``lossless``: :func:`read` refuses it."""
+    """More than 1 only for lossless files; :func:`read` refuses these."""
 
     @property
     def pixels(self) -> int:
@@ -80,7 +80,7 @@ class Picture:
     """(H, W), of the type of ``samples``."""
     metadata: Metadata
     warnings: tuple[str, ...] = ()
-    """What the user should know, such as that the file is truncated."""
+    """Warnings for the user, such as that the file is truncated."""
 
 
 def examine(data: bytes, where: str) -> FileFacts:
@@ -91,8 +91,16 @@ def examine(data: bytes, where: str) -> FileFacts:
         where: Its path, for messages.
 
     Raises:
-        UnreadableImage: It is empty, of no kind that can be read, or holds several frames that are
-            compressed with loss.
+        UnreadableImage: It is empty, its format cannot be read, or it holds several frames with
+            lossy compression.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (64, 48)).save(file, "JPEG", quality=40)
+        >>> facts = examine(file.getvalue(), "photo.jpg")
+        >>> facts.format, facts.width, facts.height, facts.quality, facts.lossless
+        ('JPEG', 64, 48, 40, False)
     """
     with opened(data, where) as source:
         if source.frames > 1 and not source.lossless:
@@ -111,7 +119,7 @@ def examine(data: bytes, where: str) -> FileFacts:
 
 
 def read(data: bytes, where: str, *, strict: bool = False) -> Picture:
-    """Decode an image file whole.
+    """Decode an image file completely.
 
     Args:
         data: The file's content.
@@ -120,8 +128,16 @@ def read(data: bytes, where: str, *, strict: bool = False) -> Picture:
 
     Raises:
         TruncatedImage: It is truncated or damaged, and ``strict``.
-        UnreadableImage: Nothing of it can be decoded, its samples have no stated range, or it holds
-            several frames.
+        UnreadableImage: Nothing can be decoded, the range of the samples is unknown, or the file
+            holds several frames.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> Image.new("RGBA", (64, 48)).save(file, "PNG", dpi=(300, 300))
+        >>> picture = read(file.getvalue(), "photo.png")
+        >>> picture.samples.shape, picture.alpha.shape, round(picture.metadata.dpi[0])
+        ((48, 64, 3), (48, 64), 300)
     """
     with opened(data, where) as source:
         if source.frames > 1:
@@ -144,7 +160,7 @@ def _several(source: Source, where: str) -> UnreadableImage:
 
 
 class _Reader:
-    """Decodes one opened file, and gathers what the user should know of it."""
+    """Decodes one opened file, and collects warnings for the user."""
 
     def __init__(self, source: Source, where: str, strict: bool) -> None:
         self._source = source
@@ -165,7 +181,7 @@ class _Reader:
         self.orientation = Orientation.upright(orientation)
 
     def pixels(self) -> tuple[Samples, Samples | None]:
-        """Return the samples and the alpha as they are stored, not turned."""
+        """Return samples and alpha in the orientation in which they are stored."""
         source, png = self._source, self._png
         page = source.page
         if page is not None and page.readable:
@@ -182,11 +198,11 @@ class _Reader:
             if self._load() and source.zeros > _TOO_MANY_ZEROS:
                 self._damaged(f"the last {_percent(source.zeros)} of the file are only zeros")
             if source.format == "TIFF":
-                self.orientation = Orientation()  # Pillow turns it as it loads it
+                self.orientation = Orientation()  # Pillow turns it while loading
         return self._plain()
 
     def _metadata(self, image: Image.Image) -> tuple[Metadata, int]:
-        """Return the metadata and the orientation, without what of them is damaged."""
+        """Return the metadata and the orientation, without damaged parts."""
         try:
             metadata, orientation = metadata_of(image), orientation_of(image)
             if metadata.exif is not None:
@@ -211,7 +227,7 @@ class _Reader:
         return UnreadableImage(f"{self._where}: {what}: nothing of it can be decoded")
 
     def _side(self, bottom: bool) -> str:
-        """Say where the end or beginning of the stored rows lies in the upright picture."""
+        """Name the side of the upright picture where the stored rows end or begin."""
         if self.orientation.vertical_flip:
             bottom = not bottom
         if self.orientation.transpose:
@@ -219,7 +235,7 @@ class _Reader:
         return "lower" if bottom else "upper"
 
     def _tiff_page(self, index: int) -> tuple[Samples, Samples | None] | None:
-        """Return a page as tifffile decodes it; None if it fails, but Pillow may do better."""
+        """Decode a page by tifffile; None if Pillow should decode it instead."""
         try:
             page = tiff_pages.read_page(self._source.data, index)
         except DECODING_ERRORS:
@@ -235,7 +251,7 @@ class _Reader:
         return page.samples, page.alpha
 
     def _pillow_decodes_all(self) -> bool:
-        """Tell whether Pillow decodes the whole page in all its bits."""
+        """Whether Pillow decodes the whole page at its full bit depth."""
         if self._source.stands_in or self._image.mode not in ("L", "LA", "RGB", "RGBA"):
             return False
         try:
@@ -276,7 +292,7 @@ class _Reader:
             return
         self._image = open_image(damage.remains)
         if not self._load():
-            return  # libjpeg gave up, which is told
+            return  # libjpeg gave up, and _load has added a warning
         rows = jpeg_stream.undecoded_rows(self._image)
         if rows == self._image.height:
             raise self._nothing()
@@ -291,7 +307,7 @@ class _Reader:
             self._damaged(f"libjpeg says: {damage.warning}")
 
     def _load(self) -> bool:
-        """Decode by Pillow, and keep what it has decoded until it fails, if it does."""
+        """Decode by Pillow; if it fails, keep what it has decoded. Return whether it succeeded."""
         image: Any = self._image
         try:
             image.load()
@@ -300,13 +316,13 @@ class _Reader:
             if not hasattr(image, "tile"):
                 raise
             reason = error
-        image.tile = []  # nothing more to decode: load() gives what there is
+        image.tile = []  # nothing left to decode, so load() returns what there is
         try:
             image.load()
         except DECODING_ERRORS:
             raise reason from None
         if self._source.format == "TIFF":
-            image.load_end()  # which turns it
+            image.load_end()  # this turns it
             self.orientation = Orientation()
         empty = _empty_rows(image)
         if empty.all():
@@ -323,11 +339,11 @@ class _Reader:
         return False
 
     def _plain(self) -> tuple[Samples, Samples | None]:
-        """Return what Pillow has decoded as L, LA, RGB or RGBA, in 16 bits where it has them."""
+        """Return what Pillow has decoded as grey or RGB, with 16 bits for 16-bit grey."""
         image, mode = self._image, self._image.mode
         if mode.startswith("I;16") and not mode.endswith("S"):
             return np.asarray(image).astype(np.uint16), None
-        if mode == "I" and image.format == "PPM":  # which has at most 16 bits
+        if mode == "I" and image.format == "PPM":  # PPM has at most 16 bits
             return np.asarray(image).astype(np.uint16), None
         if mode == "F" or mode.startswith("I"):
             raise UnreadableImage(
@@ -349,7 +365,7 @@ class _Reader:
 
 
 def _empty_rows(image: Image.Image) -> npt.NDArray[np.bool_]:
-    """Tell which rows hold only what Pillow fills a new image with."""
+    """Find the rows that hold only the initial values of a new Pillow image."""
     samples = np.asarray(image)
     fill = image.info.get("transparency", 0) if image.format == "GIF" else 0
     empty: npt.NDArray[np.bool_] = (samples == fill).reshape(len(samples), -1).all(axis=1)

@@ -62,7 +62,7 @@ class Encoding:
         largest = _LARGEST.get(self.format)
         if largest is not None and max(height, width) > largest:
             raise UnwritablePicture(
-                f"{where}: {self.format} holds at most {largest} pixels per side, and this is"
+                f"{where}: {self.format} holds at most {largest} pixels a side, and this is"
                 f" {width} x {height}; write png or tiff"
             )
         if self.format == "jpeg" and picture.alpha is not None:

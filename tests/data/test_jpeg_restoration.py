@@ -230,7 +230,7 @@ def test_damaged_image_stops_a_strict_training_and_every_validation(damaged):
 
 def test_nothing_but_damaged_images_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"in a row cannot be read, the last of them .*a\.png"):
+    with pytest.raises(UserError, match=r"in a row cannot be read; the last one is .*a\.png"):
         training_set(str(tmp_path))[0]
 
 
