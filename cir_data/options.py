@@ -93,7 +93,8 @@ class PairOptions(ImageOptions, kw_only=True):
         Roots,
         Meta(
             description="The original images (ground truth): a folder, searched with its"
-            " subfolders, or an LMDB in BasicSR's layout (its path ends in .lmdb), or a list of these."
+            " subfolders, or an LMDB in BasicSR's layout (its path ends in .lmdb), or a list of"
+            " these."
         ),
     ]
     gt_size: Annotated[
@@ -215,8 +216,8 @@ class JPEGRestorationOptions(PairOptions, kw_only=True):
         NameOption[Subsampling],
         Meta(
             description='"4:4:4", "4:2:2" or "4:2:0" (in quotation marks, because YAML may read'
-            ' these as times). Training also takes {choices: ["4:4:4", "4:2:0"]} or a mixture, as for'
-            " quality. No effect on one channel."
+            ' these as times). Training also takes {choices: ["4:4:4", "4:2:0"]} or a mixture, as'
+            " for quality. No effect on one channel."
         ),
     ] = "4:2:0"
     progressive: Annotated[
@@ -272,8 +273,8 @@ class CommandOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Commands,
         Meta(
             description="The command that compresses, or several that run one after the other,"
-            " without a shell. {input} is the image as PNG, {bitstream} the file to write; optional:"
-            " {quality}, {width}, {height} and {folder}, a folder for temporary files."
+            " without a shell. {input} is the image as PNG, {bitstream} the file to write;"
+            " optional: {quality}, {width}, {height} and {folder}, a folder for temporary files."
         ),
     ]
     decode: Annotated[
