@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from cir_data.images.compression import Compression
-from cir_data.images.geometry import Pixels, Size, Window
+from cir_data.images.geometry import Pixels, Size, Window, size_of
 from cir_host.errors import UserError
 
 
@@ -75,7 +75,7 @@ class Codec(ABC):
         """
         as_grey = image.ndim == 2 and not self.takes_grey
         given = np.repeat(image[..., None], 3, axis=2) if as_grey else image
-        decoded = self.decode(self.encode(given, quality), _size(given))
+        decoded = self.decode(self.encode(given, quality), size_of(given))
         if decoded.shape != given.shape:
             raise CodecError(
                 f"{self.version}: returned an image of shape {decoded.shape} for {given.shape}"
@@ -97,7 +97,3 @@ class Codec(ABC):
             grey: Whether it is compressed as a grey image.
         """
         return Window(0, 0, *size)
-
-
-def _size(image: Pixels) -> Size:
-    return image.shape[0], image.shape[1]

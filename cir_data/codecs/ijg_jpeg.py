@@ -19,7 +19,7 @@ import numpy as np
 from cir_data.codecs.base import CodecError
 from cir_data.codecs.jpeg import JPEG
 from cir_data.extras import needs_extra
-from cir_data.images.geometry import Pixels, Size
+from cir_data.images.geometry import Pixels, Size, size_of
 from cir_data.images.jpeg_facts import standard_tables
 
 _selected = threading.Lock()
@@ -75,7 +75,7 @@ class IJGJpeg(JPEG):
 
     def compress(self, image: Pixels, quality: int) -> Pixels:
         """Compress and decode an image; see :meth:`Codec.compress`."""
-        return self.decode(self.encode(image, quality), (image.shape[0], image.shape[1]))
+        return self.decode(self.encode(image, quality), size_of(image))
 
     def _library(self) -> ModuleType:
         library = _jpeglib()

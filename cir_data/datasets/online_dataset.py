@@ -12,7 +12,7 @@ from cir_data.datasets.randomness import sample_generator
 from cir_data.datasets.sample_fields import PairSample, make_pair, make_sample
 from cir_data.degradations.base import Degradation
 from cir_data.images.decoding import decode
-from cir_data.images.geometry import Orientation, Pixels, Size, Window
+from cir_data.images.geometry import Orientation, Pixels, Size, Window, size_of
 
 
 class OnlineDataset(PairDataset):
@@ -55,7 +55,7 @@ class OnlineDataset(PairDataset):
         degradation = self.draw(sample_generator(0, index))
         original = self.originals[index]
         image = extend(decode(original.read(), original.path), degradation.input_edge(1))
-        window = Window(0, 0, *degradation.output_size(_size(image)))
+        window = Window(0, 0, *degradation.output_size(size_of(image)))
         return self._sample(index, image, degradation, window, Orientation())
 
     def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
@@ -64,7 +64,7 @@ class OnlineDataset(PairDataset):
         image = decode(original.read(), original.path)
         degradation = self.draw(rng)
         image = extend(image, degradation.input_edge(size))
-        whole = degradation.output_size(_size(image))
+        whole = degradation.output_size(size_of(image))
         window = Window.random(rng, whole, size, self.grid(degradation))
         return self._sample(index, image, degradation, window, self.random_orientation(rng))
 
@@ -90,7 +90,3 @@ class OnlineDataset(PairDataset):
         )
         pair.update(self.facts(degradation, window, orientation, lq))  # type: ignore[typeddict-item]
         return pair
-
-
-def _size(image: Pixels) -> Size:
-    return image.shape[0], image.shape[1]

@@ -19,7 +19,7 @@ from cir_data.draws import Mixture
 from cir_data.images.color import Color, to_color
 from cir_data.images.compression import UNKNOWN_QUALITY, Compression
 from cir_data.images.decoding import decode
-from cir_data.images.geometry import Orientation, Pixels, Size, Window
+from cir_data.images.geometry import Orientation, Pixels, Window, size_of
 from cir_data.options import CodecEntry, UCSROptions
 from cir_data.storage.dataroots import as_list, open_images
 from cir_data.storage.image_source import StoredImage
@@ -66,7 +66,7 @@ class UCSRDataset(PairDataset):
     def whole(self, index: int) -> UCSRSample:
         """Return a whole image, deterministically."""
         image = self._clean(index, self.options.scale)
-        size = Reduce(self.options.scale).output_size(_size(image))
+        size = Reduce(self.options.scale).output_size(size_of(image))
         rng = sample_generator(0, index)
         return self._sample(index, rng, image, Window(0, 0, *size), Orientation())
 
@@ -74,7 +74,7 @@ class UCSRDataset(PairDataset):
         """Return a crop of the small compressed image, and the same part of the clean one."""
         image = self._clean(index, size)
         scale = self.options.scale
-        window = Window.random(rng, Reduce(scale).output_size(_size(image)), size // scale)
+        window = Window.random(rng, Reduce(scale).output_size(size_of(image)), size // scale)
         return self._sample(index, rng, image, window, self.random_orientation(rng))
 
     def _clean(self, index: int, least: int) -> Pixels:
@@ -188,10 +188,10 @@ class _Stored(_Maker):
         chosen = int(rng.integers(len(self._qualities)))
         stored, quality = self._images[chosen][index], self._qualities[chosen]
         small = decode(stored.read(), stored.path)
-        wanted = Reduce(self._scale).output_size(_size(image))
+        wanted = Reduce(self._scale).output_size(size_of(image))
         # if the original was padded for its crop, the small image is padded, too
         extended = extend(small, min(wanted))
-        if _size(extended) != wanted:
+        if size_of(extended) != wanted:
             raise UserError(
                 f"{stored.path} is {small.shape[1]} x {small.shape[0]} pixels, but"
                 f" {self._originals[index].path} gives {wanted[1]} x {wanted[0]} at scale"
@@ -206,7 +206,3 @@ def _listed(root: Path) -> list[StoredImage]:
     lmdb = root.with_name(root.name + LMDB_SUFFIX)
     (images,) = open_images("folder", str(lmdb if lmdb.is_dir() else root))
     return images
-
-
-def _size(image: Pixels) -> Size:
-    return image.shape[0], image.shape[1]

@@ -19,6 +19,11 @@ BLOCK = 8
 """Edge of JPEG's transform blocks in pixels."""
 
 
+def size_of(image: Pixels) -> Size:
+    """Return height and width of an image."""
+    return image.shape[0], image.shape[1]
+
+
 @dataclass(frozen=True)
 class Window:
     """A rectangle of pixels in an image."""

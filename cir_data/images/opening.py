@@ -182,14 +182,14 @@ def _jpeg(data: bytes) -> Source:
         image = open_image(stream.data)
     except UnidentifiedImageError as error:
         raise ValueError(f"a damaged JPEG ({_refusal(data) or 'without a header'})") from error
-    note = "its metadata is damaged and left out"
+    note = "its metadata is damaged and dropped"
     return Source(image, stream.data, 1, jpeg=stream, notes=[note])
 
 
 def _tiff(data: bytes) -> Source:
     page = tiff_pages.page_of(data)
     if data[8:10] == b"CR" or (page is not None and page.raw):
-        raise ValueError("a camera raw file, of which Pillow sees a preview; develop it first")
+        raise ValueError("a camera raw file; Pillow would read its preview; develop it first")
     if page is None:
         try:
             image = open_image(data)
@@ -208,7 +208,7 @@ def _tiff(data: bytes) -> Source:
     except DECODING_ERRORS:
         image = Image.new("L", (1, 1))
         image.format = "TIFF"
-        notes.append("Pillow cannot read its metadata, which is left out")
+        notes.append("Pillow cannot read its metadata, which is dropped")
     return Source(image, data, page.pages, page=page, stands_in=True, notes=notes)
 
 
@@ -240,7 +240,7 @@ def _webp(data: bytes) -> Source:
     except DECODING_ERRORS:
         data = webp_stream.without_metadata(data)
         image = open_image(data)
-        return Source(image, data, _frames(image), notes=["its metadata is damaged and left out"])
+        return Source(image, data, _frames(image), notes=["its metadata is damaged and dropped"])
 
 
 def _add_plugin(data: bytes) -> None:

@@ -173,7 +173,7 @@ class _Reader:
         if self._png is not None:
             self._image = open_image(self._png.file())
             dropped = dict.fromkeys(self._png.dropped)
-            self.notes += [f"its {what} is damaged or too large and left out" for what in dropped]
+            self.notes += [f"its {what} is damaged or too large and dropped" for what in dropped]
         told = self._image if self._png is None else open_image(self._png.metadata_file())
         self.metadata, orientation = self._metadata(told)
         if source.page is not None and source.stands_in:
@@ -209,7 +209,7 @@ class _Reader:
                 Image.Exif().load(b"Exif\0\0" + metadata.exif)  # Pillow may have kept it unread
             return metadata, orientation
         except DECODING_ERRORS:
-            self.notes.append("its EXIF is damaged and left out")
+            self.notes.append("its EXIF is damaged and dropped")
         image.info.pop("exif", None)
         try:
             return metadata_of(image), orientation_of(image)
@@ -247,7 +247,7 @@ class _Reader:
                 return None
             self._damaged(f"{_percent(page.lost)} of the picture is missing and black")
         if page.left_out:
-            self.notes.append(f"{page.left_out} channels beside colour and alpha are left out")
+            self.notes.append(f"{page.left_out} channels other than colour and alpha are dropped")
         return page.samples, page.alpha
 
     def _pillow_decodes_all(self) -> bool:

@@ -57,7 +57,7 @@ class ImageSource(ABC):
         missing = [name for name, there in found.items() if there is None]
         if missing:
             raise UserError(
-                f"{self.root}: the meta_info_file lists {first_few(missing)}, not there"
+                f"{self.root}: missing images that the meta_info_file lists: {first_few(missing)}"
             )
         return [found[name] or name for name in listed]
 

@@ -216,7 +216,7 @@ def test_metadata_of_a_png_never_costs_the_picture(kind, content, what, bits):
     assert examine(data, "in").lossless
     picture = read(data, "in", strict=True)
     assert np.array_equal(picture.samples, samples)
-    assert picture.warnings == (f"its {what} is damaged or too large and left out",)
+    assert picture.warnings == (f"its {what} is damaged or too large and dropped",)
     assert picture.metadata.xmp == b"<x/>"
 
 

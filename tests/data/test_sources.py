@@ -99,7 +99,7 @@ def test_pipes_and_devices_are_named_and_not_read(tmp_path):
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     why = "a pipe or device, not a file"
     assert unusable(tmp_path) == [f"a.png: {why}", f"zero.png: {why}"]
-    with pytest.raises(UserError, match=r"lists a\.png, not there"):
+    with pytest.raises(UserError, match=r"missing images .*: a\.png$"):
         open_images("key", str(tmp_path), str(save_text(tmp_path / "l.txt", "a.png\n")))
     for name in ("a.png", "zero.png"):  # put there after they were listed
         with pytest.raises(UnreadableImage, match="a pipe or device"):
@@ -191,9 +191,9 @@ def test_names_that_are_not_utf8(tmp_path):
     ("content", "message"),
     [
         (b"\xff\xfea", "not UTF-16"),
-        (b"\0\n", "not there"),
-        (b"x" * 5000, "not there"),
-        (b".\n..\n", "not there"),
+        (b"\0\n", "missing images"),
+        (b"x" * 5000, "missing images"),
+        (b".\n..\n", "missing images"),
     ],
 )
 @pytest.mark.parametrize("kind", ["folder", "lmdb"])
@@ -201,7 +201,7 @@ def test_a_list_that_cannot_be_used_is_one_error(tmp_path, content, message, kin
     save(tmp_path / "images/a.png", IMAGE)
     root = write_lmdb(tmp_path / "t.lmdb", {"a": IMAGE}) if kind == "lmdb" else tmp_path / "images"
     (tmp_path / "l.txt").write_bytes(content)
-    with pytest.raises(UserError, match=message if kind == "folder" else message[:3]):
+    with pytest.raises(UserError, match=message):
         open_images("key", str(root), str(tmp_path / "l.txt"))
 
 
