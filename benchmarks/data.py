@@ -42,8 +42,13 @@ from torch.utils.data import DataLoader, Dataset
 from cir_data.codecs import jpeg
 from cir_data.images.decoding import decode
 from cir_data.images.geometry import Window
-from cir_data.prepare.preparation import Preparation, Settings, keys_of
-from cir_data.storage.sources import FolderSource, StoredImage, StoredImages, open_images
+from cir_data.prepare.keys import keys_of
+from cir_data.prepare.one_image import Settings
+from cir_data.prepare.preparation import Preparation
+from cir_data.storage.dataroots import open_images
+from cir_data.storage.folder_source import FolderSource
+from cir_data.storage.image_source import StoredImage
+from cir_data.storage.stored_images import StoredImages
 from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 
 CROP = 128

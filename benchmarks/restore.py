@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from cir_arch import PromptCIR, load_network
 from cir_cli.options_files import find
-from cir_data.images.reading import Samples, read
+from cir_data.images.channels import Samples
+from cir_data.images.reading import read
 from cir_data.images.writing import Encoding
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.options import InferenceOptions

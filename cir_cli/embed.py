@@ -1,4 +1,4 @@
-"""``basicsr embed``: a picture of CaVE's embeddings, by the quality of the JPEG."""
+"""``basicsr embed``: plots the embeddings of CaVE by JPEG quality."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,21 +16,21 @@ from cir_cli.restore_jobs import list_pictures
 from cir_data.codecs.jpeg import JPEG
 from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage
-from cir_data.storage.sources import some
+from cir_data.messages import first_few
 from cir_host.errors import UserError
 from cir_host.files import read_regular, write_whole
 
 WINDOW = 512
-"""Of larger images the middle is taken, of this height and width."""
+"""Height and width of the centre crop that is taken from larger images."""
 
 Points = NDArray[np.float64]
 
 
 def run(arguments: list[str]) -> None:
-    """Compress each image at each quality, embed all, and draw them in two dimensions.
+    """Compress each image at each quality, embed the results, and plot them in two dimensions.
 
     As in Figures 2 and 4 of Guo et al., Compression-Aware One-Step Diffusion Model for JPEG
-    Artifact Removal, ICCV 2025: one point for each JPEG, its colour tells the quality.
+    Artifact Removal, ICCV 2025: one point per JPEG, coloured by quality.
 
     Raises:
         UserError: A file or value cannot be used, or a package is not installed.
@@ -44,7 +44,10 @@ def run(arguments: list[str]) -> None:
     files = list_pictures(options.images)
     qualities = sorted(set(options.qualities))
     if len(files) * len(qualities) < 3:
-        raise UserError(f"{len(files) * len(qualities)} points make no picture; give more images")
+        raise UserError(
+            f"{len(files) * len(qualities)} points are too few to plot, which takes 3; give more"
+            " images"
+        )
     network = load_network(options.model)
     if not hasattr(network, "embed"):
         raise UserError(
@@ -54,7 +57,7 @@ def run(arguments: list[str]) -> None:
     embedded = embeddings(network, _images(files, unreadable), qualities)
     number = len(embedded)
     if number * len(qualities) < 3:
-        raise UserError(f"too few images can be read: {some(unreadable)}")
+        raise UserError(f"too few images can be read: {first_few(unreadable)}")
     points = project(embedded.reshape(-1, embedded.shape[-1]), options.method)
     figure = _draw(points.reshape(number, len(qualities), 2), qualities, options.method)
     kind = output.suffix.lower().removeprefix(".")
@@ -66,7 +69,7 @@ def run(arguments: list[str]) -> None:
     if unreadable:
         raise UserError(
             f"{len(unreadable)} of {len(files)} images could not be read; {output} shows the"
-            f" others. {some(unreadable)}"
+            f" others. {first_few(unreadable)}"
         )
 
 
@@ -83,7 +86,7 @@ def embeddings(
 
 
 def _images(files: Iterable[Path], unreadable: list[str]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the images, and note why others cannot be read."""
+    """Yield the readable images, and note why the others cannot be read."""
     for file in files:
         try:
             yield decode(read_regular(file), str(file))
@@ -94,11 +97,11 @@ def _images(files: Iterable[Path], unreadable: list[str]) -> Iterator[NDArray[np
 
 
 def project(vectors: Points, method: str) -> Points:
-    """Map vectors (N, C), each channel brought to variance 1, to points (N, 2).
+    """Normalise each channel of vectors (N, C) to variance 1, and map them to points (N, 2).
 
     Args:
-        vectors: At least 3.
-        method: ``pca``, or ``tsne`` by scikit-learn with its defaults and a fixed seed.
+        vectors: At least 3 of them.
+        method: ``pca``, or ``tsne``: scikit-learn's, with its default settings and a fixed seed.
 
     Raises:
         UserError: scikit-learn is not installed.

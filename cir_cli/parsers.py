@@ -113,10 +113,11 @@ def models() -> argparse.ArgumentParser:
 
 def prepare() -> argparse.ArgumentParser:
     """Return the flags of ``basicsr prepare``."""
-    from cir_data.prepare.recipes import RECIPES
+    from cir_data.prepare.known_datasets import KNOWN_DATASETS
 
     described = "".join(
-        f"{name}:\n{textwrap.indent(recipe.describe(), '  ')}\n" for name, recipe in RECIPES.items()
+        f"{name}:\n{textwrap.indent(data_set.describe(), '  ')}\n"
+        for name, data_set in KNOWN_DATASETS.items()
     )
     parser = argparse.ArgumentParser(
         "basicsr prepare",
@@ -127,7 +128,12 @@ def prepare() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("input", nargs="*", help="folders, searched with their subfolders, or LMDBs")
     add("-o", "--output", type=Path, metavar="OUT", help="what to make, see below")
-    add("--recipe", choices=RECIPES, metavar="NAME", help=f"one of {', '.join(RECIPES)}")
+    add(
+        "--recipe",
+        choices=KNOWN_DATASETS,
+        metavar="NAME",
+        help=f"one of {', '.join(KNOWN_DATASETS)}",
+    )
     add(
         "--datasets",
         type=Path,

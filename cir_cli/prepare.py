@@ -1,4 +1,4 @@
-"""``basicsr prepare``: folders of images into an LMDB, a folder of sub-images or a list."""
+"""``basicsr prepare``: makes an LMDB, a folder of sub-images or a list from folders of images."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -8,16 +8,16 @@ from typing import Any
 from tqdm import tqdm
 
 from cir_cli import parsers
-from cir_data.prepare.preparation import (
-    Preparation,
-    Report,
-    Settings,
-    free_bytes,
-    keys_of,
-    write_meta_info,
-)
-from cir_data.prepare.recipes import RECIPES, Recipe
-from cir_data.storage.sources import PassedOver, StoredImage, find_images, some
+from cir_data.messages import first_few
+from cir_data.prepare.keys import keys_of
+from cir_data.prepare.known_datasets import KNOWN_DATASETS, KnownDataset
+from cir_data.prepare.meta_info import write_meta_info
+from cir_data.prepare.one_image import Settings
+from cir_data.prepare.outputs import PreparationReport, free_bytes
+from cir_data.prepare.preparation import Preparation
+from cir_data.storage.dataroots import find_images
+from cir_data.storage.image_source import StoredImage
+from cir_data.storage.skipped_files import SkippedFiles
 from cir_host.errors import UserError
 
 
@@ -25,16 +25,16 @@ def run(arguments: list[str]) -> None:
     """Prepare a store of images.
 
     Raises:
-        UserError: Nothing was made, or, at the end, something had to be left out as unreadable.
+        UserError: Nothing was made; or, at the end, some inputs were unreadable and skipped.
     """
     options = _parse(arguments)
     if options.recipe:
-        recipe = RECIPES[options.recipe]
-        print(recipe.describe(), flush=True)
-        images, passed_over = _open_recipe(recipe, options.datasets), PassedOver()
+        data_set = KNOWN_DATASETS[options.recipe]
+        print(data_set.describe(), flush=True)
+        images, skipped = _open_recipe(data_set, options.datasets), SkippedFiles()
         output = options.output or options.datasets / f"{options.recipe}.lmdb"
     else:
-        roots, passed_over = find_images("input", options.input)
+        roots, skipped = find_images("input", options.input)
         images, output = [image for root in roots for image in root], options.output
     with _Bars(len(images)) as bars:
         if output.suffix == ".txt":
@@ -43,13 +43,13 @@ def run(arguments: list[str]) -> None:
                 output,
                 options.workers,
                 overwrite=options.overwrite,
-                unusable=passed_over.unusable,
+                unusable=skipped.unusable,
                 progress=bars.start("Reading headers"),
             )
         else:
-            report = _prepare(images, passed_over.unusable, output, options, bars)
-    if others := passed_over.describe():
-        print(f"Left out, as their names are not those of images: {others}.")
+            report = _prepare(images, skipped.unusable, output, options, bars)
+    if others := skipped.describe():
+        print(f"Skipped files that are not named like images: {others}.")
     _tell(report, output)
 
 
@@ -59,7 +59,7 @@ def _prepare(
     output: Path,
     options: argparse.Namespace,
     bars: "_Bars",
-) -> Report:
+) -> PreparationReport:
     settings = Settings(
         store=options.store,
         size=options.size,
@@ -75,7 +75,7 @@ def _prepare(
     bars.end()
     free = free_bytes(output)
     most = "" if options.store == "raw" else "at most "
-    print(f"{output}: will take {most}{_amount(needed)}; {_amount(free)} are free.")
+    print(f"{output}: needs {most}{_amount(needed)}; {_amount(free)} are free.")
     if options.store == "raw" and needed > free:
         raise UserError(
             f"{output}: raw pixels take {_amount(needed)}, but {_amount(free)} are free;"
@@ -84,25 +84,25 @@ def _prepare(
     return preparation.run(options.workers, bars.start("Preparing"))
 
 
-def _open_recipe(recipe: Recipe, datasets: Path) -> list[StoredImage]:
-    images = [image for part in recipe.open(datasets) for image in part]
-    recipe.check_pixels(images)
+def _open_recipe(data_set: KnownDataset, datasets: Path) -> list[StoredImage]:
+    images = [image for folder in data_set.open(datasets) for image in folder]
+    data_set.check_pixels(images)
     return images
 
 
-def _tell(report: Report, output: Path) -> None:
-    print(f"{output}: {report.entries:,} images, made of {report.images:,} files.")
+def _tell(report: PreparationReport, output: Path) -> None:
+    print(f"{output}: {report.entries:,} images, made from {report.images:,} files.")
     if report.coarse:
-        print(f"Left out as coarse JPEGs: {len(report.coarse):,}: {some(report.coarse)}")
+        print(f"Skipped JPEGs of low quality: {len(report.coarse):,}: {first_few(report.coarse)}")
     if report.unreadable:
         raise UserError(
             f"{len(report.unreadable):,} of the files or folders could not be read; {output} was"
-            f" made of the others. {some(report.unreadable)}"
+            f" made from the others. {first_few(report.unreadable)}"
         )
 
 
 class _Bars:
-    """The progress bars of a run, one after the other, over the source images."""
+    """The progress bars of a run, one after the other; each counts source images."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -115,12 +115,12 @@ class _Bars:
         self.end()
 
     def start(self, title: str) -> Callable[[], object]:
-        """Return what to call for each image."""
+        """Start a bar; return a function to call after each image."""
         bar = self._bar = tqdm(total=self._total, desc=title, unit="image")
         return bar.update
 
     def end(self) -> None:
-        """End the bar that runs, so that what is printed next has its own line."""
+        """Close the current bar, so that the next message starts on a new line."""
         if self._bar is not None:
             self._bar.close()
 
@@ -133,10 +133,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = parsers.prepare()
     options = parser.parse_args(arguments)
     if bool(options.recipe) == bool(options.input):
-        parser.error("give input folders or --recipe NAME")
+        parser.error("give either input folders or --recipe NAME")
     if options.input and options.output is None:
         parser.error("give the output, -o OUT")
-    if options.recipe and RECIPES[options.recipe].sub_images and options.size is None:
+    if options.recipe and KNOWN_DATASETS[options.recipe].sub_images and options.size is None:
         options.size = 480
     if options.size is None and (options.step or options.threshold):
         parser.error("--step and --threshold need --size")

@@ -1,4 +1,4 @@
-"""Values that a degradation draws: one, a choice, a range, or a weighted mixture of these."""
+"""Random values of a degradation: one value, a choice, a range, or a weighted mixture."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ JPEGQuality: TypeAlias = Annotated[int, Meta(ge=1, le=100)]
 
 
 class Choice(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=True):
-    """``{choices: ["4:2:0", "4:4:4"]}`` as an options file gives it."""
+    """``{choices: ["4:2:0", "4:4:4"]}`` in an options file."""
 
     choices: Annotated[
         Annotated[list[T], Meta(min_length=1)],
@@ -25,12 +25,12 @@ class Choice(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def values(self) -> Sequence[T]:
-        """All of them."""
+        """All values."""
         return self.choices
 
 
 class Draw(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=True):
-    """``{choices: [10, 20, 30]}`` or ``{range: [10, 70]}`` as an options file gives it."""
+    """``{choices: [10, 20, 30]}`` or ``{range: [10, 70]}`` in an options file."""
 
     choices: Annotated[
         Annotated[list[T], Meta(min_length=1)] | None,
@@ -39,8 +39,8 @@ class Draw(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=True)
     range: Annotated[
         tuple[T, T] | None,
         Meta(
-            description="Lowest and highest value; all integers from one to the other, both ends"
-            " included, are drawn with equal probability."
+            description="Lowest and highest value, both included; all integers in the range"
+            " are drawn with equal probability."
         ),
     ] = None
 
@@ -52,7 +52,7 @@ class Draw(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=True)
 
     @property
     def values(self) -> Sequence[T]:
-        """All of them."""
+        """All values."""
         if self.choices is not None:
             return self.choices
         low, high = cast(tuple[int, int], self.range)
@@ -61,7 +61,7 @@ class Draw(msgspec.Struct, Generic[T], forbid_unknown_fields=True, kw_only=True)
 
 Weight: TypeAlias = Annotated[
     float,
-    Meta(gt=0, description="How often this entry is taken, in relation to the other weights."),
+    Meta(gt=0, description="How often this entry is drawn, relative to the other weights."),
 ]
 
 
@@ -86,17 +86,23 @@ NameOption: TypeAlias = T | Choice[T] | Annotated[list[WeightedChoice[T]], Meta(
 
 @dataclass(frozen=True)
 class Mixture(Generic[T]):
-    """Entries, taken by their weights, of values that are drawn with equal probability."""
+    """Entries drawn by weight; within an entry, all values are equally likely.
+
+    Example:
+        >>> mixture = Mixture.weighted([(10, 20), range(30, 91)], [0.75, 0.25])
+        >>> mixture.draw(np.random.default_rng(0)) in mixture.values
+        True
+    """
 
     entries: tuple[Sequence[T], ...]
     bounds: tuple[float, ...]
-    """The upper end of each entry's share of [0, 1), but for the last one."""
+    """Upper end of each entry's share of [0, 1), except the last one's."""
 
     @classmethod
     def of(
         cls, option: T | Draw[T] | Choice[T] | list[WeightedDraw[T]] | list[WeightedChoice[T]]
     ) -> "Mixture[T]":
-        """Take the value of a key, already checked."""
+        """Create it from the value of a key, which is checked already."""
         if isinstance(option, list):
             return cls.weighted(
                 [entry.values for entry in option], [entry.weight for entry in option]
@@ -105,7 +111,7 @@ class Mixture(Generic[T]):
 
     @classmethod
     def weighted(cls, entries: Sequence[Sequence[T]], weights: Sequence[float]) -> "Mixture[T]":
-        """Take entries with a weight for each."""
+        """Create it from entries with one weight each."""
         sums = list(accumulate(weights))
         return cls(tuple(entries), tuple(s / sums[-1] for s in sums[:-1]))
 
@@ -116,7 +122,7 @@ class Mixture(Generic[T]):
 
     @property
     def fixed(self) -> bool:
-        """Whether there is one value only."""
+        """Whether there is only one value."""
         return len(self.values) == 1
 
     def draw(self, rng: np.random.Generator) -> T:
@@ -128,7 +134,7 @@ class Mixture(Generic[T]):
 
 
 def check_range(ends: tuple[float, float]) -> None:
-    """Refuse a range whose first end is the higher one, by a ``ValueError``."""
+    """Raise a ``ValueError`` if the first end of a range exceeds the second."""
     low, high = ends
     if low > high:
         raise ValueError(f"range [{low}, {high}]: the first end must not exceed the second")

@@ -1,4 +1,4 @@
-"""Packages that only some codecs need."""
+"""Optional packages, which only some codecs need."""
 
 from importlib import import_module
 from types import ModuleType
@@ -7,11 +7,11 @@ from cir_host.errors import UserError
 
 
 def needs_extra(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import a package that an extra of this one installs.
+    """Import an optional package.
 
     Args:
-        module: Its name in Python.
-        extra: The extra of ``basicsr-cir`` that brings it.
+        module: Its import name.
+        extra: The extra of ``basicsr-cir`` that installs it.
         purpose: What needs it.
 
     Raises:
@@ -22,5 +22,5 @@ def needs_extra(module: str, extra: str, purpose: str) -> ModuleType:
     except ImportError as error:
         raise UserError(
             f"{purpose} needs the package {module} ({error});"
-            f" install it by: pip install 'basicsr-cir[{extra}]'"
+            f" install it with: pip install 'basicsr-cir[{extra}]'"
         ) from error

@@ -1,4 +1,4 @@
-"""The options of our data sets: what may stand in a section below ``datasets``."""
+"""The options of our data sets: the keys of a section below ``datasets``."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal, TypeAlias
@@ -9,7 +9,8 @@ from msgspec import Meta
 from cir_data.draws import IntegerOption, JPEGQuality, Mixture, NameOption, check_range
 from cir_data.images.color import Color
 from cir_data.images.compression import Subsampling
-from cir_data.storage.sources import as_list, is_lmdb
+from cir_data.storage.dataroots import as_list
+from cir_data.storage.lmdb_source import is_lmdb
 from cir_host.options import DatasetOptions
 
 Roots = str | Annotated[list[str], Meta(min_length=1)]
@@ -34,7 +35,7 @@ Library: TypeAlias = Literal[
 
 
 class IOBackend(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """BasicSR's key; our data sets tell an LMDB by its ending and only check that this agrees."""
+    """BasicSR's key. Our data sets recognise an LMDB by its suffix, and check that this agrees."""
 
     type: Literal["disk", "lmdb"]
 
@@ -46,18 +47,18 @@ class ImageOptions(DatasetOptions, kw_only=True):
         Color,
         Meta(
             description="rgb: three channels. y: MATLAB's Y (BT.601, 16 to 235, rounded to 8 bits)."
-            " gray: the full-range luma of Pillow and OpenCV. Taken before compression; for y and"
-            " gray, a grey image stays as it is stored."
+            " gray: the full-range luma of Pillow and OpenCV. The image is converted before"
+            " compression; with y and gray, a grey image stays unchanged."
         ),
     ] = "rgb"
-    io_backend: Annotated[
-        IOBackend | None, Meta(description="May be left out; type: disk or lmdb.")
-    ] = None
+    io_backend: Annotated[IOBackend | None, Meta(description="Optional; type: disk or lmdb.")] = (
+        None
+    )
     meta_info_file: Annotated[
         Roots | None,
         Meta(
-            description="A text file whose lines start with the names of the images to take,"
-            " relative to the dataroot; one for each dataroot."
+            description="A text file whose lines start with the names of the images to use,"
+            " relative to the dataroot; one file per dataroot."
         ),
     ] = None
 
@@ -71,7 +72,7 @@ class ImageOptions(DatasetOptions, kw_only=True):
             raise ValueError(f"scale must be 1 for {self.type}, which keeps the size of images")
 
     def _roots(self) -> Iterator[tuple[str, Roots]]:
-        """Yield the keys that hold dataroots, with their values."""
+        """Yield the keys of dataroots with their values."""
         raise NotImplementedError
 
     def _check_roots(self, key: str, roots: Roots) -> None:
@@ -86,45 +87,48 @@ class ImageOptions(DatasetOptions, kw_only=True):
 
 
 class PairOptions(ImageOptions, kw_only=True):
-    """Keys of the data sets that have the original images."""
+    """Keys of the data sets with ground truth."""
 
     dataroot_gt: Annotated[
         Roots,
         Meta(
-            description="The original images: a folder, searched with all folders below it, or an"
-            " LMDB in BasicSR's layout (its path ends in .lmdb), or a list of these."
+            description="The original images (ground truth): a folder, searched with its"
+            " subfolders, or an LMDB in BasicSR's layout (its path ends in .lmdb), or a list of"
+            " these."
         ),
     ]
     gt_size: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(
-            description="Training: edge of the square crops in pixels. A smaller image is extended"
-            " to it at bottom and right by reflection."
+            description="Training: edge of the square crops in pixels. A smaller image is padded at"
+            " bottom and right by reflection."
         ),
     ] = None
-    use_hflip: Annotated[bool, Meta(description="Training: flip half of the crops.")] = False
+    use_hflip: Annotated[
+        bool, Meta(description="Training: flip half of the crops horizontally.")
+    ] = False
     use_rot: Annotated[
         bool,
         Meta(
             description="Training: flip half of the crops vertically and transpose half of them;"
-            " with use_hflip, that is all rotations by 90 degrees and their mirror images."
+            " with use_hflip, this gives all rotations by 90 degrees and their mirror images."
         ),
     ] = False
     debug_pairs: Annotated[
         int,
         Meta(
             ge=0,
-            description="Write the first so many pairs of the run, in the order of training or of"
-            " the data set, with all that was drawn for them, into pairs_NAME.png in the current"
-            " directory; once, when the first sample is asked for.",
+            description="Write this many pairs, the first of the training or of the data set, with"
+            " their random draws to pairs_NAME.png in the current directory; once, when the first"
+            " sample is loaded.",
         ),
     ] = 0
     strict: Annotated[
         bool,
         Meta(
-            description="Training: an image that cannot be decoded stops the run. Otherwise it is"
-            " named once, counted, and another image takes its place. It always stops a validation"
-            " or test, because a mean over the other images could not be compared."
+            description="Training: stop at an image that cannot be decoded. Otherwise it is logged"
+            " once, counted, and replaced by another image. Validation and test always stop,"
+            " because a mean over the other images would not be comparable."
         ),
     ] = False
 
@@ -138,11 +142,11 @@ class PairOptions(ImageOptions, kw_only=True):
 
 
 class FactorRange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """``{range: [0.5, 1.5]}``: a factor drawn evenly between the two."""
+    """``{range: [0.5, 1.5]}``: a factor drawn uniformly between the two."""
 
     range: tuple[Factor, Factor]
     probability: Annotated[
-        float, Meta(ge=0, le=1, description="How often it is resized; the factor is 1 otherwise.")
+        float, Meta(ge=0, le=1, description="Probability of resizing; otherwise the factor is 1.")
     ] = 1
 
     def __post_init__(self) -> None:
@@ -154,33 +158,33 @@ class DoubleOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     quality: Annotated[
         IntegerOption[JPEGQuality],
-        Meta(description="That of the first compression, in the forms of the key quality."),
+        Meta(description="Quality of the first compression, in the forms of the key quality."),
     ]
     subsampling: Annotated[
-        NameOption[Subsampling], Meta(description="That of the first compression.")
+        NameOption[Subsampling], Meta(description="Subsampling of the first compression.")
     ] = "4:2:0"
     probability: Annotated[
-        float, Meta(ge=0, le=1, description="How often an image is compressed twice.")
+        float, Meta(ge=0, le=1, description="Probability that an image is compressed twice.")
     ] = 1
     shift: Annotated[
         Literal["none", "random"] | tuple[Shift, Shift],
         Meta(
-            description="Rows and columns, 0 to 15, that the image loses at top and left between"
-            " the two compressions, so that their grids differ; random: each evenly drawn."
+            description="Rows and columns, 0 to 15, to crop at top and left between the two"
+            " compressions, so that their block grids differ; random: draw each uniformly."
         ),
     ] = "none"
     resize: Annotated[
         Factor | FactorRange | None,
         Meta(
-            description="Resize the image, and its original with it, between the two compressions,"
-            " before the shift, by Pillow's bicubic filter: a factor or {range: [0.5, 1.5],"
-            " probability: 0.5}. The whole image is then compressed and resized for each crop."
+            description="Resize the image and its original between the two compressions, before the"
+            " shift, by Pillow's bicubic filter: a factor or {range: [0.5, 1.5], probability: 0.5}."
+            " Each crop then needs the whole image to be compressed and resized."
         ),
     ] = None
 
     @property
     def fixed(self) -> bool:
-        """Whether nothing is drawn."""
+        """Whether nothing is random."""
         return (
             self.probability in (0, 1)
             and Mixture[int].of(self.quality).fixed
@@ -197,44 +201,44 @@ class JPEGRestorationOptions(PairOptions, kw_only=True):
         IntegerOption[JPEGQuality] | None,
         Meta(
             description="JPEG quality, 1 to 100. Training also takes {choices: [10, 20, 30]} or"
-            " {range: [10, 70]}, from which it draws for each crop; both ends are included; or a"
-            " mixture: [{choices: [10, 20], weight: 0.75}, {range: [8, 96], weight: 0.25}]."
+            " {range: [10, 70]} (both ends included) to draw one for each crop, or a mixture:"
+            " [{choices: [10, 20], weight: 0.75}, {range: [8, 96], weight: 0.25}]."
         ),
     ] = None
     tables: Annotated[
         str | Annotated[list[Table], Meta(min_length=1, max_length=2)] | None,
         Meta(
-            description="Quantisation tables in place of a quality: one or two (luma, chroma) of 64"
-            " integers row by row, or a text file of such, or a JPEG file that has them."
+            description="Quantisation tables instead of a quality: one or two (luma, chroma) of 64"
+            " integers row by row, or a text file of these, or a JPEG file with such tables."
         ),
     ] = None
     subsampling: Annotated[
         NameOption[Subsampling],
         Meta(
-            description='"4:4:4", "4:2:2" or "4:2:0" (with quotation marks, as YAML reads some such'
-            ' numbers as times). Training also takes {choices: ["4:4:4", "4:2:0"]} or a mixture as'
-            " for quality. Without effect on one channel."
+            description='"4:4:4", "4:2:2" or "4:2:0" (in quotation marks, because YAML may read'
+            ' these as times). Training also takes {choices: ["4:4:4", "4:2:0"]} or a mixture, as'
+            " for quality. No effect on one channel."
         ),
     ] = "4:2:0"
     progressive: Annotated[
-        bool, Meta(description="Store progressively; this takes longer and changes no pixel.")
+        bool, Meta(description="Use progressive JPEG; this is slower and changes no pixel.")
     ] = False
     library: Annotated[
         Library,
         Meta(
-            description="pillow: the libjpeg that Pillow was built with, mostly libjpeg-turbo."
-            " libjpeg-9 to libjpeg-9f: these releases of the IJG, through the package jpeglib."
+            description="pillow: the libjpeg of Pillow, usually libjpeg-turbo. libjpeg-9 to"
+            " libjpeg-9f: these releases of the IJG, through the package jpeglib."
         ),
     ] = "pillow"
     double: Annotated[
         DoubleOptions | None,
-        Meta(description="Compress images twice, as they are that were saved and saved again."),
+        Meta(description="Compress images twice, like images that were saved repeatedly."),
     ] = None
     align: Annotated[
         Literal["none", "mcu"],
         Meta(
-            description="Training: mcu: crops start at a corner of JPEG's units of 8 or 16 pixels,"
-            " as where patches are cut before they are compressed. none: anywhere."
+            description="Training: mcu: crops start at the corner of an MCU (8 or 16 pixels), as if"
+            " patches were cut before compression. none: anywhere."
         ),
     ] = "none"
 
@@ -256,7 +260,7 @@ class JPEGRestorationOptions(PairOptions, kw_only=True):
             )
         if self.double is not None and not self.double.fixed:
             raise ValueError(
-                "double must leave nothing to chance where metrics are measured: probability 0 or"
+                "double must not be random where metrics are measured: probability 0 or"
                 " 1, one quality, one subsampling, a shift in numbers, one factor to resize by"
             )
 
@@ -264,30 +268,30 @@ class JPEGRestorationOptions(PairOptions, kw_only=True):
 class CommandOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A codec by programs: ``{name: x265, encode: ..., decode: ..., quality_range: [0, 51]}``."""
 
-    name: Annotated[str, Meta(min_length=1, description="What results call the codec.")]
+    name: Annotated[str, Meta(min_length=1, description="Name of the codec in results.")]
     encode: Annotated[
         Commands,
         Meta(
-            description="The command that compresses, or several, run one after the other without a"
-            " shell: {input} is the image as PNG, {bitstream} the file to write; {quality},"
-            " {width}, {height} and {folder}, a folder for files between them, may be used too."
+            description="The command that compresses, or several that run one after the other,"
+            " without a shell. {input} is the image as PNG, {bitstream} the file to write;"
+            " optional: {quality}, {width}, {height} and {folder}, a folder for temporary files."
         ),
     ]
     decode: Annotated[
         Commands,
         Meta(
-            description="The command or commands that read {bitstream} and write the image as"
+            description="The command or commands that read {bitstream} and write the image to"
             " {output}, a PNG; {width}, {height} and {folder} as above."
         ),
     ]
     quality_range: Annotated[
-        tuple[int, int], Meta(description="The lowest and highest quality that it takes.")
+        tuple[int, int], Meta(description="Lowest and highest quality that the codec accepts.")
     ] = (0, 100)
-    suffix: Annotated[str, Meta(description="What the name of {bitstream} ends in.")] = ".bin"
-    timeout: Annotated[float, Meta(gt=0, description="Seconds that one command may take.")] = 60
+    suffix: Annotated[str, Meta(description="File name suffix of {bitstream}.")] = ".bin"
+    timeout: Annotated[float, Meta(gt=0, description="Time limit of one command in seconds.")] = 60
     version: Annotated[
         str | None,
-        Meta(description="A command whose first line of output results show beside the name."),
+        Meta(description="A command that prints the version; results show its first line."),
     ] = None
 
     def __post_init__(self) -> None:
@@ -301,22 +305,22 @@ class CodecRestorationOptions(PairOptions, kw_only=True):
         CodecName | CommandOptions,
         Meta(
             description="jpeg, webp, avif, hevc, jxl, or the commands of any other. hevc and jxl"
-            " need packages: pip install 'basicsr-cir[codecs]'."
+            " need more packages: pip install 'basicsr-cir[codecs]'."
         ),
     ]
     quality: Annotated[
         IntegerOption[int],
         Meta(
             description="On the codec's own scale, in the forms that JPEGRestorationDataset takes;"
-            " hevc: 0 to 100 of libheif, which is no QP."
+            " hevc: libheif's scale of 0 to 100, not a QP."
         ),
     ]
     context: Annotated[
         Annotated[int, Meta(ge=0)] | None,
         Meta(
-            description="Training: compress no more than this many pixels around the crop, from a"
-            " multiple of 64 on, in place of the whole image. Much faster; the crop is then not bit"
-            " for bit that of the whole compressed image. JPEG needs no more than is exact."
+            description="Training: compress at most this many pixels around the crop, starting at a"
+            " multiple of 64, instead of the whole image. Much faster, but crops no longer equal"
+            " those of the whole compressed image bit for bit. JPEG does not need this option."
         ),
     ] = None
 
@@ -331,28 +335,28 @@ class CodecRestorationOptions(PairOptions, kw_only=True):
 class CodecEntry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One codec of ``UCSRDataset``."""
 
-    name: Annotated[str, Meta(description="One of codec_names, which gives codec_index.")]
+    name: Annotated[str, Meta(description="One of codec_names; its index there is codec_index.")]
     codec: Annotated[
         CodecName | CommandOptions | None,
-        Meta(description="As for CodecRestorationDataset; or give folder."),
+        Meta(description="As for CodecRestorationDataset; alternatively, give folder."),
     ] = None
     quality: Annotated[
-        IntegerOption[int] | None, Meta(description="Of the codec, as for CodecRestorationDataset.")
+        IntegerOption[int] | None, Meta(description="As for CodecRestorationDataset.")
     ] = None
     folder: Annotated[
         str | None,
         Meta(
-            description="Small images that were reduced and compressed elsewhere:"
-            " FOLDER/QUALITY/sub/NAME.png belongs to sub/NAME.png of dataroot_gt, whatever the"
-            " extensions are; FOLDER/QUALITY.lmdb is possible too."
+            description="Images that are downscaled and compressed already:"
+            " FOLDER/QUALITY/sub/NAME.png belongs to sub/NAME.png of dataroot_gt, ignoring file"
+            " extensions; FOLDER/QUALITY.lmdb is possible, too."
         ),
     ] = None
     qualities: Annotated[
         Annotated[list[int | str], Meta(min_length=1)] | None,
-        Meta(description="The qualities in folder, by the names of the folders below it."),
+        Meta(description="Names of the subfolders of folder, one per quality."),
     ] = None
     weight: Annotated[
-        float, Meta(gt=0, description="How often the codec is taken, in relation to the others.")
+        float, Meta(gt=0, description="How often the codec is drawn, relative to the others.")
     ] = 1
 
     def __post_init__(self) -> None:
@@ -363,7 +367,7 @@ class CodecEntry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def fixed(self) -> bool:
-        """Whether there is one quality only."""
+        """Whether there is only one quality."""
         if self.quality is not None:
             return Mixture[int].of(self.quality).fixed
         return len(self.qualities or ()) == 1
@@ -376,7 +380,7 @@ class UCSROptions(PairOptions, kw_only=True):
         list[str],
         Meta(
             min_length=1,
-            description="All codecs in the order of the network's indices, used here or not; for"
+            description="All codecs in the order of the network's indices, used here or not. For"
             " UCIP: [jpeg, hm, vtm, c_psnr, c_ssim, hific].",
         ),
     ]
@@ -384,8 +388,8 @@ class UCSROptions(PairOptions, kw_only=True):
         list[CodecEntry],
         Meta(
             min_length=1,
-            description="The codecs from which each sample draws one, then one of its qualities;"
-            " a single one with a single quality where metrics are measured.",
+            description="Each sample draws one of these codecs, then one of its qualities. Give one"
+            " codec with one quality where metrics are measured.",
         ),
     ]
 
@@ -407,7 +411,7 @@ class UCSROptions(PairOptions, kw_only=True):
 
     def _check_scale(self) -> None:
         if self.scale < 2:
-            raise ValueError(f"scale must be 2 or more for {self.type}, which reduces images")
+            raise ValueError(f"scale must be 2 or more for {self.type}, which downscales images")
 
 
 class PairedJPEGOptions(PairOptions, kw_only=True):
@@ -416,15 +420,15 @@ class PairedJPEGOptions(PairOptions, kw_only=True):
     dataroot_lq: Annotated[
         Roots,
         Meta(
-            description="The compressed images, as dataroot_gt; for a list, in the same order."
-            " sub/NAME.jpg here belongs to sub/NAME.png there, whatever the extensions are."
+            description="The compressed images, like dataroot_gt; lists must have the same order."
+            " sub/NAME.jpg here belongs to sub/NAME.png there, ignoring file extensions."
         ),
     ]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(as_list(self.dataroot_gt)) != len(as_list(self.dataroot_lq)):
-            raise ValueError("dataroot_gt and dataroot_lq must name equally many roots")
+            raise ValueError("dataroot_gt and dataroot_lq must name the same number of roots")
 
     def _roots(self) -> Iterator[tuple[str, Roots]]:
         yield from super()._roots()

@@ -9,15 +9,15 @@ from cir_host.errors import OptionsError
 
 
 def make_codec(option: CodecName | CommandOptions, where: str) -> Codec:
-    """Build the codec of a key.
+    """Create the codec of a key.
 
     Args:
         option: Its value.
-        where: Where it stands, for messages.
+        where: The key, for messages.
 
     Raises:
         OptionsError: Commands that cannot be used.
-        UserError: A package or program is not there.
+        UserError: A package or program is not installed.
     """
     if isinstance(option, CommandOptions):
         return CommandCodec(option, where)
@@ -25,10 +25,10 @@ def make_codec(option: CodecName | CommandOptions, where: str) -> Codec:
 
 
 def qualities_of(option: IntegerOption[int], codec: Codec, where: str) -> Mixture[int]:
-    """Take the qualities for a codec.
+    """Check the qualities of a codec.
 
     Raises:
-        OptionsError: One is not on the codec's scale.
+        OptionsError: A quality is outside the codec's range.
     """
     qualities = Mixture[int].of(option)
     off = sorted(quality for quality in qualities.values if quality not in codec.scale)

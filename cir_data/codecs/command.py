@@ -1,4 +1,4 @@
-"""Codecs that are programs: HM, VTM, x265, HIFIC, learned codecs, whatever has a command line."""
+"""Codecs that are programs: HM, VTM, x265, HIFIC, or any other with a command line."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from typing import IO
 from PIL import Image
 
 from cir_data.codecs.base import Codec, CodecError, QualityScale
-from cir_data.images.color import convert
+from cir_data.images.color import to_color
 from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage
 from cir_data.images.geometry import Pixels, Size
@@ -24,7 +24,7 @@ from cir_host.errors import OptionsError, UserError
 from cir_host.file_names import expanded
 
 Command = Sequence[str]
-"""A program and its arguments, in which ``{name}`` stands for what :data:`_MEANINGS` lists."""
+"""A program and its arguments, with the placeholders of :data:`_MEANINGS`."""
 
 _MEANINGS = {
     "encode": ("input", "bitstream", "quality", "width", "height", "folder"),
@@ -35,15 +35,14 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 class CommandCodec(Codec):
-    """A codec by external commands, each run without a shell in a folder that is then removed.
+    """A codec that runs commands, without a shell, in a temporary folder.
 
-    The image is handed over as an 8-bit RGB file in PNG format and expected back in any format that
-    Pillow reads; between them the programs pass one file, the bitstream. Programs that take raw
-    video need a converter before and after them: ``encode`` and ``decode`` may be lists of
-    commands.
+    ``encode`` reads the image as an 8-bit RGB PNG and writes the bitstream; ``decode`` reads the
+    bitstream and writes an image in any format that Pillow reads. Both may be lists of commands,
+    for example to convert to and from raw video.
 
     Args:
-        options: What the key ``codec`` holds.
+        options: The value of the key ``codec``.
         where: The key, for messages.
 
     Raises:
@@ -75,7 +74,7 @@ class CommandCodec(Codec):
 
     @property
     def version(self) -> str:
-        """The name that the options give, with what the program says of its version."""
+        """The name from the options, with the version that the program prints."""
         return self._name
 
     def encode(self, image: Pixels, quality: int) -> bytes:
@@ -102,7 +101,7 @@ class CommandCodec(Codec):
             except UnreadableImage as error:
                 raise CodecError(f"{self._program('decode')} wrote no image: {error}") from error
         # a grey image may come back with one channel
-        return convert(decoded, "rgb")
+        return to_color(decoded, "rgb")
 
     def _run_all(self, key: str, values: Mapping[str, object], folder: Path) -> None:
         for command in self._commands[key]:
@@ -111,7 +110,7 @@ class CommandCodec(Codec):
     def _run(self, command: Command, values: Mapping[str, object], folder: Path) -> str:
         """Run a program; return the first line that it prints."""
         arguments = [_PLACEHOLDER.sub(lambda m: str(values[m[1]]), part) for part in command]
-        # into files, as a program that goes on in the background could hold a pipe open
+        # files, because a program left in the background could keep a pipe open
         with (folder / "stdout").open("w+b") as printed, (folder / "stderr").open("w+b") as said:
             try:
                 process = subprocess.Popen(
@@ -128,13 +127,13 @@ class CommandCodec(Codec):
                 status = process.wait(self._options.timeout)
             except subprocess.TimeoutExpired as error:
                 raise CodecError(
-                    f"{command[0]}: not done after the timeout of {self._options.timeout:g} s"
+                    f"{command[0]}: exceeded the timeout of {self._options.timeout:g} s"
                 ) from error
             finally:
                 _end(process)
             lines = [_lines(file) for file in (printed, said)]
         if status != 0:
-            last = (lines[1] or lines[0] or ["it said nothing"])[-1]
+            last = (lines[1] or lines[0] or ["no output"])[-1]
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             raise CodecError(f"{command[0]}: failed with {how}: {last}")
         return (lines[0] or lines[1] or [command[0]])[0]
@@ -145,7 +144,7 @@ class CommandCodec(Codec):
         except OSError:
             data = b""
         if not data:
-            raise CodecError(f"{self._program(key)}: ended well, but wrote no {path.stem}")
+            raise CodecError(f"{self._program(key)}: succeeded, but wrote no {path.stem}")
         return data
 
     def _program(self, key: str) -> str:
@@ -159,7 +158,7 @@ def _lines(file: IO[bytes]) -> list[str]:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a program that still runs, and what it started."""
+    """Kill a program that still runs, with its child processes."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -186,7 +185,7 @@ def _check(commands: Sequence[Command], key: str, where: str) -> None:
     unknown = sorted(used - set(_MEANINGS[key]))
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in _MEANINGS[key])
-        raise OptionsError(f"{where}: unknown placeholder {{{unknown[0]}}}; there are {known}")
+        raise OptionsError(f"{where}: unknown placeholder {{{unknown[0]}}}; known: {known}")
     for name in _NEEDED[key]:
         if name not in used:
             raise OptionsError(f"{where}: the placeholder {{{name}}} is missing")

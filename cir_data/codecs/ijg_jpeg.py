@@ -1,11 +1,11 @@
 """JPEG by the Independent JPEG Group's libjpeg 9, through the package ``jpeglib``.
 
-It differs from libjpeg-turbo in the chroma of subsampled images, which it takes to half the size
-and back by transforms of another length, not by averaging and interpolation. Tables are those that
-Pillow writes for the quality, so that both quantise alike. On the 29 images of LIVE1 at qualities
+It differs from libjpeg-turbo in subsampled chroma, which it resizes by DCTs of another length, not
+by averaging and interpolation. The quantisation tables are those that Pillow writes for the same
+quality. On the 29 images of LIVE1 at qualities
 10, 20, 30, 40 (jpeglib 1.0.2 with 9d; Pillow 13.0.0 with libjpeg-turbo 3.2.0), the mean PSNR of the
 compressed images is 25.598, 27.957, 29.252, 30.164 dB, where libjpeg-turbo gives 25.693, 28.061,
-29.366, 30.280; 14, 24, 30, 34 of 100 pixels differ. Grey images come out equal.
+29.366, 30.280; 14, 24, 30, 34 % of the pixels differ. Grey images are identical.
 """
 
 import tempfile
@@ -19,11 +19,11 @@ import numpy as np
 from cir_data.codecs.base import CodecError
 from cir_data.codecs.jpeg import JPEG
 from cir_data.extras import needs_extra
-from cir_data.images.geometry import Pixels, Size
+from cir_data.images.geometry import Pixels, Size, size_of
 from cir_data.images.jpeg_facts import standard_tables
 
 _selected = threading.Lock()
-"""Held from selecting a release to its last use: jpeglib has one selection for the process."""
+"""Locks the choice of a release while it is used: jpeglib has one choice per process."""
 
 _MEMORY = Path("/dev/shm")
 
@@ -32,15 +32,15 @@ _MEMORY = Path("/dev/shm")
 class IJGJpeg(JPEG):
     """Baseline JPEG by one release of libjpeg 9.
 
-    ``jpeglib`` reads and writes files only; they lie in memory where the system has a place for
-    that. Its selection of a release stays at ours after a call.
+    ``jpeglib`` only reads and writes files; they are placed in memory if the system supports that.
+    Its choice of a release is not restored after a call.
     """
 
     release: str = "9d"
     """``9``, or ``9a`` to ``9f``."""
 
     def __post_init__(self) -> None:
-        _jpeglib()  # a missing package is named here, and not in a worker
+        _jpeglib()  # report a missing package now, not in a worker
 
     @property
     def version(self) -> str:
@@ -75,7 +75,7 @@ class IJGJpeg(JPEG):
 
     def compress(self, image: Pixels, quality: int) -> Pixels:
         """Compress and decode an image; see :meth:`Codec.compress`."""
-        return self.decode(self.encode(image, quality), (image.shape[0], image.shape[1]))
+        return self.decode(self.encode(image, quality), size_of(image))
 
     def _library(self) -> ModuleType:
         library = _jpeglib()

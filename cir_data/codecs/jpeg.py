@@ -1,4 +1,4 @@
-"""JPEG by Pillow: whole images, and the part that an exact crop needs."""
+"""JPEG by Pillow, and the smallest window to compress for an exact crop."""
 
 import io
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _NARROWEST = 5
 
 @cache
 def codec_name() -> str:
-    """Return the name and version of the codec, to stand beside every figure measured with it."""
+    """Return the name and version of the codec, recorded with every result."""
     if features.check("libjpeg_turbo"):
         library = f"libjpeg-turbo {features.version('libjpeg_turbo')}"
     else:
@@ -28,13 +28,22 @@ def codec_name() -> str:
 
 @dataclass(frozen=True)
 class JPEG(Codec):
-    """JPEG by Pillow; the defaults are Pillow's own: standard tables, baseline, 4:2:0."""
+    """JPEG by Pillow; the defaults are Pillow's own: standard tables, baseline, 4:2:0.
+
+    Example:
+        >>> image = np.zeros((48, 64, 3), np.uint8)
+        >>> codec = JPEG("4:4:4")
+        >>> codec.compress(image, quality=40).shape
+        (48, 64, 3)
+        >>> codec.record(40, grey=False).subsampling
+        '4:4:4'
+    """
 
     subsampling: Subsampling = "4:2:0"
     tables: Tables | None = None
-    """In place of the standard tables of a quality, which is then without effect."""
+    """Used instead of the standard tables of the quality, which then has no effect."""
     progressive: bool = False
-    """Store the same coefficients in another order: the decoded pixels are those of baseline."""
+    """Store the same coefficients in another order; the decoded pixels are the same."""
 
     takes_grey: ClassVar[bool] = True
 
@@ -66,7 +75,7 @@ class JPEG(Codec):
         return Compression(self.version, known, self._sampling(grey))
 
     def needs(self, part: Window, size: Size, grey: bool) -> Window:
-        """Return what to compress for an exact part: see :func:`exact_region`."""
+        """Return the window to compress for an exact part; see :func:`exact_region`."""
         return exact_region(part, size, self._sampling(grey))
 
     def unit(self, grey: bool) -> Size:
@@ -77,7 +86,7 @@ class JPEG(Codec):
         return "4:0:0" if grey else self.subsampling
 
     def _encoded(self, image: Pixels, quality: int) -> io.BytesIO:
-        # Pillow would scale given tables by a quality beside them
+        # Pillow would scale the tables if a quality was given, too
         settings: dict[str, Any] = (
             {"quality": quality} if self.tables is None else {"qtables": self.tables}
         )
@@ -91,18 +100,22 @@ class JPEG(Codec):
 
 
 def exact_region(window: Window, size: Size, subsampling: str) -> Window:
-    """Return the part of an image to compress, for a crop as the whole compressed image has it.
+    """Return the window to compress so that a crop equals that of the whole compressed image.
 
-    A pixel depends on its unit of blocks (8 x 8 for 4:4:4 and grey, 8 high and 16 wide for 4:2:2,
-    16 x 16 for 4:2:0). In a direction in which chroma is subsampled, it depends too on the nearest
-    chroma sample of the neighbouring unit, by which the decoder interpolates; one more pixel on
-    each side reaches it. The decoder drops this interpolation in images narrower than 5 pixels, so
-    that the region must not become one at the image's far border.
+    A pixel depends on its MCU (8 x 8 for 4:4:4 and grey, 8 high and 16 wide for 4:2:2, 16 x 16 for
+    4:2:0). In a direction in which chroma is subsampled, it also depends on the nearest chroma
+    sample of the next MCU, because the decoder interpolates; one more pixel on each side includes
+    it. The decoder does not interpolate images narrower than 5 pixels, so the window must not
+    become that narrow at the far border of the image.
 
     Args:
         window: The crop.
         size: Height and width of the whole image.
         subsampling: ``4:4:4``, ``4:2:2``, ``4:2:0``, or ``4:0:0`` for grey.
+
+    Example:
+        >>> exact_region(Window(20, 30, 8, 8), (480, 640), "4:4:4")
+        Window(top=16, left=24, height=16, width=16)
     """
     (unit_height, unit_width), (height, width) = _UNITS[subsampling], size
     top, bottom = _exact_span(window.top, window.height, height, unit_height)

@@ -1,8 +1,8 @@
 """WebP, AVIF, HEVC intra and JPEG XL by Pillow and its plugins.
 
-All are lossy at every quality but perhaps the highest, and none crops exactly: prediction and
-deblocking reach across blocks. The qualities are those of the encoders' own scales, of which no two
-agree; that of HEVC here is libheif's, 0 to 100, and no QP: for HM's or x265's QP, use a command.
+All are lossy, except perhaps at the highest quality. None gives exact crops: prediction and
+deblocking reach across blocks. Each quality is on the encoder's own scale, and no two scales agree.
+For HEVC it is libheif's, 0 to 100, not a QP: to use the QP of HM or x265, use a command.
 """
 
 import io
@@ -27,15 +27,15 @@ _PERCENT = QualityScale(0, 100)
 
 @dataclass(frozen=True)
 class Format:
-    """A format that Pillow or a plugin of it writes."""
+    """A format that Pillow or one of its plugins writes."""
 
     name: str
-    """As Pillow calls it."""
+    """Pillow's name of the format."""
     version: str
     subsampling: str
     scale: QualityScale = _PERCENT
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What is passed to Pillow beside the quality."""
+    """Further arguments of Pillow's ``save``."""
 
 
 class PillowCodec(Codec):
@@ -100,7 +100,7 @@ def _hevc() -> Codec:
 def _jxl() -> Codec:
     needs_extra("pillow_jxl", "codecs", "codec: jxl")
     version = f"JPEG XL (pillow-jxl-plugin {distribution_version('pillow-jxl-plugin')})"
-    # 100 would ask for lossless coding, which the plugin has another option for
+    # 100 would be lossless, for which the plugin has another option
     return PillowCodec(Format("JXL", version, "4:4:4", QualityScale(0, 99), {"num_threads": 1}))
 
 
@@ -126,6 +126,6 @@ def named_codec(name: CodecName) -> Codec:
     """Return a codec by its name in options files, with default settings.
 
     Raises:
-        UserError: A package that it needs is not there.
+        UserError: A package that it needs is not installed.
     """
     return _CODECS[name]()

@@ -1,4 +1,4 @@
-"""Pairs made from clean images alone, by any codec."""
+"""Pairs made from clean images by any codec."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,16 +16,16 @@ from cir_host.registration import register
 class CodecRestorationDataset(OnlineDataset):
     """Clean images, compressed on the fly by WebP, AVIF, HEVC, JPEG XL or a command.
 
-    A crop for training is cut out of the whole compressed image, so that small images train
-    fastest; the option ``context`` compresses less and is not exact. ``block_offset`` supposes a
-    grid of 8 pixels from the image's corner on. ``lq_path`` is the path of the clean image.
+    A training crop is cut from the whole compressed image, so small images train fastest; the
+    option ``context`` compresses less, but is not exact. ``block_offset`` assumes a grid of 8
+    pixels that starts at the image's corner. ``lq_path`` is the path of the clean image.
 
     Args:
         opt: The section of the options file; :class:`CodecRestorationOptions` lists the keys.
 
     Raises:
-        OptionsError: A key or value that cannot be used.
-        UserError: A folder, an LMDB, a listed image, a package or a program is not there.
+        OptionsError: A key or value cannot be used.
+        UserError: A folder, an LMDB, a listed image, a package or a program is missing.
     """
 
     options_type = CodecRestorationOptions

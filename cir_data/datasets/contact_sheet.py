@@ -1,4 +1,4 @@
-"""The first pairs of a data set with what was drawn for them, as one picture."""
+"""A contact sheet: the first pairs of a data set with their random draws."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from cir_host.file_names import printable
 from cir_host.files import write_whole
 
 _LONGEST = 256
-"""Pixels of an edge that are shown; of larger images it is the part at top and left."""
+"""Longest edge shown, in pixels; larger images show their top left part."""
 
 _LINE = 14
 _MARGIN = 4
@@ -21,13 +21,13 @@ _NOT_SHOWN = frozenset({"lq", "gt", "lq_path", "gt_path", "codec"})
 
 
 def write_sheet(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
-    """Write a PNG with a row for each pair: compressed, original, and the facts beside them.
+    """Write a PNG with one row per pair: compressed image, original, and facts.
 
     A compressed image that is smaller than its original is enlarged without interpolation.
 
     Args:
-        path: The file, which is replaced in one step.
-        samples: As the data set gives them.
+        path: The file; it is replaced atomically.
+        samples: Samples of the data set.
     """
     rows = [_row(sample) for sample in samples]
     width = max(row.width for row in rows)
@@ -40,7 +40,7 @@ def write_sheet(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
 
 
 def describe(sample: Mapping[str, Any]) -> list[str]:
-    """Return the lines of text that stand beside a pair."""
+    """Return the lines of text beside a pair."""
     lines = [printable(Path(sample["gt_path"]).name), sample["codec"]]
     for key in sorted(sample.keys() - _NOT_SHOWN):
         value = sample[key]
@@ -70,6 +70,6 @@ def _row(sample: Mapping[str, Any]) -> Image.Image:
 
 
 def _pixels(tensor: Tensor) -> Pixels:
-    """Return (C, H, W) in [0, 1] as 8 bits, (H, W) or (H, W, 3)."""
+    """Convert (C, H, W) in [0, 1] to 8 bits, (H, W) or (H, W, 3)."""
     image: Pixels = (tensor.numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
     return image[..., 0] if image.shape[2] == 1 else image

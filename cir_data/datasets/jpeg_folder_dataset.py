@@ -1,4 +1,4 @@
-"""Compressed images without originals."""
+"""Compressed images without ground truth."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -6,18 +6,18 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from cir_data.datasets.sample import Sample, make_sample
-from cir_data.images.color import convert
+from cir_data.datasets.sample_fields import Sample, make_sample
+from cir_data.images.color import to_color
 from cir_data.images.decoding import decode_compressed
 from cir_data.options import JPEGFolderOptions
-from cir_data.storage.sources import open_images
-from cir_host.options import convert as convert_options
+from cir_data.storage.dataroots import open_images
+from cir_host.options import convert
 from cir_host.registration import register
 
 
 @register("dataset")
 class JPEGFolderDataset(Dataset[Sample]):
-    """Whole compressed images to restore; no metrics can be taken.
+    """Whole compressed images to restore, without ground truth for metrics.
 
     ``quality`` and ``subsampling`` are read from the JPEG file, as in ``PairedJPEGDataset``.
 
@@ -25,15 +25,15 @@ class JPEGFolderDataset(Dataset[Sample]):
         opt: The section of the options file; :class:`JPEGFolderOptions` lists the keys.
 
     Raises:
-        OptionsError: A key or value that cannot be used.
-        UserError: A folder, an LMDB or a listed image is not there.
+        OptionsError: A key or value cannot be used.
+        UserError: A folder, an LMDB or a listed image is missing.
     """
 
     options_type = JPEGFolderOptions
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt  # BasicSR's validation reads the name here
-        self.options = convert_options(opt, self.options_type, f"datasets.{opt.get('phase')}")
+        self.options = convert(opt, self.options_type, f"datasets.{opt.get('phase')}")
         roots = open_images("dataroot_lq", self.options.dataroot_lq, self.options.meta_info_file)
         self.compressed = list(chain.from_iterable(roots))
 
@@ -48,5 +48,5 @@ class JPEGFolderDataset(Dataset[Sample]):
         """
         image = self.compressed[index]
         lq = decode_compressed(image.read(), image.path)
-        pixels = convert(lq.pixels, self.options.color)
+        pixels = to_color(lq.pixels, self.options.color)
         return make_sample(pixels, image.path, lq.compression, lq.boundary)

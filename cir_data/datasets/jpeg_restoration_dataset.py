@@ -1,4 +1,4 @@
-"""Pairs made from clean images alone: the JPEG is made while loading."""
+"""Pairs made from clean images, which are compressed as JPEG while loading."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 from cir_data.codecs.jpeg import JPEG
 from cir_data.datasets.online_dataset import OnlineDataset
-from cir_data.datasets.sample import DoubleFacts
+from cir_data.datasets.sample_fields import DoubleFacts
 from cir_data.degradations.base import Degradation
 from cir_data.degradations.jpeg import NO_GRID, JPEGDraws, first_compression, first_grid
 from cir_data.images.geometry import Orientation, Pixels, Size, Window
@@ -20,17 +20,17 @@ from cir_host.registration import register
 class JPEGRestorationDataset(OnlineDataset):
     """Clean images and their JPEGs, compressed on the fly, once or twice.
 
-    A crop for training equals the same crop of the whole compressed image, bit for bit, so that the
-    block grid lies in it as it does in a part of a real JPEG. ``lq_path`` is the path of the clean
-    image. With the option ``double``, samples have the keys of
-    :class:`cir_data.datasets.sample.DoubleFacts` too.
+    A training crop equals the same crop of the whole compressed image bit for bit, so its block
+    grid lies as in a part of a real JPEG. ``lq_path`` is the path of the clean image. With the
+    option ``double``, samples also have the keys of
+    :class:`cir_data.datasets.sample_fields.DoubleFacts`.
 
     Args:
         opt: The section of the options file; :class:`JPEGRestorationOptions` lists the keys.
 
     Raises:
-        OptionsError: A key or value that cannot be used.
-        UserError: A folder, an LMDB, a listed image or a package is not there.
+        OptionsError: A key or value cannot be used.
+        UserError: A folder, an LMDB, a listed image or a package is missing.
     """
 
     options_type = JPEGRestorationOptions
@@ -42,21 +42,21 @@ class JPEGRestorationDataset(OnlineDataset):
         self.codec = self._draws.version
 
     def draw(self, rng: np.random.Generator) -> Degradation:
-        """Draw one or two compressions and what happens between them."""
+        """Draw one or two compressions, and the steps between them."""
         return self._draws.draw(rng)
 
     def grid(self, degradation: Degradation) -> Size:
-        """Return the grid on which crops start: by ``align``, that of the last compression."""
+        """Return the grid on which crops start; ``align: mcu`` gives that of the last JPEG."""
         if self.options.align == "none":
             return 1, 1
         codec = degradation.last.codec
-        assert isinstance(codec, JPEG)  # what JPEGDraws gives
+        assert isinstance(codec, JPEG)  # JPEGDraws uses no other codec
         return codec.unit(grey=self.options.color != "rgb")
 
     def facts(
         self, degradation: Degradation, window: Window, orientation: Orientation, lq: Pixels
     ) -> Mapping[str, Any]:
-        """Return the draws of the first compression where there may be one."""
+        """Return the draws of the first compression, if the options have one."""
         if self.options.double is None:
             return {}
         quality, subsampling, factor = first_compression(degradation)

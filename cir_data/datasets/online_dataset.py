@@ -1,4 +1,4 @@
-"""What the data sets share that compress clean images while loading."""
+"""The base of data sets that compress clean images while loading."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ import numpy as np
 from cir_data.codecs.base import CodecError
 from cir_data.datasets.pair_dataset import PairDataset, extend
 from cir_data.datasets.randomness import sample_generator
-from cir_data.datasets.sample import PairSample, make_pair, make_sample
+from cir_data.datasets.sample_fields import PairSample, make_pair, make_sample
 from cir_data.degradations.base import Degradation
 from cir_data.images.decoding import decode
-from cir_data.images.geometry import Orientation, Pixels, Size, Window
+from cir_data.images.geometry import Orientation, Pixels, Size, Window, size_of
 
 
 class OnlineDataset(PairDataset):
-    """Base of the data sets that make the compressed image from the clean one.
+    """Base of data sets that compress the clean image while loading.
 
-    In training, an image that is too small for a crop is extended by reflection before anything
-    else is done to it.
+    In training, an image that is smaller than a crop is padded by reflection before all other
+    steps.
     """
 
     codec: str
@@ -27,7 +27,7 @@ class OnlineDataset(PairDataset):
 
     @abstractmethod
     def draw(self, rng: np.random.Generator) -> Degradation:
-        """Draw what happens to an image."""
+        """Draw the degradation of an image."""
 
     def grid(self, degradation: Degradation) -> Size:
         """Return the grid on which crops start."""
@@ -40,32 +40,32 @@ class OnlineDataset(PairDataset):
         orientation: Orientation,
         lq: Pixels,
     ) -> Mapping[str, Any]:
-        """Return what is added to a sample beside the facts of the last compression.
+        """Return further keys of a sample, besides the facts of the last compression.
 
         Args:
-            degradation: What was drawn.
-            window: Where the sample lies in the degraded image.
-            orientation: How it is turned.
-            lq: The degraded window, not yet turned.
+            degradation: The degradation of the image.
+            window: The window of the sample in the degraded image.
+            orientation: The orientation of the sample.
+            lq: The degraded window, before it is flipped or transposed.
         """
         return {}
 
     def whole(self, index: int) -> PairSample:
-        """Return a whole image, the same bits each time."""
+        """Return a whole image, deterministically."""
         degradation = self.draw(sample_generator(0, index))
         original = self.originals[index]
         image = extend(decode(original.read(), original.path), degradation.input_edge(1))
-        window = Window(0, 0, *degradation.output_size(_size(image)))
+        window = Window(0, 0, *degradation.output_size(size_of(image)))
         return self._sample(index, image, degradation, window, Orientation())
 
-    def crop(self, index: int, rng: np.random.Generator) -> PairSample:
-        """Return a crop of the compressed image and of the clean one."""
+    def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
+        """Return the same crop of the compressed and the clean image; see :class:`PairDataset`."""
         original = self.originals[index]
         image = decode(original.read(), original.path)
         degradation = self.draw(rng)
-        image = extend(image, degradation.input_edge(self.crop_size))
-        size = degradation.output_size(_size(image))
-        window = Window.random(rng, size, self.crop_size, self.grid(degradation))
+        image = extend(image, degradation.input_edge(size))
+        whole = degradation.output_size(size_of(image))
+        window = Window.random(rng, whole, size, self.grid(degradation))
         return self._sample(index, image, degradation, window, self.random_orientation(rng))
 
     def _sample(
@@ -90,7 +90,3 @@ class OnlineDataset(PairDataset):
         )
         pair.update(self.facts(degradation, window, orientation, lq))  # type: ignore[typeddict-item]
         return pair
-
-
-def _size(image: Pixels) -> Size:
-    return image.shape[0], image.shape[1]

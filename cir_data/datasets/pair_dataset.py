@@ -1,4 +1,4 @@
-"""What the data sets with original images share: training crops, and what damaged files do."""
+"""The base of data sets with ground truth: training crops, and handling of damaged files."""
 
 import logging
 import re
@@ -14,16 +14,17 @@ from torch.utils.data import Dataset
 
 from cir_data.datasets.contact_sheet import write_sheet
 from cir_data.datasets.randomness import sample_generator
-from cir_data.datasets.sample import PairSample
+from cir_data.datasets.sample_fields import PairSample
 from cir_data.datasets.shared_marks import FirstTime, UnreadableImages
 from cir_data.images.errors import UnreadableImage
 from cir_data.images.geometry import Orientation, Pixels
 from cir_data.options import PairOptions
-from cir_data.storage.sources import StoredImages, open_images
+from cir_data.storage.dataroots import open_images
+from cir_data.storage.stored_images import StoredImages
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
 from cir_host.options import convert
-from cir_host.sampler import DataPlan, Stage, TrainingBatches
+from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 
 _MOST_TRIES = 100
 
@@ -31,17 +32,17 @@ _logger = logging.getLogger("basicsr")
 
 
 class PairDataset(Dataset[PairSample], ABC):
-    """Base of the data sets that give compressed images with their originals.
+    """Base of data sets of compressed images with their ground truth.
 
-    In training a sample is a random crop, in validation and test a whole image.
+    In training, a sample is a random crop; in validation and test, a whole image.
 
     Args:
-        opt: The section of the options file, with ``phase`` and ``manual_seed`` put in.
+        opt: The section of the options file, with ``phase`` and ``manual_seed`` added.
     """
 
     options_type: ClassVar[type[PairOptions]]
     seeds_samples: ClassVar[bool] = True
-    """Training samples depend on the :class:`SampleIndex` alone, not on global random states."""
+    """Training samples depend only on the :class:`SampleIndex`, not on global random states."""
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt  # BasicSR's validation reads the name here
@@ -58,8 +59,8 @@ class PairDataset(Dataset[PairSample], ABC):
         """Return a crop in training, else a whole image.
 
         Raises:
-            UserError: A file is missing, damaged or cannot be read; in training, unless ``strict``,
-                another takes the place of one that is there.
+            UserError: A file is missing, damaged or unreadable. In training, unless ``strict``, an
+                unreadable file is replaced by another one instead.
         """
         if self._sheet is not None and self._sheet.now():
             self._write_sheet()
@@ -68,14 +69,16 @@ class PairDataset(Dataset[PairSample], ABC):
     def _at(self, index: int) -> PairSample:
         if self.options.phase != "train":
             return self.whole(int(index))
-        if getattr(index, "crop_size", None) is not None:
-            self.options.gt_size = index.crop_size  # type: ignore[attr-defined]
+        size = index.crop_size if isinstance(index, SampleIndex) else None
+        if size is None:
+            size = self.options.gt_size
+        assert size is not None  # checked by the options in training
         rng = sample_generator(self.options.manual_seed, index)
         chosen = int(index)
         tried: list[str] = []
         while len(tried) < _MOST_TRIES:
             try:
-                return self.crop(chosen, rng)
+                return self.crop(chosen, size, rng)
             except UnreadableImage as error:
                 if self.options.strict:
                     raise
@@ -83,8 +86,8 @@ class PairDataset(Dataset[PairSample], ABC):
                 tried.append(self.originals[chosen].path)
                 chosen = int(rng.integers(len(self)))
         raise UserError(
-            f"{self.options.name}: {_MOST_TRIES} images drawn in a row cannot be read, the last of"
-            f" them {tried[-1]}"
+            f"{self.options.name}: {_MOST_TRIES} images drawn in a row cannot be read; the last one"
+            f" is {tried[-1]}"
         )
 
     def _write_sheet(self) -> None:
@@ -104,21 +107,20 @@ class PairDataset(Dataset[PairSample], ABC):
 
     @abstractmethod
     def whole(self, index: int) -> PairSample:
-        """Return a whole image, the same each time."""
+        """Return a whole image, deterministically."""
 
     @abstractmethod
-    def crop(self, index: int, rng: np.random.Generator) -> PairSample:
-        """Return a random crop of ``gt_size`` pixels in a random orientation.
+    def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
+        """Return a random square crop in a random orientation.
+
+        Args:
+            index: Which image.
+            size: Edge of the crop of the original, in pixels.
+            rng: All random numbers of the sample come from here.
 
         Raises:
-            UnreadableImage: Its content is damaged.
+            UnreadableImage: The image is damaged.
         """
-
-    @property
-    def crop_size(self) -> int:
-        """Edge of the crops for training in pixels."""
-        assert self.options.gt_size is not None  # checked by the options in training
-        return self.options.gt_size
 
     def random_orientation(self, rng: np.random.Generator) -> Orientation:
         """Draw the flips and the transposition that the options allow."""
@@ -126,7 +128,7 @@ class PairDataset(Dataset[PairSample], ABC):
 
 
 def extend(image: Pixels, size: int) -> Pixels:
-    """Reflect an image at bottom and right until both edges have ``size`` pixels at least."""
+    """Pad an image at bottom and right by reflection until both edges have ``size`` pixels."""
     missing = [(0, max(0, size - edge)) for edge in image.shape[:2]]
     if not any(after for _, after in missing):
         return image

@@ -1,4 +1,4 @@
-"""Pairs from disk: compressed files beside their originals."""
+"""Pairs from disk: compressed files and their ground truth."""
 
 from collections.abc import Mapping
 from itertools import groupby
@@ -9,13 +9,14 @@ import numpy as np
 
 from cir_data.datasets.pair_dataset import PairDataset, extend
 from cir_data.datasets.partners import partners
-from cir_data.datasets.sample import PairSample, make_pair, make_sample
-from cir_data.images.color import convert
+from cir_data.datasets.sample_fields import PairSample, make_pair, make_sample
+from cir_data.images.color import to_color
 from cir_data.images.compression import Compression
 from cir_data.images.decoding import CompressedImage, decode, decode_compressed
 from cir_data.images.geometry import Boundary, Pixels, Window
 from cir_data.options import PairedJPEGOptions
-from cir_data.storage.sources import StoredImages, open_images
+from cir_data.storage.dataroots import open_images
+from cir_data.storage.stored_images import StoredImages
 from cir_host.errors import UserError
 from cir_host.registration import register
 
@@ -24,17 +25,17 @@ from cir_host.registration import register
 class PairedJPEGDataset(PairDataset):
     """Compressed files and their originals, matched by path without extension.
 
-    ``quality`` and ``subsampling`` are read from the JPEG file; the quality is -1 where its tables
-    are not standard ones, or where the file is no JPEG. ``block_offset`` supposes that the blocks
-    start at the file's first pixel, as they do in every JPEG. Beyond the border of an image that is
-    extended to ``gt_size``, the grid is that of the reflected pixels, and not continued.
+    ``quality`` and ``subsampling`` are read from the JPEG file; the quality is -1 if its tables are
+    not standard, or if the file is no JPEG. ``block_offset`` assumes that the blocks start at the
+    file's first pixel, as in every JPEG. If an image is padded to ``gt_size``, the grid does not
+    continue in the padding, which contains reflected pixels.
 
     Args:
         opt: The section of the options file; :class:`PairedJPEGOptions` lists the keys.
 
     Raises:
-        OptionsError: A key or value that cannot be used.
-        UserError: A folder, an LMDB, a listed image or one of a pair is not there.
+        OptionsError: A key or value cannot be used.
+        UserError: A folder, an LMDB, a listed image or one of a pair is missing.
     """
 
     options_type = PairedJPEGOptions
@@ -56,11 +57,11 @@ class PairedJPEGDataset(PairDataset):
         gt, lq = self._read(index)
         return self._sample(index, gt, lq.pixels, lq.compression, lq.boundary)
 
-    def crop(self, index: int, rng: np.random.Generator) -> PairSample:
+    def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
         """Return the same crop of both images."""
         gt, lq = self._read(index)
-        both = [extend(image, self.crop_size) for image in (gt, lq.pixels)]
-        window = Window.random(rng, both[0].shape[:2], self.crop_size)
+        both = [extend(image, size) for image in (gt, lq.pixels)]
+        window = Window.random(rng, both[0].shape[:2], size)
         orientation = self.random_orientation(rng)
         crops = [window.cut(image) for image in both]
         boundary = orientation.move_boundary(window.move_boundary(lq.boundary), crops[0])
@@ -82,6 +83,6 @@ class PairedJPEGDataset(PairDataset):
     def _sample(
         self, index: int, gt: Pixels, lq: Pixels, compression: Compression, boundary: Boundary
     ) -> PairSample:
-        gt, lq = (convert(image, self.options.color) for image in (gt, lq))
+        gt, lq = (to_color(image, self.options.color) for image in (gt, lq))
         sample = make_sample(lq, self.compressed[index].path, compression, boundary)
         return make_pair(sample, gt, self.originals[index].path)

@@ -1,4 +1,4 @@
-"""The random stream of a training sample."""
+"""The random generator of a training sample."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from cir_host.sampler import SampleIndex
 
 
 def sample_generator(manual_seed: int, index: int) -> np.random.Generator:
-    """Return the generator of one training sample, from where the sample stands in the run.
+    """Return the random generator of one training sample.
 
-    It depends on the seed, the epoch and the position in the epoch alone, so that samples are the
-    same whatever the number of workers, and new in every epoch and every repetition of an image.
+    It depends only on the seed, the epoch and the position in the epoch. Samples are therefore the
+    same for any number of workers, and differ between epochs and between repetitions of an image.
 
     Args:
         manual_seed: The run's seed, at least 0.
-        index: A :class:`SampleIndex`; a plain integer counts as that position of epoch 0.
+        index: A :class:`SampleIndex`; a plain integer is a position in epoch 0.
     """
     if isinstance(index, SampleIndex):
         return np.random.default_rng((manual_seed, index.epoch, index.position))

@@ -1,4 +1,4 @@
-"""What the workers of a data loader know in common: unreadable images, what was done already."""
+"""Flags shared by data loader workers: unreadable images, and what was done already."""
 
 import logging
 import os
@@ -11,10 +11,9 @@ _logger = logging.getLogger("basicsr")
 
 
 class UnreadableImages:
-    """Names each unreadable image of a data set once and counts them.
+    """Logs each unreadable image of a data set once, and counts them.
 
-    The marks lie in shared memory, so that the workers of all epochs and the main process see the
-    same ones.
+    The flags lie in shared memory, so the main process and the workers of all epochs share them.
     """
 
     def __init__(self, images: int) -> None:
@@ -25,7 +24,7 @@ class UnreadableImages:
         return int(self._marks.sum())
 
     def report(self, index: int, error: UnreadableImage) -> None:
-        """Mark an image; log it if it had no mark."""
+        """Mark an image as unreadable; log it the first time."""
         if not self._marks[index]:
             self._marks[index] = True
             _logger.warning(
@@ -37,14 +36,14 @@ class UnreadableImages:
 
 
 class FirstTime:
-    """Says once, to one of all workers and processes of a run, that it is the first."""
+    """Is true once, in one of all workers and processes of a run."""
 
     def __init__(self) -> None:
         self._done = torch.zeros(1, dtype=torch.bool)
         self._done.share_memory_()  # type: ignore[no-untyped-call]
 
     def now(self) -> bool:
-        """Return whether this is the first call, in the process of rank 0."""
+        """Return whether this is the first call, in worker 0 of rank 0."""
         worker = torch.utils.data.get_worker_info()
         if self._done[0] or (worker and worker.id) or os.environ.get("RANK", "0") != "0":
             return False

@@ -1,4 +1,4 @@
-"""Compressed super-resolution: clean images, and small ones that a codec of a set compressed."""
+"""Compressed super-resolution: clean images, downscaled and compressed by one of several codecs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,16 +12,19 @@ from cir_data.codecs.choice import make_codec, qualities_of
 from cir_data.datasets.pair_dataset import PairDataset, extend
 from cir_data.datasets.partners import partners
 from cir_data.datasets.randomness import sample_generator
-from cir_data.datasets.sample import UCSRSample, make_pair, make_sample
+from cir_data.datasets.sample_fields import UCSRSample, make_pair, make_sample
 from cir_data.degradations.base import Compress, Degradation
 from cir_data.degradations.bicubic import Reduce
 from cir_data.draws import Mixture
-from cir_data.images.color import Color, convert
+from cir_data.images.color import Color, to_color
 from cir_data.images.compression import UNKNOWN_QUALITY, Compression
 from cir_data.images.decoding import decode
-from cir_data.images.geometry import Orientation, Pixels, Size, Window
+from cir_data.images.geometry import Orientation, Pixels, Window, size_of
 from cir_data.options import CodecEntry, UCSROptions
-from cir_data.storage.sources import LMDB_SUFFIX, StoredImage, StoredImages, as_list, open_images
+from cir_data.storage.dataroots import as_list, open_images
+from cir_data.storage.image_source import StoredImage
+from cir_data.storage.lmdb_source import LMDB_SUFFIX
+from cir_data.storage.stored_images import StoredImages
 from cir_host.errors import UserError
 from cir_host.file_names import expanded
 from cir_host.registration import register
@@ -29,14 +32,14 @@ from cir_host.registration import register
 
 @register("dataset")
 class UCSRDataset(PairDataset):
-    """Clean images, and their small versions compressed by one of several codecs.
+    """Clean images, downscaled and compressed by one of several codecs.
 
-    An image is cut at bottom and right to a multiple of ``scale``, reduced by MATLAB's bicubic
-    filter, and compressed by a drawn codec at a drawn quality; or the compressed small image is
-    read from a folder where others made it. ``lq`` is ``scale`` times smaller than ``gt``;
-    ``codec_index`` is what a network that is told the codec needs. For JPEG, a crop equals that of
-    the whole small image as compressed, bit for bit, and only a part is reduced; other codecs
-    compress the whole small image for each crop.
+    An image is cropped at bottom and right to a multiple of ``scale``, downscaled by MATLAB's
+    bicubic filter, and compressed by a random codec at a random quality. Alternatively, the
+    compressed small image is read from a folder. ``lq`` is ``scale`` times smaller than ``gt``;
+    networks that get the codec as an input use ``codec_index``. With JPEG, a crop equals that of
+    the whole compressed image bit for bit, and only a part is processed; other codecs compress the
+    whole small image for each crop.
 
     Source: Li et al., UCIP, ECCV 2024, section 3.3.
 
@@ -44,8 +47,8 @@ class UCSRDataset(PairDataset):
         opt: The section of the options file; :class:`UCSROptions` lists the keys.
 
     Raises:
-        OptionsError: A key or value that cannot be used.
-        UserError: A folder, an LMDB, a listed image, a package or a program is not there.
+        OptionsError: A key or value cannot be used.
+        UserError: A folder, an LMDB, a listed image, a package or a program is missing.
     """
 
     options_type = UCSROptions
@@ -61,19 +64,17 @@ class UCSRDataset(PairDataset):
         self.codec = "; ".join(maker.version for maker in self._makers)
 
     def whole(self, index: int) -> UCSRSample:
-        """Return a whole image, the same bits each time."""
+        """Return a whole image, deterministically."""
         image = self._clean(index, self.options.scale)
-        size = Reduce(self.options.scale).output_size(_size(image))
+        size = Reduce(self.options.scale).output_size(size_of(image))
         rng = sample_generator(0, index)
         return self._sample(index, rng, image, Window(0, 0, *size), Orientation())
 
-    def crop(self, index: int, rng: np.random.Generator) -> UCSRSample:
-        """Return a crop of the small compressed image, and what it shows of the clean one."""
-        image = self._clean(index, self.crop_size)
+    def crop(self, index: int, size: int, rng: np.random.Generator) -> UCSRSample:
+        """Return a crop of the small compressed image, and the same part of the clean one."""
+        image = self._clean(index, size)
         scale = self.options.scale
-        window = Window.random(
-            rng, Reduce(scale).output_size(_size(image)), self.crop_size // scale
-        )
+        window = Window.random(rng, Reduce(scale).output_size(size_of(image)), size // scale)
         return self._sample(index, rng, image, window, self.random_orientation(rng))
 
     def _clean(self, index: int, least: int) -> Pixels:
@@ -93,7 +94,7 @@ class UCSRDataset(PairDataset):
         chosen = self._choice.draw(rng)
         color = self.options.color
         lq, lq_path, record = self._makers[chosen].make(index, rng, image, color, window)
-        gt = convert(window.scaled(self.options.scale).cut(image), color)
+        gt = to_color(window.scaled(self.options.scale).cut(image), color)
         boundary = orientation.move_boundary(window.move_boundary((0, 0)), lq)
         sample = make_sample(orientation.apply(lq), lq_path, record, boundary)
         pair = make_pair(sample, orientation.apply(gt), self.originals[index].path)
@@ -119,7 +120,7 @@ class UCSRDataset(PairDataset):
 
 
 class _Maker(ABC):
-    """Gives small compressed images of the originals."""
+    """Returns small compressed images of the originals."""
 
     version: str
 
@@ -127,13 +128,13 @@ class _Maker(ABC):
     def make(
         self, index: int, rng: np.random.Generator, image: Pixels, color: Color, window: Window
     ) -> tuple[Pixels, str, Compression]:
-        """Return a part of the small image at a drawn quality, its path, and how it was made.
+        """Return a part of the small image at a random quality, its path and its compression.
 
         Args:
-            index: Which original it belongs to.
-            rng: Where the quality comes from.
-            image: The original, whose edges are multiples of the scale.
-            color: What to convert it to.
+            index: Index of the original.
+            rng: The random generator of the sample.
+            image: The original; its edges are multiples of the scale.
+            color: The channels to return.
             window: The part, in the small image.
         """
 
@@ -187,10 +188,10 @@ class _Stored(_Maker):
         chosen = int(rng.integers(len(self._qualities)))
         stored, quality = self._images[chosen][index], self._qualities[chosen]
         small = decode(stored.read(), stored.path)
-        wanted = Reduce(self._scale).output_size(_size(image))
-        # an original that was extended for its crop has its small image extended likewise
+        wanted = Reduce(self._scale).output_size(size_of(image))
+        # if the original was padded for its crop, the small image is padded, too
         extended = extend(small, min(wanted))
-        if _size(extended) != wanted:
+        if size_of(extended) != wanted:
             raise UserError(
                 f"{stored.path} is {small.shape[1]} x {small.shape[0]} pixels, but"
                 f" {self._originals[index].path} gives {wanted[1]} x {wanted[0]} at scale"
@@ -198,14 +199,10 @@ class _Stored(_Maker):
             )
         number = quality if isinstance(quality, int) else UNKNOWN_QUALITY
         record = Compression(f"{self._name} {quality}", number, "unknown")
-        return convert(window.cut(extended), color), stored.path, record
+        return to_color(window.cut(extended), color), stored.path, record
 
 
 def _listed(root: Path) -> list[StoredImage]:
     lmdb = root.with_name(root.name + LMDB_SUFFIX)
     (images,) = open_images("folder", str(lmdb if lmdb.is_dir() else root))
     return images
-
-
-def _size(image: Pixels) -> Size:
-    return image.shape[0], image.shape[1]

@@ -1,8 +1,8 @@
-"""Degradations as sequences of steps that compute a crop from no more pixels than it needs.
+"""Degradations: sequences of steps that compute an exact crop from the pixels that it needs.
 
-Each step says which part of its input it needs for a part of its output. Going backwards through
-the steps gives the part of the clean image to start from; what comes out then equals the same crop
-of the whole degraded image, bit for bit.
+Each step says which part of its input it needs for a part of its output. Going through the steps
+backwards gives the part of the clean image to start from. The result equals the same crop of the
+whole degraded image bit for bit.
 """
 
 import math
@@ -14,40 +14,46 @@ import numpy as np
 from PIL import Image
 
 from cir_data.codecs.base import Codec
-from cir_data.images.color import Color, convert
+from cir_data.images.color import Color, to_color
 from cir_data.images.compression import Compression
 from cir_data.images.geometry import Pixels, Size, Window
 
 _CODING_UNIT = 64
-"""Edge of the largest blocks of AVIF and HEVC at their usual settings, on which contexts start."""
+"""Edge of the largest blocks of AVIF and HEVC at usual settings; contexts start at them."""
 
 
 class Step(ABC):
     """One step of a degradation."""
 
     moves_pixels: bool = False
-    """Whether the clean image goes through it too, so that it stays in place."""
+    """Whether the clean image goes through the step, too, so that both stay aligned."""
 
     def output_size(self, size: Size) -> Size:
-        """Return height and width of the output for those of the input."""
+        """Return height and width of the output, given those of the input."""
         return size
 
     def input_edge(self, edge: int) -> int:
-        """Return how long edges of the input must be for edges of the output."""
+        """Return the edge that the input needs for an edge of the output."""
         return edge
 
     @abstractmethod
     def needs(self, part: Window, size: Size, grey: bool) -> Window:
-        """Return the part of the input, whose whole size is given, for a part of the output."""
+        """Return the part of the input that a part of the output needs.
+
+        Args:
+            part: The part of the output.
+            size: Height and width of the whole input.
+            grey: Whether the image has one channel.
+        """
 
     @abstractmethod
     def apply(self, image: Pixels, given: Window, wanted: Window, size: Size) -> Pixels:
         """Return a part of the output.
 
         Args:
-            image: The part ``given`` of the input, as :meth:`needs` asked for it.
-            given: Where it lies in the whole input.
-            wanted: What to return of the whole output.
+            image: The part ``given`` of the input, as :meth:`needs` returned it.
+            given: Its window in the whole input.
+            wanted: The window of the whole output to return.
             size: Height and width of the whole input.
         """
 
@@ -59,10 +65,10 @@ class Compress(Step):
     codec: Codec
     quality: int
     context: int | None = None
-    """Pixels around a part that are compressed at most; None: as many as are needed."""
+    """Most pixels to compress around a part; None: as many as an exact result needs."""
 
     def needs(self, part: Window, size: Size, grey: bool) -> Window:
-        """Return what the codec needs, or may have; see :meth:`Step.needs`."""
+        """Return what the codec needs, limited by ``context``; see :meth:`Step.needs`."""
         needed = self.codec.needs(part, size, grey)
         if self.context is None:
             return needed
@@ -78,7 +84,7 @@ class Compress(Step):
 def _span(
     start: int, length: int, context: int, needed_start: int, needed_length: int
 ) -> tuple[int, int]:
-    """Return where a part with some context begins and ends, within what is needed at most."""
+    """Return start and end of a part with its context, within what is needed."""
     first = max(0, start - context) // _CODING_UNIT * _CODING_UNIT
     last = start + length + context
     return max(first, needed_start), min(last, needed_start + needed_length)
@@ -86,7 +92,7 @@ def _span(
 
 @dataclass(frozen=True)
 class CutOff(Step):
-    """Drop rows at the top and columns at the left, so that the next block grid lies elsewhere."""
+    """Drop rows at the top and columns at the left, which shifts the next block grid."""
 
     rows: int
     columns: int
@@ -94,11 +100,11 @@ class CutOff(Step):
     moves_pixels = True
 
     def output_size(self, size: Size) -> Size:
-        """Return what is left; see :meth:`Step.output_size`."""
+        """Return the remaining size; see :meth:`Step.output_size`."""
         return size[0] - self.rows, size[1] - self.columns
 
     def input_edge(self, edge: int) -> int:
-        """Return the edge with what it loses; see :meth:`Step.input_edge`."""
+        """Return the edge plus what is dropped; see :meth:`Step.input_edge`."""
         return edge + max(self.rows, self.columns)
 
     def needs(self, part: Window, size: Size, grey: bool) -> Window:
@@ -106,15 +112,15 @@ class CutOff(Step):
         return part.moved(self.rows, self.columns)
 
     def apply(self, image: Pixels, given: Window, wanted: Window, size: Size) -> Pixels:
-        """Return the pixels as they are; see :meth:`Step.apply`."""
+        """Return the pixels unchanged; see :meth:`Step.apply`."""
         return image
 
 
 @dataclass(frozen=True)
 class Resize(Step):
-    """Pillow's bicubic resizing, which widens its filter when it makes an image smaller.
+    """Pillow's bicubic resizing, with antialiasing when it reduces.
 
-    It needs the whole image: the coefficients that Pillow rounds depend on the size of its input.
+    It needs the whole image, because Pillow rounds coefficients that depend on the input's size.
     """
 
     factor: float
@@ -126,7 +132,7 @@ class Resize(Step):
         return max(1, round(size[0] * self.factor)), max(1, round(size[1] * self.factor))
 
     def input_edge(self, edge: int) -> int:
-        """Return an edge that gives this one or a longer one; see :meth:`Step.input_edge`."""
+        """Return an edge that gives at least this one; see :meth:`Step.input_edge`."""
         return math.ceil(edge / self.factor)
 
     def needs(self, part: Window, size: Size, grey: bool) -> Window:
@@ -142,7 +148,16 @@ class Resize(Step):
 
 @dataclass(frozen=True)
 class Degradation:
-    """The steps that were drawn for one image; the last one compresses."""
+    """The steps drawn for one image; the last one compresses.
+
+    Example:
+        >>> from cir_data.codecs.jpeg import JPEG
+        >>> degradation = Degradation([Resize(0.5), Compress(JPEG(), quality=40)])
+        >>> image = np.zeros((96, 128, 3), np.uint8)
+        >>> lq, gt = degradation.apply(image, "rgb", Window(8, 8, 32, 32))
+        >>> lq.shape, gt.shape, degradation.output_size((96, 128))
+        ((32, 32, 3), (32, 32, 3), (48, 64))
+    """
 
     steps: Sequence[Step]
 
@@ -153,14 +168,14 @@ class Degradation:
         return size
 
     def input_edge(self, edge: int) -> int:
-        """Return how long both edges of an image must be to give ``edge`` pixels."""
+        """Return the edge that an image needs to give ``edge`` pixels."""
         for step in reversed(self.steps):
             edge = step.input_edge(edge)
         return edge
 
     @property
     def last(self) -> Compress:
-        """The compression whose result is seen."""
+        """The last compression."""
         step = self.steps[-1]
         assert isinstance(step, Compress)
         return step
@@ -173,13 +188,12 @@ class Degradation:
         """Degrade a part of an image.
 
         Args:
-            image: (H, W) grey, or (H, W, 3) RGB: the whole clean image, of which only what is
-                needed is touched.
-            color: What to convert it to before the first step.
-            window: The part of the degraded image that is wanted.
+            image: The whole clean image, (H, W) grey or (H, W, 3) RGB; only a part is read.
+            color: The image is converted to it before the first step.
+            window: The wanted part of the degraded image.
 
         Returns:
-            The part, degraded and clean; (h, w), or (h, w, 3) where ``color`` is ``rgb``.
+            The degraded and the clean part; (h, w, 3) if ``color`` is ``rgb``, else (h, w).
         """
         grey = color != "rgb"
         height, width = image.shape[:2]
@@ -189,7 +203,7 @@ class Degradation:
         parts = [window]
         for step, size in zip(reversed(self.steps), sizes[-2::-1], strict=True):
             parts.insert(0, step.needs(parts[0], size, grey))
-        degraded = clean = convert(parts[0].cut(image), color)
+        degraded = clean = to_color(parts[0].cut(image), color)
         for step, size, given, wanted in zip(self.steps, sizes, parts, parts[1:], strict=False):
             before, degraded = degraded, step.apply(degraded, given, wanted, size)
             if clean is before and step.moves_pixels:

@@ -1,8 +1,8 @@
-"""MATLAB's bicubic reduction by a whole factor, by which super-resolution makes small images.
+"""MATLAB's bicubic downscaling by an integer factor, the usual one of super-resolution.
 
-The weights are BasicSR's. Its ``imresize`` applies them in single precision, row by row in Python;
-here they are applied in double precision, in which sums for factors of 2 and 4 are
-exact, so that a part of an image comes out as it does in the whole, and faster.
+The weights are BasicSR's. Its ``imresize`` applies them in single precision, row by row in Python.
+Here double precision is used, in which sums for factors of 2 and 4 are exact: a part of an image
+equals that part of the whole downscaled image. It is faster, too.
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,22 @@ from cir_data.degradations.base import Step
 from cir_data.images.geometry import Pixels, Size, Window
 
 _REACH = 3
-"""The filter is 4 pixels of the small image wide: it ends less than 3 from the pixel it makes."""
+"""Radius of the filter in pixels of the small image, rounded up."""
 
 
 def reduce(image: Pixels, factor: int) -> Pixels:
-    """Make an image smaller as ``imresize(image, 1/factor)`` does, rounded to 8 bits.
+    """Downscale an image like ``imresize(image, 1/factor)``, rounded to 8 bits.
 
     Args:
-        image: (H, W) or (H, W, 3), whose edges are multiples of ``factor``.
+        image: (H, W) or (H, W, 3); the edges must be multiples of ``factor``.
         factor: 2 or more.
 
     Returns:
         (H / factor, W / factor) or (H / factor, W / factor, 3).
+
+    Example:
+        >>> reduce(np.zeros((48, 64, 3), np.uint8), 4).shape
+        (12, 16, 3)
     """
     small = _reduce_rows(_reduce_rows(image, factor).swapaxes(0, 1), factor).swapaxes(0, 1)
     rounded: Pixels = np.floor(small + 0.5).clip(0, 255).astype(np.uint8)
@@ -36,7 +40,7 @@ def reduce(image: Pixels, factor: int) -> Pixels:
 
 
 def _reduce_rows(image: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64]:
-    """Filter along the first axis, on which pixels beyond the borders are mirrored."""
+    """Filter along the first axis; pixels beyond the borders are mirrored."""
     weights, before = _filter(factor)
     count = len(image) // factor
     after = len(weights) - before - factor
@@ -50,8 +54,8 @@ def _reduce_rows(image: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64
 
 @cache
 def _filter(factor: int) -> tuple[list[float], int]:
-    """Return the weights of every pixel, and how many of them lie before its first own pixel."""
-    count = 8  # any, as the weights are the same for all pixels at a whole factor
+    """Return the weights, the same for all pixels, and how many precede the pixel's own span."""
+    count = 8  # any number, because an integer factor gives all pixels the same weights
     weights, indices, before, _ = calculate_weights_indices(
         count * factor, count, 1 / factor, "cubic", 4, antialiasing=True
     )
@@ -60,7 +64,7 @@ def _filter(factor: int) -> tuple[list[float], int]:
 
 @dataclass(frozen=True)
 class Reduce(Step):
-    """MATLAB's bicubic reduction as a step of a degradation."""
+    """MATLAB's bicubic downscaling as a step of a degradation."""
 
     factor: int
 
@@ -75,7 +79,7 @@ class Reduce(Step):
         return edge * self.factor
 
     def needs(self, part: Window, size: Size, grey: bool) -> Window:
-        """Return the pixels below the part, and what the filter reaches; see :meth:`Step.needs`."""
+        """Return the part in the large image, with the filter's radius; see :meth:`Step.needs`."""
         height, width = self.output_size(size)
         top, left = max(0, part.top - _REACH), max(0, part.left - _REACH)
         bottom = min(height, part.top + part.height + _REACH)
@@ -83,7 +87,7 @@ class Reduce(Step):
         return Window(top, left, bottom - top, right - left).scaled(self.factor)
 
     def apply(self, image: Pixels, given: Window, wanted: Window, size: Size) -> Pixels:
-        """Reduce the part and cut; see :meth:`Step.apply`."""
+        """Downscale the part and cut; see :meth:`Step.apply`."""
         small = reduce(image, self.factor)
         top, left = given.top // self.factor, given.left // self.factor
         return wanted.within(Window(top, left, *small.shape[:2])).cut(small)

@@ -1,4 +1,4 @@
-"""What ``JPEGRestorationDataset`` draws: one JPEG compression, or two with a change between."""
+"""The degradations of ``JPEGRestorationDataset``: one JPEG compression, or two."""
 
 import io
 import re
@@ -20,17 +20,17 @@ from cir_host.errors import OptionsError, UserError
 from cir_host.file_names import expanded
 
 NO_GRID: Boundary = (-1, -1)
-"""Stands for the block grid of a first compression that was not made, or was resized."""
+"""Block grid of a first compression that did not happen, or was resized afterwards."""
 
 _SHIFTS = 16
 
 
 class JPEGDraws:
-    """The degradations that a section of options describes."""
+    """Draws the degradations that a section of options describes."""
 
     def __init__(self, options: JPEGRestorationOptions, where: str) -> None:
         tables = options.tables and _tables(options.tables, f"{where}.tables")
-        # with tables of its own, a codec takes any quality
+        # with tables, a codec ignores the quality
         self._quality = Mixture[int].of(options.quality or 100)
         self._subsampling = Mixture[Subsampling].of(options.subsampling)
         self._codecs = {
@@ -47,7 +47,7 @@ class JPEGDraws:
 
 
 class _FirstDraws:
-    """What happens to an image before the compression that is seen."""
+    """Draws the steps before the last compression."""
 
     def __init__(self, options: DoubleOptions, library: Library) -> None:
         self._options = options
@@ -87,9 +87,9 @@ class _FirstDraws:
 
 
 def first_compression(degradation: Degradation) -> tuple[int, str, float]:
-    """Return quality and subsampling of the first of two compressions, and the factor after it.
+    """Return quality and subsampling of the first of two compressions, and the resize factor.
 
-    For one compression that is -1, ``none`` and 1.
+    For a single compression these are -1, ``none`` and 1.
     """
     quality, subsampling, factor = UNKNOWN_QUALITY, "none", 1.0
     for step in degradation.steps[:-1]:
@@ -101,7 +101,7 @@ def first_compression(degradation: Degradation) -> tuple[int, str, float]:
 
 
 def first_grid(degradation: Degradation, window: Window) -> Boundary:
-    """Return where the first of two compressions has its blocks in a crop; else NO_GRID."""
+    """Return the block grid of the first of two compressions in a crop; else NO_GRID."""
     before = degradation.steps[:-1]
     if not before or any(isinstance(step, Resize) for step in before):
         return NO_GRID
@@ -129,17 +129,17 @@ def _tables(option: str | list[list[int]], where: str) -> Tables:
 
 
 def read_tables(path: Path, where: str) -> Tables:
-    """Read quantisation tables from a JPEG file, or from a text of 64 or 128 integers.
+    """Read quantisation tables from a JPEG file, or from a text file of 64 or 128 integers.
 
-    In a text, ``#`` starts a comment that goes to the end of the line.
+    In a text file, ``#`` starts a comment.
 
     Args:
         path: The file.
-        where: The option that names it, for messages.
+        where: The key that names it, for messages.
 
     Raises:
         UserError: The file cannot be read.
-        OptionsError: It holds something else.
+        OptionsError: It is neither.
     """
     try:
         data = path.read_bytes()
@@ -155,7 +155,7 @@ def read_tables(path: Path, where: str) -> Tables:
     words = re.split(r"[\s,]+", text.strip())
     numbers = [int(word) for word in words if word.isdecimal()]
     if len(numbers) not in (64, 128) or len(words) != len(numbers):
-        raise OptionsError(f"{where}: {path} is no JPEG, nor a text of 64 or 128 integers")
+        raise OptionsError(f"{where}: {path} is neither a JPEG nor a text of 64 or 128 integers")
     if not all(1 <= number <= 255 for number in numbers):
         raise OptionsError(f"{where}: {path} has entries outside 1 to 255")
     return tuple(tuple(numbers[i : i + 64]) for i in range(0, len(numbers), 64))

@@ -1,4 +1,4 @@
-"""The three meanings of the option ``color``, taken from clean images before compression."""
+"""The option ``color``: clean images converted to RGB, Y or grey before compression."""
 
 from typing import Literal, TypeAlias
 
@@ -10,17 +10,22 @@ from cir_data.images.geometry import Pixels
 Color: TypeAlias = Literal["rgb", "y", "gray"]
 
 
-def convert(image: Pixels, color: Color) -> Pixels:
-    """Convert an image to the channels that the data set gives.
+def to_color(image: Pixels, color: Color) -> Pixels:
+    """Convert an image to the channels of the data set.
 
     Args:
         image: (H, W) grey, or (H, W, 3) RGB.
-        color: ``rgb``: three channels, a grey image three times. ``y``: one channel, the
+        color: ``rgb``: three channels; a grey image is repeated. ``y``: one channel, the
             studio-range luma of :func:`studio_luma`. ``gray``: one channel, the full-range luma of
-            Pillow and OpenCV. For the last two a grey image stays as it is stored.
+            Pillow and OpenCV. With ``y`` and ``gray``, a grey image stays unchanged.
 
     Returns:
         (H, W, 3) for ``rgb``, else (H, W).
+
+    Example:
+        >>> white = np.full((4, 4, 3), 255, np.uint8)
+        >>> int(to_color(white, "y")[0, 0]), int(to_color(white, "gray")[0, 0])
+        (235, 255)
     """
     if color == "rgb":
         return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
@@ -32,9 +37,9 @@ def convert(image: Pixels, color: Color) -> Pixels:
 
 
 def studio_luma(image: Pixels) -> Pixels:
-    """Return the Y, 16 to 235, of ITU-R BT.601 as MATLAB's ``rgb2ycbcr`` forms it for 8 bits.
+    """Return the Y, 16 to 235, of ITU-R BT.601, as by MATLAB's ``rgb2ycbcr`` for 8 bits.
 
-    ``Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255``, rounded half up; in integers, so exactly.
+    ``Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255``, rounded half up, exact (integers).
 
     Args:
         image: (H, W, 3) RGB.

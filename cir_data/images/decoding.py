@@ -1,17 +1,17 @@
-"""Reading images by Pillow into 8-bit RGB or grey.
+"""Images for data sets, decoded by Pillow to 8-bit RGB or grey.
 
 The rules, for every format:
 
-- Palettes become RGB. Alpha is dropped, not composed with a background: the colour that is stored
-  under transparent pixels counts, as for OpenCV and so for BasicSR's own data sets.
-- 16-bit images keep the high byte of each sample, grey ones here and colour ones within Pillow.
+- Palettes become RGB. Alpha is dropped, not composited: transparent pixels show their stored
+  colour, as in OpenCV and therefore in BasicSR's own data sets.
+- 16-bit images keep the high byte of each sample; for colour, Pillow itself does so.
 - CMYK, YCbCr and other colour models become RGB by Pillow's formulas; ICC profiles are not applied.
 - Black and white becomes 0 and 255. Grey stays grey.
 - The image is turned upright by its EXIF orientation.
-- The first frame of several is taken.
-- 32-bit and floating-point samples are refused: their range is not stated anywhere.
+- Of several frames, the first is taken.
+- 32-bit and floating-point samples are refused: the file does not state their range.
 
-Entries of :mod:`cir_data.storage.raw_pixels` are taken too, as views of the buffer that holds them.
+Entries of :mod:`cir_data.images.raw_pixels` are decoded, too, as views of their buffer.
 """
 
 import io
@@ -22,16 +22,16 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from cir_data.images import raw_pixels
 from cir_data.images.compression import UNKNOWN_QUALITY, Compression
 from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
 from cir_data.images.geometry import Boundary, Orientation, Pixels
 from cir_data.images.jpeg_facts import compression_of
-from cir_data.storage import raw_pixels
 
 
 @dataclass(frozen=True)
 class CompressedImage:
-    """A decoded file together with what it tells about its compression."""
+    """A decoded file with the facts of its compression."""
 
     pixels: Pixels
     compression: Compression
@@ -50,7 +50,13 @@ def decode(data: bytes | memoryview, where: str) -> Pixels:
         (H, W) grey, or (H, W, 3) RGB; read-only.
 
     Raises:
-        UnreadableImage: The content is damaged or of no known format.
+        UnreadableImage: The content is damaged, or its format is unknown.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (64, 48)).save(file, "PNG")
+        >>> decode(file.getvalue(), "photo.png").shape
+        (48, 64)
     """
     if raw_pixels.is_raw(data):
         return _unpack(data, where)
@@ -59,7 +65,7 @@ def decode(data: bytes | memoryview, where: str) -> Pixels:
 
 
 def decode_compressed(data: bytes | memoryview, where: str) -> CompressedImage:
-    """Decode an image file and read how it was compressed; see :func:`decode`."""
+    """Decode an image file with the facts of its compression; see :func:`decode`."""
     if raw_pixels.is_raw(data):
         pixels = _unpack(data, where)
         return CompressedImage(pixels, Compression("raw", UNKNOWN_QUALITY, "unknown"), (0, 0))
@@ -82,7 +88,7 @@ def _unpack(data: bytes | memoryview, where: str) -> Pixels:
 def _opened(data: bytes | memoryview, where: str) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.load()  # here, because the TIFF reader turns the image and drops the tag
+            image.load()  # now, because the TIFF reader turns the image and drops the orientation
             yield image
     except DECODING_ERRORS as error:
         unknown = isinstance(error, UnidentifiedImageError)
@@ -107,7 +113,7 @@ def _to_8_bits(image: Image.Image) -> Pixels:
 
 
 def _high_byte(samples: np.ndarray) -> Pixels:
-    """Reduce 16 bits, which some versions of Pillow hand over as 32, to 8."""
+    """Reduce 16 bits, which some versions of Pillow return as 32, to 8."""
     if samples.min() < 0 or samples.max() > 0xFFFF:
         raise ValueError("32-bit samples have no stated range; convert it to 8 or 16 bits")
     return (samples >> 8).astype(np.uint8)

@@ -1,25 +1,25 @@
-"""JPEG 2000 of more than 8 bits, which Pillow reduces to 8 with wrong values for the brightest."""
+"""JPEG 2000 of more than 8 bits; Pillow reduces it to 8 and gets the brightest values wrong."""
 
 import imagecodecs
 
-from cir_data.images.tiff_pages import Samples, to_full_range
+from cir_data.images.channels import Samples, to_full_range
 
 _START = b"\xff\x4f\xff\x51"
 _DEPTH = 42
-"""Where SIZ has the bits of the first component, counted from the start of the codestream."""
+"""Offset in the codestream of the bit depth of the first component, in SIZ."""
 
 _YCC = b"colr\x01\0\0\0\0\0\x12"
 
 
 def bits_of(data: bytes) -> int:
-    """Return the bits of a sample of a JPEG 2000 file, 0 if it does not say."""
+    """Return the bits per sample of a JPEG 2000 file, 0 if unknown."""
     start = data.find(_START)
     depth = data[start + _DEPTH : start + _DEPTH + 1] if start >= 0 else b""
     return (depth[0] & 0x7F) + 1 if depth else 0
 
 
 def decode(data: bytes) -> Samples:
-    """Decode a file of 9 to 16 bits into (H, W) or (H, W, C) of 16.
+    """Decode a file of 9 to 16 bits into 16-bit samples, (H, W) or (H, W, C).
 
     Raises:
         ValueError: It is not grey or RGB, or cannot be decoded.

@@ -1,4 +1,4 @@
-"""What is wrong with an image file."""
+"""Errors of image files that cannot be decoded."""
 
 import struct
 import zlib
@@ -19,7 +19,7 @@ DECODING_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow's format plugins raise on damaged data."""
+"""Errors that Pillow's format plugins raise on damaged data."""
 
 
 class UnreadableImage(UserError):

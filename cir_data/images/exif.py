@@ -1,7 +1,7 @@
-"""EXIF as the TIFF structure that it is, read and changed in place: all else keeps its bytes.
+"""EXIF, a TIFF structure, read and edited in place so that all other bytes stay the same.
 
-Maker notes hold offsets from the start of the structure. A structure that is written anew, or that
-moves within its file, damages those of Canon and others.
+Maker notes contain offsets from the start of the structure. Rewriting the structure, or moving it
+within its file, breaks the maker notes of Canon and others.
 """
 
 import struct
@@ -18,7 +18,7 @@ STORAGE_TAGS = frozenset(
     | {342, 343, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 700, 33723}
     | {34377, 34675, 37724}
 )
-"""Tags that describe how a TIFF file stores its pixels, or that are kept apart from EXIF."""
+"""Tags that describe how a TIFF file stores its pixels, or that are copied separately."""
 
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _ENTRY_SIZE = 12
@@ -26,7 +26,7 @@ _VALUE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11:
 _SHORT, _LONG = 3, 4
 
 
-class Entry(NamedTuple):
+class DirectoryEntry(NamedTuple):
     """One entry of a directory."""
 
     tag: int
@@ -37,12 +37,12 @@ class Entry(NamedTuple):
 
 
 def byte_order(exif: bytes) -> str | None:
-    """Return ``<`` or ``>`` for :mod:`struct`; None where this is no TIFF structure."""
+    """Return ``<`` or ``>`` for :mod:`struct`; None if this is no TIFF structure."""
     return _ORDERS.get(exif[:4])
 
 
 def is_sound(exif: bytes) -> bool:
-    """Whether the first directory and the values that it points to lie within the structure."""
+    """Whether the first directory and its values lie within the structure."""
     order = byte_order(exif)
     if order is None or len(exif) < 8:
         return False
@@ -59,7 +59,7 @@ def is_sound(exif: bytes) -> bool:
     return bool(entries)
 
 
-def main_entries(exif: bytes) -> Iterator[Entry]:
+def main_entries(exif: bytes) -> Iterator[DirectoryEntry]:
     """Yield the entries of the first directory, which describes the picture.
 
     Raises:
@@ -70,15 +70,14 @@ def main_entries(exif: bytes) -> Iterator[Entry]:
     (count,) = struct.unpack_from(order + "H", exif, start)
     for offset in range(start + 2, start + 2 + _ENTRY_SIZE * count, _ENTRY_SIZE):
         tag, kind, _, _ = struct.unpack_from(order + "HHII", exif, offset)
-        yield Entry(tag, offset, kind)
+        yield DirectoryEntry(tag, offset, kind)
 
 
 def upright(exif: bytes) -> tuple[bytes, bool]:
-    """Set the orientation to 1, as fits pixels that were turned.
+    """Set the orientation to 1, because the pixels were turned upright.
 
     Returns:
-        The structure; and whether it had a thumbnail that would need turning too, to which it then
-        no longer refers.
+        The structure, and whether it lost its thumbnail, which would have to be turned, too.
     """
     order = byte_order(exif)
     if order is None:
@@ -100,13 +99,13 @@ def upright(exif: bytes) -> tuple[bytes, bool]:
 
 
 def has_thumbnail(exif: bytes) -> bool:
-    """Whether a second directory follows, which describes a small copy of the picture."""
+    """Whether a second directory follows, which describes the thumbnail."""
     order = byte_order(exif)
     return order is not None and struct.unpack_from(order + "I", exif, _next_pointer(exif)) != (0,)
 
 
-def states(exif: bytes, tag: int) -> bool:
-    """Whether the first directory of a sound structure has an entry for a tag."""
+def has_tag(exif: bytes, tag: int) -> bool:
+    """Whether the first directory of a valid structure has an entry for a tag."""
     return any(entry.tag == tag for entry in main_entries(exif))
 
 

@@ -1,7 +1,21 @@
-"""The formats in which pictures are written."""
+"""Which formats are read and written, by the suffixes of their files."""
 
 SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}
 """Formats that can be written, with the suffix of their files."""
 
 SIXTEEN_BITS = {"png", "tiff"}
-"""Formats that can hold 16 bits."""
+"""Formats that can hold 16 bits per sample."""
+
+EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", ".pgm"})
+"""Suffixes, in lower case, of the files that are read from a folder."""
+
+OTHER_IMAGES = frozenset(
+    {
+        *(".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp", ".jp2", ".j2k"),
+        *(".jpf", ".jpx", ".jxl", ".heic", ".heif", ".hif", ".avif", ".gif"),
+        *(".apng", ".tga", ".pbm", ".pnm", ".pam", ".pfm", ".psd", ".exr"),
+        *(".hdr", ".mpo", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"),
+        *(".orf", ".rw2"),
+    }
+)
+"""Suffixes of images that are not read from a folder; the user is told about them."""

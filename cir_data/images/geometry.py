@@ -1,4 +1,4 @@
-"""Windows, flips and rotations of images, and where JPEG's 8 x 8 block grid goes with them."""
+"""Windows, flips and rotations of images, and how they move JPEG's 8 x 8 block grid."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -13,10 +13,15 @@ Size: TypeAlias = tuple[int, int]
 """Height and width in pixels."""
 
 Boundary: TypeAlias = tuple[int, int]
-"""Row and column, 0 to 7, of the first block boundary: 3 is the one between pixels 2 and 3."""
+"""Row and column, 0 to 7, of the first block boundary; 3 lies between pixels 2 and 3."""
 
 BLOCK = 8
 """Edge of JPEG's transform blocks in pixels."""
+
+
+def size_of(image: Pixels) -> Size:
+    """Return height and width of an image."""
+    return image.shape[0], image.shape[1]
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,10 @@ class Window:
     def random(
         cls, rng: np.random.Generator, size: Size, edge: int, grid: Size = (1, 1)
     ) -> "Window":
-        """Draw a square in an image, every position of it on a grid alike.
+        """Draw a square in an image; all positions on a grid are equally likely.
 
         Args:
-            rng: Where the position comes from.
+            rng: The random generator.
             size: Height and width of the image, at least ``edge``.
             edge: Edge of the square.
             grid: The first row and column are multiples of these.
@@ -47,11 +52,11 @@ class Window:
         return cls(top, left, edge, edge)
 
     def cut(self, image: Pixels) -> Pixels:
-        """Return the view of the image under the window."""
+        """Return a view of the window in an image."""
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
     def within(self, outer: "Window") -> "Window":
-        """Return the same rectangle in the coordinates of a window around it."""
+        """Return the same rectangle in the coordinates of an outer window."""
         return Window(self.top - outer.top, self.left - outer.left, self.height, self.width)
 
     def moved(self, rows: int, columns: int) -> "Window":
@@ -63,13 +68,13 @@ class Window:
         return Window(*(factor * v for v in (self.top, self.left, self.height, self.width)))
 
     def move_boundary(self, boundary: Boundary) -> Boundary:
-        """Return the image's first block boundary as the window sees it."""
+        """Return the first block boundary in the window, given that of the image."""
         return (boundary[0] - self.top) % BLOCK, (boundary[1] - self.left) % BLOCK
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """One of the eight symmetries of the rectangle: flips first, then the transposition."""
+    """One of the eight orientations of an image: flips first, then the transposition."""
 
     horizontal_flip: bool = False
     vertical_flip: bool = False
@@ -77,17 +82,17 @@ class Orientation:
 
     @classmethod
     def random(cls, rng: np.random.Generator, use_hflip: bool, use_rot: bool) -> "Orientation":
-        """Draw each step with probability 1/2, by BasicSR's meaning of the two options.
+        """Draw each step with probability 1/2, with BasicSR's meaning of the two options.
 
         ``use_hflip`` allows the horizontal flip, ``use_rot`` the vertical flip and the
-        transposition; the two together reach all eight symmetries.
+        transposition; together they allow all eight orientations.
         """
         horizontal, vertical, transpose = (bool(v) for v in rng.random(3) < 0.5)
         return cls(use_hflip and horizontal, use_rot and vertical, use_rot and transpose)
 
     @classmethod
     def upright(cls, exif_orientation: int) -> "Orientation":
-        """Return what turns a stored image upright, by the values of the EXIF tag (1 to 8)."""
+        """Return the orientation that turns an image upright, by its EXIF tag (1 to 8)."""
         return _UPRIGHT.get(exif_orientation, cls())
 
     def apply(self, image: Pixels) -> Pixels:
@@ -99,7 +104,7 @@ class Orientation:
         return image.swapaxes(0, 1) if self.transpose else image
 
     def move_boundary(self, boundary: Boundary, image: Pixels) -> Boundary:
-        """Return where the first block boundary of ``image`` lies after :meth:`apply`."""
+        """Return the first block boundary of ``image`` after :meth:`apply`."""
         row, column = boundary
         height, width = image.shape[:2]
         if self.horizontal_flip:

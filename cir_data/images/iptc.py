@@ -1,4 +1,4 @@
-"""IPTC's captions and keywords (IIM), which JPEG holds within Photoshop's resources."""
+"""IPTC captions and keywords (IIM), which JPEG stores in Photoshop's image resources."""
 
 import struct
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _MARKER = 0x1C
 _CHARACTER_SET = (1, 90)
 _UTF_8 = b"\x1b%G"
 _BINARY = frozenset({0, 200, 201, 202})
-"""Data sets of record 2 that are no text: the record's version and previews."""
+"""Data sets of record 2 that are no text: its version and previews."""
 
 _NAMES = {
     4: "genre",
@@ -34,12 +34,12 @@ _NAMES = {
     100: "country code",
     118: "contact",
 }
-"""Of data sets that other formats have no place for."""
+"""Names of data sets that other formats cannot hold."""
 
 
 @dataclass(frozen=True)
 class Iptc:
-    """IPTC's data as a file holds it."""
+    """IPTC data as stored in a file."""
 
     data: bytes
     """The data sets, without the resource around them."""
@@ -60,14 +60,14 @@ class Iptc:
         return _NAMES.get(number, f"data set {number}")
 
     def as_resources(self) -> bytes:
-        """Return Photoshop's image resources with this one, as JPEG's APP13 segment holds them."""
+        """Return the data as a Photoshop image resource for JPEG's APP13 segment."""
         padding = b"\0" * (len(self.data) % 2)
         head = _SIGNATURE + struct.pack(">HHI", _RESOURCE, 0, len(self.data))
         return head + self.data + padding
 
 
 def iptc_of(image: Image.Image) -> Iptc | None:
-    """Return what an opened JPEG, TIFF or PNG file holds of IPTC's."""
+    """Return the IPTC data of an opened JPEG, TIFF or PNG file."""
     resources = image.info.get("photoshop")
     data = resources.get(_RESOURCE) if isinstance(resources, dict) else None
     tags = getattr(image, "tag_v2", None)
@@ -79,14 +79,14 @@ def iptc_of(image: Image.Image) -> Iptc | None:
 
 
 def _as_bytes(value: object, order: str) -> bytes | None:
-    """Take the value of a TIFF tag that some programs write as 32-bit numbers."""
+    """Return the bytes of a TIFF tag, which some programs write as 32-bit numbers."""
     if isinstance(value, tuple) and all(isinstance(v, int) and 0 <= v < 1 << 32 for v in value):
         return struct.pack(f"{order}{len(value)}I", *value)
     return value if isinstance(value, bytes) else None
 
 
 def _from_raw_profile(text: str) -> bytes | None:
-    """Read ImageMagick's way to put a profile into a PNG's text: name, length, hexadecimal."""
+    """Decode ImageMagick's profiles in PNG texts: name, length, hexadecimal bytes."""
     try:
         _, _, *lines = text.strip().split("\n")
         data = bytes.fromhex("".join(lines))
@@ -105,13 +105,13 @@ def _data_sets(data: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
     while offset + 5 <= len(data) and data[offset] == _MARKER:
         record, number, size = struct.unpack_from(">BBH", data, offset + 1)
         if size & 0x8000:
-            return  # an extended data set, which holds no text
+            return  # an extended data set holds no text
         yield (record, number), data[offset + 5 : offset + 5 + size]
         offset += 5 + size
 
 
 def _decoded(value: bytes, is_utf_8: bool) -> str:
-    """Decode a text: many programs write UTF-8 without saying so."""
+    """Decode a text; many programs write UTF-8 without declaring it."""
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:

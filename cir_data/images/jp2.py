@@ -1,4 +1,4 @@
-"""What a JPEG 2000 file holds beside its pixels: Pillow passes over these boxes."""
+"""Metadata boxes of a JPEG 2000 file, which Pillow ignores."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _PROFILE_METHODS = (2, 3)
 
 @dataclass(frozen=True)
 class Boxes:
-    """Metadata of a JPEG 2000 file, each None where there is none."""
+    """Metadata of a JPEG 2000 file; None where missing."""
 
     icc: bytes | None = None
     xmp: bytes | None = None
@@ -44,7 +44,7 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         head = 8
         if size == 1:  # the size follows in 64 bits
             size, head = int.from_bytes(data[offset + 8 : offset + 16], "big"), 16
-        elif size == 0:  # up to the end
+        elif size == 0:  # extends to the end of the file
             size = len(data) - offset
         if size < head:
             return

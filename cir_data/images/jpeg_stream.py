@@ -1,8 +1,8 @@
-"""The marker structure of a JPEG file: where its picture ends, what is damaged, what remains of it.
+"""The marker structure of a JPEG file: where its picture ends, and what is damaged.
 
-Pillow does not pass on the warnings of libjpeg, which fills what it cannot decode with zero
-coefficients, so that a file cut in half looks like a sound one with a grey lower half. simplejpeg
-raises them as errors.
+libjpeg replaces what it cannot decode by zero coefficients and warns, but Pillow hides the
+warnings: a file cut in half looks like an intact one with a grey lower half. simplejpeg raises the
+warnings as errors.
 """
 
 import re
@@ -14,7 +14,7 @@ from PIL import Image
 
 _MARKER = re.compile(rb"\xff+([\x01-\xfe])")
 _END_OF_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""In the data of a scan, FF 00 stands for the byte FF, and FF D0 to FF D7 are restart markers."""
+"""In scan data, FF 00 encodes the byte FF, and FF D0 to FF D7 are restart markers."""
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _ALONE = {0x01, *range(0xD0, 0xD8)}
@@ -24,19 +24,19 @@ _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15, and SOF55 of JPEG-LS."""
 
 _NEEDED = {*range(0xC0, 0xE0), 0xE2, 0xEE, 0xF7}
-"""Everything but metadata; APP2 has the colour profile, APP14 says which colours are stored."""
+"""Everything but metadata; APP2 has the colour profile, APP14 the colour space."""
 
 _NOTHING = 16
 """More bits than a coefficient has."""
 
 _OWN_ZEROS = 8
-"""How many zeros may belong to the scan that they end."""
+"""Number of zeros at the end of a scan that may belong to it."""
 
 _PADDING = 64
-"""Fewer bytes than this between a scan's last block and the next marker are no sign of damage."""
+"""Fewer bytes than this between a scan's last block and the next marker are padding."""
 
 _FIRST_ROWS = 64
-"""An MCU is up to 32 rows high, and libjpeg smooths progressive ones into the 32 rows below."""
+"""An MCU has up to 32 rows, and libjpeg smooths progressive ones into the next 32 rows."""
 
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker")
 
@@ -46,29 +46,29 @@ class JpegStream:
     """The first picture of a JPEG file, from its first marker to its end marker."""
 
     data: bytes
-    """All whole segments and scans, with an end marker, also if the file has none."""
+    """All complete segments and scans; an end marker is added if it is missing."""
     whole: bool
-    """Whether the file goes on to the end marker."""
+    """Whether the file has its end marker."""
     as_stored: bool
-    """Whether nothing between the segments had to be left out."""
+    """Whether there were no stray bytes between the segments."""
     frame: int | None
     """The last byte of the SOF marker."""
     precision: int
     """Bits of a sample."""
     components: frozenset[int]
     finished: frozenset[int]
-    """The components of which scans have all coefficients to the last bit."""
+    """Components whose scans contain all coefficients to the last bit."""
     has_data: bool
     """Whether any scan has data."""
     last_scan: tuple[int, int]
-    """Where the data of the last scan lie in ``data``."""
+    """Start and end of the last scan in ``data``."""
 
     def without_metadata(self) -> "JpegStream":
-        """Return the same with only the segments that colours and decoding need."""
+        """Keep only the segments that decoding and colour need."""
         return replace(_walk(self.data, _NEEDED), whole=self.whole)
 
     def without_zeros(self) -> "JpegStream":
-        """Return the same without a run of zeros that ends the last scan."""
+        """Remove a run of zeros at the end of the last scan."""
         start, end = self.last_scan
         scan = self.data[start:end]
         scan = scan[: len(scan.rstrip(b"\0")) + _OWN_ZEROS]
@@ -80,12 +80,12 @@ class JpegStream:
 
     @property
     def is_arithmetic(self) -> bool:
-        """Whether it is coded in a way that libjpeg does not notice the end of."""
+        """Whether it uses arithmetic coding, where libjpeg does not notice a missing end."""
         return self.frame is not None and self.frame in range(0xC9, 0xD0)
 
     @property
     def rarity(self) -> str | None:
-        """What the file is, where libjpeg does not decode its kind, or not in every version."""
+        """Name of a kind that libjpeg, or some version of it, does not decode; else None."""
         if self.frame == 0xF7:
             return "a JPEG-LS picture"
         if self.frame in (0xC3, 0xCB):
@@ -98,22 +98,22 @@ class JpegStream:
 
     @property
     def is_supported(self) -> bool:
-        """Whether libjpeg may decode it for Pillow: since 3.0 also without loss."""
+        """Whether Pillow's libjpeg may decode it; since 3.0 also lossless files."""
         return self.precision == 8 and (self.rarity is None or self.frame == 0xC3)
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong with the data of a JPEG file."""
+    """Damage to the data of a JPEG file."""
 
     remains: bytes
-    """A file of what can be decoded."""
+    """A file with the decodable part."""
     warning: str | None
-    """Libjpeg's; None where the file only ends too early."""
+    """The warning of libjpeg; None if the file only ends too early."""
 
 
 class _UncheckedError(Exception):
-    """TurboJPEG does not take the file: rare samplings, such as 4:1:0, have no name in it."""
+    """TurboJPEG cannot check the file: it does not know rare samplings such as 4:1:0."""
 
 
 def parse(data: bytes) -> JpegStream:
@@ -122,16 +122,16 @@ def parse(data: bytes) -> JpegStream:
 
 
 def damage_of(stream: JpegStream) -> Damage | None:
-    """Say what is wrong with a picture that libjpeg can decode; None for a sound one.
+    """Return the damage of a picture that libjpeg can decode; None if it is intact.
 
-    Harmless are bytes after the end marker, between segments, and padding after a scan. A file of a
-    sampling that TurboJPEG has no name for (4:1:0) is sound if it has an end marker.
+    Bytes after the end marker, between segments, and padding after a scan are harmless. A file with
+    a sampling that TurboJPEG does not know (4:1:0) counts as intact if it has an end marker.
     """
     stripped = stream.without_zeros()
     try:
         warning = _warning(stream.data)
         if warning is not None and _is_padding(warning):
-            # what a copy could not read is often stored as zeros, which decode to something
+            # failed copies often contain zeros, which decode to some picture
             warning = _warning(stripped.data)
             if warning is not None and _is_padding(warning, _PADDING):
                 warning = None
@@ -144,10 +144,10 @@ def damage_of(stream: JpegStream) -> Damage | None:
 
 
 def undecoded_rows(image: Image.Image) -> int:
-    """Return how many rows at the end of a damaged picture are what libjpeg fills in.
+    """Return how many rows at the end of a damaged picture libjpeg has filled in.
 
-    Zero coefficients decode to 128 in each component, also of YCbCr; CMYK is inverted by Pillow. If
-    not even the first row of blocks is there, all rows count.
+    Zero coefficients decode to 128 in each component, also of YCbCr; Pillow inverts CMYK. If even
+    the first row of blocks is missing, all rows count.
     """
     samples = np.asarray(image)
     fill = samples[-1, -1]
@@ -169,7 +169,7 @@ def _warning(data: bytes) -> str | None:
         raise _UncheckedError from error
     target = {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}.get(colours, "RGB")
     try:
-        simplejpeg.decode_jpeg(data, target, min_factor=8)  # which decodes all, but draws little
+        simplejpeg.decode_jpeg(data, target, min_factor=8)  # decodes everything, but renders little
     except ValueError as error:
         return str(error)
     return None
@@ -194,7 +194,7 @@ def _walk(data: bytes, kept: set[int] | None) -> JpegStream:
             whole = True
             break
         if marker == _SOI:
-            break  # of another picture: this one has lost its end
+            break  # another picture begins: the end of this one is missing
         if marker in _ALONE:
             as_stored = False
             continue
@@ -233,13 +233,13 @@ def _walk(data: bytes, kept: set[int] | None) -> JpegStream:
 
 
 def _note_scan(header: bytes, lacking: dict[int, dict[int, int]], lossless: bool) -> None:
-    """Write down how many bits of each coefficient still lack after a scan."""
+    """Record how many bits of each coefficient are still missing after a scan."""
     count = header[4] if len(header) > 4 else 0
     if len(header) < 8 + 2 * count:
         return
     first, last, bits = header[-3], header[-2], header[-1] & 15
     if lossless:
-        first, last, bits = 0, 63, 0  # where the numbers mean something else
+        first, last, bits = 0, 63, 0  # here the numbers have another meaning
     for component in header[5 : 5 + 2 * count : 2]:
         if component in lacking:
             lacking[component].update(dict.fromkeys(range(first, min(last, 63) + 1), bits))

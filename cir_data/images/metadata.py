@@ -1,4 +1,4 @@
-"""What an image file says beside its pixels: EXIF, colour profile, XMP, IPTC, resolution, texts."""
+"""The metadata of an image file: EXIF, colour profile, XMP, IPTC, resolution, texts."""
 
 import math
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ THUMBNAIL = "the EXIF thumbnail"
 _PNG_COMMENT = "Comment"
 
 _NO_TEXTS = ("Raw profile type ", "XML:com.adobe.xmp", "xmp", "exif")
-"""Starts of the keys under which PNG holds what is no text."""
+"""Prefixes of PNG text keys whose content is no text."""
 
 _DAMAGE = (OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, OverflowError)
-"""What Pillow raises as it reads damaged metadata."""
+"""Errors of Pillow on damaged metadata."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is carried from an input to its output."""
+    """Metadata that is copied from an input to its output."""
 
     exif: bytes | None = None
     """A TIFF structure, without JPEG's header ``Exif``."""
@@ -41,10 +41,10 @@ class Metadata:
     texts: Mapping[str, str] = field(default_factory=dict)
     """PNG's texts."""
     dropped: tuple[str, ...] = ()
-    """What the file holds and cannot be carried, in words that follow "dropped"."""
+    """Metadata of the file that cannot be copied, in words that follow "dropped"."""
 
     def upright(self) -> "Metadata":
-        """Return the same with orientation 1, as fits pixels that were turned."""
+        """Return the metadata of the same picture turned upright: orientation 1."""
         exif, lost = (None, False) if self.exif is None else exif_structure.upright(self.exif)
         return replace(
             self,
@@ -55,7 +55,7 @@ class Metadata:
 
 
 def metadata_of(image: Image.Image) -> Metadata:
-    """Return what an opened file says, as it is stored; what is damaged is named as dropped."""
+    """Return the metadata of an opened file; damaged parts are named in ``dropped``."""
     info = image.info
     boxes = _boxes_of(image)
     xmp = _as_bytes(info.get("xmp") or info.get("XML:com.adobe.xmp")) or boxes.xmp
@@ -88,7 +88,7 @@ def metadata_of(image: Image.Image) -> Metadata:
 def orientation_of(image: Image.Image) -> int:
     """Return the orientation, 1 to 8, of an opened file that is not loaded yet.
 
-    Pillow's TIFF reader turns the image as it loads it.
+    Loading would lose it: Pillow's TIFF reader turns the image while it loads.
     """
     try:
         exif = image.getexif()
@@ -118,14 +118,14 @@ def _exif_of(image: Image.Image) -> bytes | None:
         return stored.removeprefix(_EXIF_HEADER) or None
     exif = image.getexif()
     if set(exif) <= {ORIENTATION}:
-        return None  # Pillow takes it from XMP, where it is reset too
+        return None  # Pillow takes it from XMP, which is reset, too
     if isinstance(image, TiffImageFile):
         exif = _without_storage(exif)
     return exif.tobytes().removeprefix(_EXIF_HEADER) if exif else None
 
 
 def _without_storage(tags: Image.Exif) -> Image.Exif:
-    """Return what of a TIFF file's tags is EXIF."""
+    """Return the tags of a TIFF file that are EXIF."""
     exif = Image.Exif()
     for tag, value in tags.items():
         if tag not in STORAGE_TAGS:

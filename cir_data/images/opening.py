@@ -1,4 +1,4 @@
-"""Opening a picture's file: what kind it is, and why one of them cannot be read."""
+"""Opening a picture's file: detect its format, or say why it cannot be read."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ from cir_data.images.tiff_pages import Page
 from cir_host.errors import UserError
 
 _NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-"""What Pillow knows as formats but cannot decode by itself."""
+"""Formats that Pillow identifies but cannot decode by itself."""
 
 _KINDS = (
     (0, b"\xff\x0a", "a JPEG XL picture"),
@@ -51,34 +51,34 @@ _KINDS = (
     (4, b"ftypqt  ", "a video"),
     (0, b"\x1aE\xdf\xa3", "a video"),
 )
-"""Where bytes stand that tell a kind, most of which Pillow does not read."""
+"""Offset and bytes that identify a format; Pillow does not read most of these."""
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 _LOSSLESS = {"PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "DCX", "SGI", "SUN", "QOI", "ICO"}
 _LOSSLESS |= {"CUR", "MSP", "XBM", "XPM", "PSD"}
-"""Formats without loss. TIFF and WebP have both kinds."""
+"""Lossless formats. TIFF and WebP can be lossless or lossy."""
 
 _ONE_PICTURE = {"JPEG", "MPO", "PSD"}
-"""Formats of which the first picture is the whole one: others are previews, views or layers."""
+"""Formats whose first picture counts; others are previews, views or layers."""
 
 _LIMIT_LIFTED = threading.Lock()
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # once, as changing them is not for threads
+warnings.filterwarnings("ignore", module=r"PIL\.")  # once: changing filters is not thread-safe
 
 
 @dataclass
 class Source:
-    """An opened file, nothing of which is decoded yet."""
+    """An opened file whose pixels are not decoded yet."""
 
     image: Image.Image
     data: bytes
-    """What ``image`` is opened from: the file, or what is left of it."""
+    """The bytes that ``image`` is opened from: the file, or its undamaged part."""
     frames: int
     jpeg: JpegStream | None = None
     page: Page | None = None
     stands_in: bool = False
-    """Whether ``image`` has only the metadata, as Pillow does not know the layout."""
+    """Whether ``image`` has only the metadata, because Pillow cannot read the layout."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -88,7 +88,7 @@ class Source:
 
     @property
     def lossless(self) -> bool:
-        """Whether the file is compressed without loss, in all frames."""
+        """Whether all frames of the file are lossless."""
         if self.page is not None:
             return self.page.lossless
         if self.format == "WEBP":
@@ -97,7 +97,7 @@ class Source:
 
     @property
     def zeros(self) -> float:
-        """The share of zeros at the end of a file of a format that has no such end."""
+        """Share of zeros at the end of a WebP or AVIF, which never end in zeros; else 0."""
         if self.format not in ("WEBP", "AVIF"):
             return 0
         end = webp_stream.size_of(self.data) if self.format == "WEBP" else len(self.data)
@@ -106,10 +106,10 @@ class Source:
 
 @contextmanager
 def opened(data: bytes, where: str) -> Iterator[Source]:
-    """Open a file; what fails while it is open is an :class:`UnreadableImage` too.
+    """Open a file; failures while it is open are raised as :class:`UnreadableImage`, too.
 
     Raises:
-        UnreadableImage: It is empty, of no kind that can be read, or damaged.
+        UnreadableImage: It is empty, damaged, or its format cannot be read.
     """
     if not data:
         raise UnreadableImage(f"{where}: the file is empty")
@@ -127,12 +127,12 @@ def opened(data: bytes, where: str) -> Iterator[Source]:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Open an image by Pillow, of any size, as the caller knows what is too large."""
+    """Open an image of any size by Pillow; the caller decides what is too large."""
     file = io.BytesIO(data)
     try:
         return Image.open(file, formats=_formats())
     except Image.DecompressionBombError:
-        with _LIMIT_LIFTED:  # no other way; a thread that opens meanwhile lacks the limit too
+        with _LIMIT_LIFTED:  # Pillow offers no other way; other threads lose the limit meanwhile
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
                 return Image.open(file, formats=_formats())
@@ -182,14 +182,14 @@ def _jpeg(data: bytes) -> Source:
         image = open_image(stream.data)
     except UnidentifiedImageError as error:
         raise ValueError(f"a damaged JPEG ({_refusal(data) or 'without a header'})") from error
-    note = "its metadata is damaged and left out"
+    note = "its metadata is damaged and dropped"
     return Source(image, stream.data, 1, jpeg=stream, notes=[note])
 
 
 def _tiff(data: bytes) -> Source:
     page = tiff_pages.page_of(data)
     if data[8:10] == b"CR" or (page is not None and page.raw):
-        raise ValueError("a camera raw file, of which Pillow sees a preview; develop it first")
+        raise ValueError("a camera raw file; Pillow would read its preview; develop it first")
     if page is None:
         try:
             image = open_image(data)
@@ -208,7 +208,7 @@ def _tiff(data: bytes) -> Source:
     except DECODING_ERRORS:
         image = Image.new("L", (1, 1))
         image.format = "TIFF"
-        notes.append("Pillow cannot read its metadata, which is left out")
+        notes.append("Pillow cannot read its metadata, which is dropped")
     return Source(image, data, page.pages, page=page, stands_in=True, notes=notes)
 
 
@@ -240,11 +240,11 @@ def _webp(data: bytes) -> Source:
     except DECODING_ERRORS:
         data = webp_stream.without_metadata(data)
         image = open_image(data)
-        return Source(image, data, _frames(image), notes=["its metadata is damaged and left out"])
+        return Source(image, data, _frames(image), notes=["its metadata is damaged and dropped"])
 
 
 def _add_plugin(data: bytes) -> None:
-    """Register the plugin of Pillow for a file that needs one."""
+    """Register the Pillow plugin that a file needs."""
     kind = _kind(data)
     if kind == "a HEIC picture":
         needs_extra("pillow_heif", "codecs", kind).register_heif_opener()
@@ -259,7 +259,7 @@ def _kind(data: bytes) -> str | None:
 
 
 def _reason(data: bytes, error: BaseException) -> str:
-    """Say in words why a file cannot be read."""
+    """Say in plain words why a file cannot be read."""
     kind = _kind(data)
     if isinstance(error, UnidentifiedImageError):
         refusal = _refusal(data)
@@ -271,13 +271,13 @@ def _reason(data: bytes, error: BaseException) -> str:
 
 
 def _refusal(data: bytes) -> str | None:
-    """Return what the plugin says that takes files which begin so; Pillow keeps it to itself."""
+    """Return the error of the plugin that accepts files with this start; Pillow hides it."""
     for name in _formats():
         factory, accept = Image.OPEN[name]
         try:
             if accept is None or accept(data[:16]) is not True:
                 continue
-        except DECODING_ERRORS:  # of a few bytes
+        except DECODING_ERRORS:  # on files of a few bytes
             continue
         try:
             factory(io.BytesIO(data), "")

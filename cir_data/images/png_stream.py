@@ -1,7 +1,7 @@
-"""The chunks of a PNG file: what is damaged among them, and a sound file of what is not.
+"""The chunks of a PNG file: find damaged ones, and build a valid file from the others.
 
-A damaged colour profile or text must not cost the picture, and neither must an end that lacks:
-Pillow refuses the one and gives black for the other.
+A picture must survive a damaged colour profile or text, which Pillow refuses, and a missing end,
+which Pillow shows as black without a warning.
 """
 
 import io
@@ -21,7 +21,7 @@ from cir_data.images.errors import DECODING_ERRORS
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""By colour type."""
+"""Number of channels by colour type."""
 
 _ADAM7 = (
     (0, 0, 8, 8),
@@ -32,7 +32,7 @@ _ADAM7 = (
     (0, 1, 2, 2),
     (1, 0, 2, 1),
 )
-"""First row and column and their steps, of each pass of an interlaced picture."""
+"""First row, first column, row step and column step of each pass of an interlaced picture."""
 
 _LAST_FILTER = 4
 
@@ -51,7 +51,7 @@ _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 
 @dataclass(frozen=True)
 class Header:
-    """IHDR, what the picture is."""
+    """The chunk IHDR."""
 
     width: int
     height: int
@@ -61,12 +61,12 @@ class Header:
 
     @property
     def is_grey(self) -> bool:
-        """Whether the picture has no colours."""
+        """Whether the picture is grey."""
         return self.colour in (0, 4)
 
     @property
     def passes(self) -> list[tuple[int, int]]:
-        """How many rows each pass has, and of how many bytes with the one for the filter."""
+        """Rows of each pass, and bytes per row, including one for the filter."""
         samples = self.bits * _CHANNELS[self.colour]
         grids = _ADAM7 if self.interlaced else ((0, 0, 1, 1),)
         sizes = [
@@ -78,20 +78,20 @@ class Header:
 
 @dataclass(frozen=True)
 class PngStream:
-    """The chunks of a PNG file that are whole."""
+    """The undamaged chunks of a PNG file."""
 
     header: Header
     chunks: Sequence[tuple[bytes, bytes]]
-    """Kind and content, with a single IDAT, and without animation."""
+    """Kind and content, with IDAT chunks joined into one, and without animation."""
     dropped: Sequence[str]
-    """What of the metadata is damaged."""
+    """Names of damaged metadata."""
     intact: bool
-    """Whether the checksums of the picture are right."""
+    """Whether the checksums of the picture are correct."""
     lost: float = 0
-    """The share of the picture that cannot be decoded, 0 to 1, as :meth:`filled` finds it."""
+    """Share of the picture that cannot be decoded, 0 to 1; set by :meth:`filled`."""
 
     def filled(self) -> "PngStream":
-        """Return the same with zeros for the data that are missing."""
+        """Replace missing data by zeros."""
         pixels, lost = _whole(dict(self.chunks)[b"IDAT"], self.header.passes)
         if not lost:
             return self
@@ -99,16 +99,16 @@ class PngStream:
         return replace(self, chunks=chunks, lost=lost)
 
     def file(self, *kinds: bytes) -> bytes:
-        """Return a PNG file of some kinds of chunks, of all if none is named."""
-        return _file(chunk for chunk in self.chunks if not kinds or chunk[0] in kinds)
+        """Return a PNG file of the given kinds of chunks, by default of all."""
+        return _file((k, content) for k, content in self.chunks if not kinds or k in kinds)
 
     def metadata_file(self) -> bytes:
-        """Return a PNG file of one pixel with the same metadata, wherever it stood."""
-        return _with_one_pixel([chunk for chunk in self.chunks if chunk[0] in _METADATA])
+        """Return a PNG file of one pixel with the same metadata, wherever it was stored."""
+        return _with_one_pixel([(k, content) for k, content in self.chunks if k in _METADATA])
 
     @property
     def transparent(self) -> tuple[int, ...] | None:
-        """The grey or colour that is transparent by tRNS, in the range of the decoded samples."""
+        """The grey or colour that tRNS makes transparent, in the range of the decoded samples."""
         header = self.header
         for kind, content in self.chunks:
             if kind == b"tRNS" and header.colour in (0, 2) and len(content) in (2, 6):
@@ -119,7 +119,7 @@ class PngStream:
 
 
 def header_of(data: bytes) -> Header | None:
-    """Return the header of a PNG file, None if it has none that is valid."""
+    """Return the header of a PNG file, None if it is invalid."""
     if data[:8] != SIGNATURE or data[12:16] != b"IHDR" or len(data) < 29:
         return None
     width, height, bits, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
@@ -129,7 +129,7 @@ def header_of(data: bytes) -> Header | None:
 
 
 def parse(data: bytes) -> PngStream | None:
-    """Take a PNG file apart; None if not even its header is valid."""
+    """Split a PNG file into chunks; None if even its header is invalid."""
     header = header_of(data)
     if header is None:
         return None
@@ -144,7 +144,7 @@ def parse(data: bytes) -> PngStream | None:
             intact &= sound
             (stored.append(content) if kind == b"IDAT" else before.append((kind, content)))
         elif not sound and not kind[:1].islower():
-            break  # not a chunk but whatever stands where one should be
+            break  # not a chunk, but garbage in its place
         elif not sound or not _is_readable(kind, content):
             dropped.append(_MEANINGS.get(kind, f"chunk {kind.decode('latin-1')}"))
         elif kind not in _ANIMATION:
@@ -154,14 +154,14 @@ def parse(data: bytes) -> PngStream | None:
 
 
 def opaque(samples: npt.NDArray[Any], transparent: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return the alpha of a picture with one transparent grey or colour."""
+    """Return the alpha of a picture in which one grey or colour is transparent."""
     full = np.iinfo(samples.dtype).max
     same = samples.reshape(*samples.shape[:2], -1) == np.array(transparent, samples.dtype)
     return np.where(same.all(axis=2), 0, full).astype(samples.dtype)
 
 
 def _whole(stored: bytes, passes: Sequence[tuple[int, int]]) -> tuple[bytes, float]:
-    """Return data that inflate to a whole picture, and the share of it that was not there."""
+    """Return data that inflate to a complete picture, and the share that was missing."""
     size = sum(rows * length for rows, length in passes)
     try:
         if sum(len(part) for part in _inflate(stored, size, 1 << 20)) == size:
@@ -170,14 +170,14 @@ def _whole(stored: bytes, passes: Sequence[tuple[int, int]]) -> tuple[bytes, flo
         pass
     pixels = bytearray()
     with suppress(zlib.error):
-        for part in _inflate(stored, size, 256):  # small steps, as a failed one gives nothing
+        for part in _inflate(stored, size, 256):  # small steps, because a failed step gives nothing
             pixels += part
     del pixels[_end_of_rows(pixels, passes) :]
     return zlib.compress(pixels.ljust(size, b"\0"), 1), 1 - len(pixels) / size
 
 
 def _end_of_rows(pixels: bytearray, passes: Sequence[tuple[int, int]]) -> int:
-    """Return where a row begins with no filter that there is: damaged data inflate to anything."""
+    """Return the start of the first row with an invalid filter, which indicates damage."""
     start = 0
     for rows, length in passes:
         filters = np.frombuffer(pixels[start : start + rows * length : length], np.uint8)
@@ -200,7 +200,7 @@ def _inflate(stored: bytes, size: int, step: int) -> Iterator[bytes]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Give the kind and content of each chunk, and whether its checksum is right."""
+    """Yield kind and content of each chunk, and whether its checksum is correct."""
     offset = len(SIGNATURE)
     while offset + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, offset)
@@ -210,13 +210,14 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
         offset += 12 + length
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk with its length and checksum."""
     checksum = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
 def _is_readable(kind: bytes, content: bytes) -> bool:
-    """Try a chunk of metadata by itself, as Pillow has limits of its own."""
+    """Whether Pillow can read a chunk of metadata by itself; it has limits of its own."""
     if kind not in _MEANINGS:
         return True
     try:
@@ -238,4 +239,4 @@ def _with_one_pixel(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 def _file(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
-    return SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks)
+    return SIGNATURE + b"".join(chunk(kind, content) for kind, content in chunks)

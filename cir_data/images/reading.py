@@ -1,75 +1,69 @@
-"""A picture read whole: pixels of 8 or 16 bits, alpha, and all that its file says beside them.
+"""A picture read completely: pixels of 8 or 16 bits, alpha, and all metadata of its file.
 
-The rules, which differ from those of ``image_io`` where data sets need no more:
+:mod:`cir_data.images.decoding` reads images for data sets, by simpler rules. Here:
 
-- Grey stays grey, 16 bits stay 16 bits: of PNG (by OpenCV), TIFF (by tifffile) and JPEG 2000 (by
-  imagecodecs), of which Pillow reduces colour to 8. Other bits of TIFF and JPEG 2000 are scaled up
-  to 8 or 16. Palettes become RGB, black and white becomes 0 and 255.
-- Alpha is kept apart, also that of a palette or of a transparent colour; what was multiplied by it
-  is divided by it. Other channels are left out, which is said.
-- CMYK and YCCK become sRGB through the embedded profile, or by Pillow's formula where there is
-  none, and the result is marked as sRGB. Lab becomes sRGB. All other profiles stay as they are.
+- Grey stays grey, and 16 bits stay 16 bits: PNG is decoded by OpenCV, TIFF by tifffile, and JPEG
+  2000 by imagecodecs, because Pillow reduces 16-bit colour to 8 bits. Other bit depths of TIFF and
+  JPEG 2000 are scaled up to 8 or 16. Palettes become RGB, black and white becomes 0 and 255.
+- Alpha is kept separately, including that of a palette or of a transparent colour. Premultiplied
+  colour is divided by alpha. Other channels are dropped, with a warning.
+- CMYK and YCCK become sRGB through the embedded profile, or by Pillow's formula if there is none,
+  and the result gets an sRGB profile. Lab becomes sRGB. All other profiles stay as they are.
 - The picture is turned upright by its orientation, which EXIF and XMP then state as 1.
-- A file of several frames is refused. The first picture of an MPO, which cameras write as JPEG, is
-  taken, and the page of full size of a TIFF beside its overviews and masks.
-- Signed, 32-bit and floating-point samples are refused: their range is not stated anywhere.
-- Metadata that is damaged or too large is left out, which is said.
-- Of a truncated or damaged file, what can be decoded is; what is missing is told as far as it is
-  known, and if nothing can be decoded the file is refused. Zeros in place of samples that are not
-  compressed look like black and are not noticed.
+- A file of several frames is refused, except that an MPO, which cameras write as JPEG, gives its
+  first picture, and a TIFF with overviews and masks gives its page of full size.
+- Signed, 32-bit and floating-point samples are refused: the file does not state their range.
+- Metadata that is damaged or too large is dropped, with a warning.
+- A truncated or damaged file is decoded as far as possible, with a warning that says what is
+  missing as far as that is known. If nothing can be decoded, the file is refused. Zeros in place of
+  uncompressed samples look like black and go unnoticed.
 """
 
-import io
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import Image
 
-from cir_data.images import deep_jpeg2000, jpeg_stream, png_stream, tiff_pages
-from cir_data.images.compression import UNKNOWN_QUALITY
+from cir_data.images import deep_jpeg2000, deep_png, jpeg_stream, png_stream, tiff_pages
+from cir_data.images.channels import Samples, split_alpha
 from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
 from cir_data.images.geometry import Orientation
-from cir_data.images.jpeg_facts import compression_of, equivalent_quality
+from cir_data.images.jpeg_facts import jpeg_quality
 from cir_data.images.jpeg_stream import JpegStream
 from cir_data.images.metadata import Metadata, metadata_of, orientation_of
 from cir_data.images.opening import Source, open_image, opened
 from cir_data.images.png_stream import PngStream
-
-Samples: TypeAlias = npt.NDArray[Any]
-"""(H, W) grey, or (H, W, 3) RGB, of ``uint8`` or ``uint16``."""
+from cir_data.images.srgb import srgb_profile, to_srgb
 
 _PLAIN = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
-"""What Pillow's modes become; all others become RGB."""
+"""Target modes of Pillow's modes; all others become RGB."""
 
 
 _TOO_MANY_ZEROS = 0.1
-"""The share of zeros at the end of a file from which on a copy has failed; blank ones have 0.06."""
+"""Share of zeros at the end of a file that indicates a failed copy; blank pictures have 0.06."""
 
 
 class TruncatedImage(UnreadableImage):
-    """A file that ends before its picture does."""
+    """A truncated or damaged file, where ``strict`` reading refuses it."""
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file's header tells, before anything is decoded."""
+    """Facts from a file's header, before anything is decoded."""
 
     format: str
     """Pillow's name, with ``JPEG`` for ``MPO``."""
     width: int
     height: int
     quality: int | None
-    """JPEG quality, 1 to 100, by the file's own tables; None for other formats."""
+    """JPEG quality, 1 to 100, judged by the file's tables; None for other formats."""
     standard_tables: bool
-    """Whether the tables are those of that quality, and not only nearest to them."""
+    """Whether the tables are exactly those of that quality."""
     lossless: bool
     frames: int = 1
-    """More than one only where ``lossless``: :func:`read` refuses it."""
+    """More than 1 only for lossless files; :func:`read` refuses these."""
 
     @property
     def pixels(self) -> int:
@@ -86,7 +80,7 @@ class Picture:
     """(H, W), of the type of ``samples``."""
     metadata: Metadata
     warnings: tuple[str, ...] = ()
-    """What the user should know, such as that the file is truncated."""
+    """Warnings for the user, such as that the file is truncated."""
 
 
 def examine(data: bytes, where: str) -> FileFacts:
@@ -97,8 +91,16 @@ def examine(data: bytes, where: str) -> FileFacts:
         where: Its path, for messages.
 
     Raises:
-        UnreadableImage: It is empty, of no kind that can be read, or holds several frames that are
-            compressed with loss.
+        UnreadableImage: It is empty, its format cannot be read, or it holds several frames with
+            lossy compression.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (64, 48)).save(file, "JPEG", quality=40)
+        >>> facts = examine(file.getvalue(), "photo.jpg")
+        >>> facts.format, facts.width, facts.height, facts.quality, facts.lossless
+        ('JPEG', 64, 48, 40, False)
     """
     with opened(data, where) as source:
         if source.frames > 1 and not source.lossless:
@@ -117,7 +119,7 @@ def examine(data: bytes, where: str) -> FileFacts:
 
 
 def read(data: bytes, where: str, *, strict: bool = False) -> Picture:
-    """Decode an image file whole.
+    """Decode an image file completely.
 
     Args:
         data: The file's content.
@@ -126,8 +128,16 @@ def read(data: bytes, where: str, *, strict: bool = False) -> Picture:
 
     Raises:
         TruncatedImage: It is truncated or damaged, and ``strict``.
-        UnreadableImage: Nothing of it can be decoded, its samples have no stated range, or it holds
-            several frames.
+        UnreadableImage: Nothing can be decoded, the range of the samples is unknown, or the file
+            holds several frames.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> Image.new("RGBA", (64, 48)).save(file, "PNG", dpi=(300, 300))
+        >>> picture = read(file.getvalue(), "photo.png")
+        >>> picture.samples.shape, picture.alpha.shape, round(picture.metadata.dpi[0])
+        ((48, 64, 3), (48, 64), 300)
     """
     with opened(data, where) as source:
         if source.frames > 1:
@@ -143,25 +153,6 @@ def read(data: bytes, where: str, *, strict: bool = False) -> Picture:
         )
 
 
-def jpeg_quality(image: Image.Image) -> tuple[int | None, bool]:
-    """Return the quality of an opened JPEG, and whether its tables are standard.
-
-    For others than the standard tables it is that of :func:`equivalent_quality`.
-    """
-    if not isinstance(image, JpegImageFile) or not image.quantization:
-        return None, False
-    quality = compression_of(image).quality
-    if quality != UNKNOWN_QUALITY:
-        return quality, True
-    return equivalent_quality(image), False
-
-
-@cache
-def srgb_profile() -> bytes:
-    """Return an ICC profile of sRGB."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
 def _several(source: Source, where: str) -> UnreadableImage:
     return UnreadableImage(
         f"{where}: holds {source.frames} frames or pages; save one as an image of its own"
@@ -169,7 +160,7 @@ def _several(source: Source, where: str) -> UnreadableImage:
 
 
 class _Reader:
-    """Decodes one opened file, and gathers what the user should know of it."""
+    """Decodes one opened file, and collects warnings for the user."""
 
     def __init__(self, source: Source, where: str, strict: bool) -> None:
         self._source = source
@@ -182,7 +173,7 @@ class _Reader:
         if self._png is not None:
             self._image = open_image(self._png.file())
             dropped = dict.fromkeys(self._png.dropped)
-            self.notes += [f"its {what} is damaged or too large and left out" for what in dropped]
+            self.notes += [f"its {what} is damaged or too large and dropped" for what in dropped]
         told = self._image if self._png is None else open_image(self._png.metadata_file())
         self.metadata, orientation = self._metadata(told)
         if source.page is not None and source.stands_in:
@@ -190,7 +181,7 @@ class _Reader:
         self.orientation = Orientation.upright(orientation)
 
     def pixels(self) -> tuple[Samples, Samples | None]:
-        """Return the samples and the alpha as they are stored, not turned."""
+        """Return samples and alpha in the orientation in which they are stored."""
         source, png = self._source, self._png
         page = source.page
         if page is not None and page.readable:
@@ -200,25 +191,25 @@ class _Reader:
         if png is not None:
             return self._png_pixels(png)
         if source.format == "JPEG2000" and deep_jpeg2000.bits_of(source.data) > 8:
-            return _split(deep_jpeg2000.decode(source.data))
+            return split_alpha(deep_jpeg2000.decode(source.data))
         if source.jpeg is not None:
             self._load_jpeg(source.jpeg)
         else:
             if self._load() and source.zeros > _TOO_MANY_ZEROS:
                 self._damaged(f"the last {_percent(source.zeros)} of the file are only zeros")
             if source.format == "TIFF":
-                self.orientation = Orientation()  # Pillow turns it as it loads it
+                self.orientation = Orientation()  # Pillow turns it while loading
         return self._plain()
 
     def _metadata(self, image: Image.Image) -> tuple[Metadata, int]:
-        """Return the metadata and the orientation, without what of them is damaged."""
+        """Return the metadata and the orientation, without damaged parts."""
         try:
             metadata, orientation = metadata_of(image), orientation_of(image)
             if metadata.exif is not None:
                 Image.Exif().load(b"Exif\0\0" + metadata.exif)  # Pillow may have kept it unread
             return metadata, orientation
         except DECODING_ERRORS:
-            self.notes.append("its EXIF is damaged and left out")
+            self.notes.append("its EXIF is damaged and dropped")
         image.info.pop("exif", None)
         try:
             return metadata_of(image), orientation_of(image)
@@ -236,7 +227,7 @@ class _Reader:
         return UnreadableImage(f"{self._where}: {what}: nothing of it can be decoded")
 
     def _side(self, bottom: bool) -> str:
-        """Say where the end or beginning of the stored rows lies in the upright picture."""
+        """Name the side of the upright picture where the stored rows end or begin."""
         if self.orientation.vertical_flip:
             bottom = not bottom
         if self.orientation.transpose:
@@ -244,7 +235,7 @@ class _Reader:
         return "lower" if bottom else "upper"
 
     def _tiff_page(self, index: int) -> tuple[Samples, Samples | None] | None:
-        """Return a page as tifffile decodes it; None if it fails, but Pillow may do better."""
+        """Decode a page by tifffile; None if Pillow should decode it instead."""
         try:
             page = tiff_pages.read_page(self._source.data, index)
         except DECODING_ERRORS:
@@ -256,11 +247,11 @@ class _Reader:
                 return None
             self._damaged(f"{_percent(page.lost)} of the picture is missing and black")
         if page.left_out:
-            self.notes.append(f"{page.left_out} channels beside colour and alpha are left out")
+            self.notes.append(f"{page.left_out} channels other than colour and alpha are dropped")
         return page.samples, page.alpha
 
     def _pillow_decodes_all(self) -> bool:
-        """Tell whether Pillow decodes the whole page in all its bits."""
+        """Whether Pillow decodes the whole page at its full bit depth."""
         if self._source.stands_in or self._image.mode not in ("L", "LA", "RGB", "RGBA"):
             return False
         try:
@@ -282,7 +273,9 @@ class _Reader:
         if png.transparent is not None:
             self._image.info.pop("transparency", None)  # Pillow does not scale that of 1 to 4 bits
         if png.header.bits == 16:
-            samples, alpha = _png_of_16_bits(png)
+            samples, alpha = deep_png.decode(
+                png.file(b"IHDR", b"IDAT", b"IEND"), png.header.is_grey
+            )
         else:
             self._load()
             samples, alpha = self._plain()
@@ -299,7 +292,7 @@ class _Reader:
             return
         self._image = open_image(damage.remains)
         if not self._load():
-            return  # libjpeg gave up, which is told
+            return  # libjpeg gave up, and _load has added a warning
         rows = jpeg_stream.undecoded_rows(self._image)
         if rows == self._image.height:
             raise self._nothing()
@@ -314,7 +307,7 @@ class _Reader:
             self._damaged(f"libjpeg says: {damage.warning}")
 
     def _load(self) -> bool:
-        """Decode by Pillow, and keep what it has decoded until it fails, if it does."""
+        """Decode by Pillow; if it fails, keep what it has decoded. Return whether it succeeded."""
         image: Any = self._image
         try:
             image.load()
@@ -323,13 +316,13 @@ class _Reader:
             if not hasattr(image, "tile"):
                 raise
             reason = error
-        image.tile = []  # nothing more to decode: load() gives what there is
+        image.tile = []  # nothing left to decode, so load() returns what there is
         try:
             image.load()
         except DECODING_ERRORS:
             raise reason from None
         if self._source.format == "TIFF":
-            image.load_end()  # which turns it
+            image.load_end()  # this turns it
             self.orientation = Orientation()
         empty = _empty_rows(image)
         if empty.all():
@@ -346,11 +339,11 @@ class _Reader:
         return False
 
     def _plain(self) -> tuple[Samples, Samples | None]:
-        """Return what Pillow has decoded as L, LA, RGB or RGBA, in 16 bits where it has them."""
+        """Return what Pillow has decoded as grey or RGB, with 16 bits for 16-bit grey."""
         image, mode = self._image, self._image.mode
         if mode.startswith("I;16") and not mode.endswith("S"):
             return np.asarray(image).astype(np.uint16), None
-        if mode == "I" and image.format == "PPM":  # which has at most 16 bits
+        if mode == "I" and image.format == "PPM":  # PPM has at most 16 bits
             return np.asarray(image).astype(np.uint16), None
         if mode == "F" or mode.startswith("I"):
             raise UnreadableImage(
@@ -358,12 +351,12 @@ class _Reader:
                 " save it with 8 or 16 bits"
             )
         if mode in ("CMYK", "LAB"):
-            image = _to_srgb(image, self.metadata.icc, self.notes)
+            image = to_srgb(image, self.metadata.icc, self.notes)
             self.metadata = replace(self.metadata, icc=srgb_profile())
         wanted = _PLAIN.get(mode, "RGB")
         if wanted in ("L", "RGB") and "transparency" in image.info:
             wanted += "A"
-        return _split(np.asarray(image if image.mode == wanted else image.convert(wanted)))
+        return split_alpha(np.asarray(image if image.mode == wanted else image.convert(wanted)))
 
     def _layout(self) -> str:
         if self._source.page is not None:
@@ -371,23 +364,8 @@ class _Reader:
         return "32-bit floating-point" if self._image.mode == "F" else "32-bit"
 
 
-def _png_of_16_bits(png: PngStream) -> tuple[Samples, Samples | None]:
-    data = np.frombuffer(png.file(b"IHDR", b"IDAT", b"IEND"), np.uint8)
-    decoded: Any = None
-    import cv2  # for 16 bits alone
-
-    with suppress(cv2.error):
-        decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if decoded is None:
-        raise ValueError("a kind of 16-bit PNG that OpenCV cannot decode")
-    samples, alpha = _split(decoded)  # blue first
-    if samples.ndim == 3:
-        samples = samples[..., 0] if png.header.is_grey else samples[..., ::-1]
-    return samples, alpha
-
-
 def _empty_rows(image: Image.Image) -> npt.NDArray[np.bool_]:
-    """Tell which rows hold only what Pillow fills a new image with."""
+    """Find the rows that hold only the initial values of a new Pillow image."""
     samples = np.asarray(image)
     fill = image.info.get("transparency", 0) if image.format == "GIF" else 0
     empty: npt.NDArray[np.bool_] = (samples == fill).reshape(len(samples), -1).all(axis=1)
@@ -396,40 +374,3 @@ def _empty_rows(image: Image.Image) -> npt.NDArray[np.bool_]:
 
 def _percent(share: float) -> str:
     return f"{min(99, max(1, round(100 * share)))} %"
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
-    if image.mode == "LAB":
-        source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-    elif profile is None:
-        notes.append("CMYK without a profile; converted by formula")
-        return image.convert("RGB")
-    else:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        except OSError:
-            notes.append("CMYK with a damaged profile; converted by formula")
-            return image.convert("RGB")
-    try:
-        converted = ImageCms.profileToProfile(
-            image,
-            source,
-            ImageCms.createProfile("sRGB"),
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGB",
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-    except ImageCms.PyCMSError:
-        notes.append(f"{image.mode} with a profile of another kind; converted by formula")
-        return image.convert("RGB")
-    assert converted is not None  # only a conversion in place gives nothing
-    return converted
-
-
-def _split(samples: Samples) -> tuple[Samples, Samples | None]:
-    if samples.ndim == 2:
-        return samples, None
-    if samples.shape[2] == 3:
-        return samples, None
-    colour = samples[..., 0] if samples.shape[2] == 2 else samples[..., :3]
-    return colour, samples[..., -1]

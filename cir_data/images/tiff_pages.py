@@ -1,7 +1,7 @@
-"""The pages of a TIFF file, and samples of grey and colour in every layout.
+"""The pages of a TIFF file, and grey and colour samples in every layout, by tifffile.
 
-Pillow reduces colour of 16 bits to 8, and takes overviews and masks for pages; OpenCV misreads
-planes, white-is-zero and premultiplied alpha without saying so.
+Pillow reduces 16-bit colour to 8 bits and counts overviews and masks as pages; OpenCV misreads
+planes, white-is-zero and premultiplied alpha without a warning.
 """
 
 import io
@@ -9,15 +9,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from tifffile import TiffFile, TiffFileError, TiffPage
 
+from cir_data.images.channels import Samples, to_full_range, unpremultiplied
 from cir_data.images.errors import DECODING_ERRORS
-
-Samples: TypeAlias = npt.NDArray[Any]
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -25,12 +23,12 @@ _REDUCED, _MASK = 1, 4
 """Bits of NewSubfileType."""
 
 _ERRORS = (*DECODING_ERRORS, RuntimeError, TiffFileError)
-"""What tifffile and imagecodecs raise on damaged data."""
+"""Errors of tifffile and imagecodecs on damaged data."""
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _PREMULTIPLIED, _UNASSOCIATED = 1, 2
 _MOST_EXTRA = 16
-"""More channels beside the colours are taken for a damaged header."""
+"""More extra channels than this indicate a damaged header."""
 
 _OF_A_SENSOR = {32803, 34892}
 """Photometric interpretations of camera raw files: a colour filter array, and linear raw."""
@@ -41,30 +39,30 @@ _ORIENTATION = 274
 
 _WITHOUT_LOSS = {1, 2, 3, 4, 5, 8, 32771, 32773, 32809, 32908, 32909, 32946, 34661, 34925, 34926}
 _WITHOUT_LOSS |= {34933, 50000, 50013}
-"""Compressions that always give back what was stored."""
+"""Lossless compressions."""
 
 _BY_LIBTIFF = {2, 3, 4, 6, 7, 32771, 34661}
-"""Fax and JPEG, which Pillow decodes."""
+"""Fax and JPEG, which are left to Pillow."""
 
 _PLAIN = {258: 8, 259: 1, 262: 1, 266: 1, 277: 1, 284: 1, 317: 1, 339: 1}
-"""Tags of 8-bit grey as it comes, and of the same with alpha."""
+"""Tags of uncompressed 8-bit grey."""
 
 _PLAIN_WITH_ALPHA = {**_PLAIN, 258: (8, 8), 277: 2, 338: 2, 339: (1, 1)}
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of it is raised
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # errors that matter are raised
 
 
 @dataclass(frozen=True)
 class Page:
-    """The page of full size in a TIFF file, and what is said of all of them."""
+    """The page of full size in a TIFF file, and facts of all pages."""
 
     index: int
     pages: int
     broken: bool
-    """Whether more pages should follow, but cannot be read."""
+    """Whether more pages are declared that cannot be read."""
     lossless: bool
     raw: bool
-    """Whether the file is a camera's raw file, of which the pages are only previews."""
+    """Whether the file is a camera raw file, whose pages are only previews."""
     readable: bool
     """Whether :func:`read_page` decodes its layout."""
     layout: str
@@ -80,11 +78,11 @@ class Decoded:
     samples: Samples
     """(H, W) or (H, W, 3), of 8 or 16 bits."""
     alpha: Samples | None
-    """Not premultiplied."""
+    """(H, W), not premultiplied."""
     lost: float
-    """The share of the picture that cannot be decoded, 0 to 1."""
+    """Share of the picture that cannot be decoded, 0 to 1."""
     left_out: int
-    """How many channels are neither colour nor alpha."""
+    """Number of channels that are neither colour nor alpha."""
 
 
 def page_of(data: bytes) -> Page | None:
@@ -113,9 +111,9 @@ def page_of(data: bytes) -> Page | None:
 
 
 def read_page(data: bytes, index: int) -> Decoded:
-    """Decode the samples of a page, as far as they are there.
+    """Decode the samples of a page as far as possible.
 
-    Other than 8 and 16 bits are scaled to the next of these. Premultiplied alpha is divided out.
+    Other bit depths are scaled up to 8 or 16. Premultiplied colour is divided by alpha.
 
     Raises:
         ValueError: Nothing of it can be decoded.
@@ -132,11 +130,11 @@ def read_page(data: bytes, index: int) -> Decoded:
     if page.photometric == _WHITE_IS_ZERO:
         colour = ~colour
     if extra.shape[2] == 1 and not kinds:
-        kinds = [_UNASSOCIATED]  # old writers do not say what a fourth sample is
+        kinds = [_UNASSOCIATED]  # old writers do not declare the meaning of a fourth sample
     alphas = [i for i, k in enumerate(kinds) if k in (_PREMULTIPLIED, _UNASSOCIATED)]
     alpha = extra[..., alphas[0]] if alphas and alphas[0] < extra.shape[2] else None
     if alpha is not None and kinds[alphas[0]] == _PREMULTIPLIED:
-        colour = _unpremultiplied(colour, alpha)
+        colour = unpremultiplied(colour, alpha)
     return Decoded(
         samples=colour[..., 0] if colours == 1 else colour,
         alpha=alpha,
@@ -146,7 +144,7 @@ def read_page(data: bytes, index: int) -> Decoded:
 
 
 def with_plain_layout(data: bytes, index: int) -> bytes:
-    """Return a file with the same tags whose layout is one that Pillow knows, for its metadata.
+    """Return a file with the same metadata and a layout that Pillow can read.
 
     Raises:
         ValueError: They cannot be changed.
@@ -165,7 +163,7 @@ def with_plain_layout(data: bytes, index: int) -> bytes:
 
 
 def _chain(file: TiffFile) -> Iterator[tuple[int, TiffPage]]:
-    """Give the pages until the chain ends, breaks, or comes back to one that was there."""
+    """Yield the pages until the chain ends, breaks, or repeats a page."""
     seen: set[int] = set()
     for index in count():
         try:
@@ -181,7 +179,7 @@ def _chain(file: TiffFile) -> Iterator[tuple[int, TiffPage]]:
 
 
 def _is_broken(file: TiffFile, data: bytes, last: TiffPage) -> bool:
-    """Tell whether the last page that can be read names one after it."""
+    """Whether the last readable page declares another one after it."""
     form = file.tiff
     tags = int.from_bytes(data[last.offset : last.offset + form.tagnosize], _order(form.byteorder))
     end = last.offset + form.tagnosize + tags * form.tagsize
@@ -242,7 +240,7 @@ def _layout(page: TiffPage) -> str:
 
 
 def _segments(data: bytes, page: TiffPage) -> tuple[Samples, float]:
-    """Return what strips or tiles hold, of ``page.shaped``, and the share of them that is lost."""
+    """Decode strips or tiles to the shape ``page.shaped``; also return the share that is lost."""
     dtype = page.dtype
     assert dtype is not None
     result = np.zeros(page.shaped, dtype)
@@ -270,22 +268,3 @@ def _segments(data: bytes, page: TiffPage) -> tuple[Samples, float]:
     if not found:
         raise ValueError(f"none of its data can be decoded ({error or 'they are missing'})")
     return result, 1 - found / expected
-
-
-def to_full_range(samples: Samples, bits: int) -> Samples:
-    """Scale samples of 1 to 16 bits to 8 or 16."""
-    if bits in (8, 16):
-        return samples.astype(f"uint{bits}", copy=False)
-    target = np.dtype(np.uint8 if bits < 8 else np.uint16)
-    factor = np.iinfo(target).max / (2**bits - 1)
-    scaled: Samples = (samples * factor).round().astype(target)
-    return scaled
-
-
-def _unpremultiplied(colour: Samples, alpha: Samples) -> Samples:
-    """Divide by alpha; what is transparent becomes black."""
-    full = np.iinfo(colour.dtype).max
-    divisor = np.maximum(alpha, 1)[..., None].astype(np.float32)
-    divided: Samples = (colour * (full / divisor)).round().clip(0, full).astype(colour.dtype)
-    divided[alpha == 0] = 0
-    return divided

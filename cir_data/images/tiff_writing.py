@@ -1,8 +1,8 @@
-"""TIFF files that keep EXIF where it stood, so that the offsets in maker notes still hold.
+"""TIFF files that keep EXIF at its offset, so that the offsets in maker notes stay valid.
 
-Neither Pillow nor tifffile can do that: they write EXIF anew. Here the EXIF structure, which has
-the header of a TIFF file, becomes the start of the file; pixels and the directory that describes
-them follow, and the header is pointed to that directory.
+Pillow and tifffile rewrite EXIF. Here the EXIF structure, which begins like a TIFF file, becomes
+the start of the file. The pixels and the directory that describes them follow, and the header
+points to that directory.
 """
 
 import struct
@@ -30,16 +30,16 @@ _INCH = 2
 
 
 class TooLarge(ValueError):
-    """A picture beyond the 4 GiB of a TIFF file."""
+    """A picture that exceeds the 4 GiB of a TIFF file."""
 
 
 def encode_tiff(samples: npt.NDArray[Any], has_alpha: bool, metadata: Metadata) -> bytes:
-    """Return a TIFF file, compressed without loss.
+    """Return a TIFF file with lossless compression.
 
     Args:
         samples: (H, W) or (H, W, C) of ``uint8`` or ``uint16``: grey or RGB, then alpha.
         has_alpha: Whether the last channel is alpha.
-        metadata: EXIF in it is sound, see :func:`cir_data.images.exif.is_sound`.
+        metadata: Its EXIF must be valid; see :func:`cir_data.images.exif.is_sound`.
 
     Raises:
         TooLarge: The file would be larger than TIFF allows.
@@ -87,13 +87,13 @@ def encode_tiff(samples: npt.NDArray[Any], has_alpha: bool, metadata: Metadata) 
         kept.pop(296, None)
     entries = kept | {tag: _entry(body, order, tag, *value) for tag, value in directory.items()}
     table = struct.pack(order + "H", len(entries)) + b"".join(e for _, e in sorted(entries.items()))
-    start = _append(body, table + b"\0\0\0\0")  # no further picture: thumbnails are left behind
+    start = _append(body, table + b"\0\0\0\0")  # no next directory, so thumbnails are dropped
     struct.pack_into(order + "I", body, 4, start)
     return bytes(body)
 
 
 def _kept_entries(exif: bytes) -> dict[int, bytes]:
-    """Return the entries of EXIF's first directory that say nothing of how pixels are stored."""
+    """Return the entries of EXIF's first directory, except those about pixel storage."""
     return {
         entry.tag: exif[entry.start : entry.start + 12]
         for entry in main_entries(exif)
@@ -102,14 +102,14 @@ def _kept_entries(exif: bytes) -> dict[int, bytes]:
 
 
 def _strip(rows: npt.NDArray[Any], order: str) -> bytes:
-    """Compress rows as differences from pixel to pixel, which makes them smaller."""
+    """Compress differences between neighbouring pixels, which are smaller."""
     differences = rows.copy()
     differences[:, 1:] -= rows[:, :-1]
     return zlib.compress(differences.astype(differences.dtype.newbyteorder(order)).tobytes())
 
 
 def _entry(body: bytearray, order: str, tag: int, kind: int, values: Sequence[int]) -> bytes:
-    """Return a directory entry; values that do not fit into it are appended to the file."""
+    """Return a directory entry; large values are appended to the file."""
     letters = _FORMATS[kind]
     packed = (
         values

@@ -1,24 +1,24 @@
-"""The chunks of a WebP file: whether it has loss, and whether its picture is whole."""
+"""The chunks of a WebP file: whether it is lossy, and whether its picture is complete."""
 
 import struct
 from collections.abc import Iterator
 
 _EXIF, _XMP = 8, 4
-"""Bits of VP8X that say what follows the picture."""
+"""Bits of VP8X that declare the metadata after the picture."""
 
 
 def is_webp(data: bytes) -> bool:
-    """Whether a file begins as WebP does."""
+    """Whether a file starts like WebP."""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
 def size_of(data: bytes) -> int:
-    """Return how long a WebP file should be."""
+    """Return the declared size of a WebP file in bytes."""
     return int.from_bytes(data[4:8], "little") + 8
 
 
 def has_loss(data: bytes) -> bool:
-    """Whether any frame of a WebP file is compressed with loss."""
+    """Whether any frame of a WebP file is lossy."""
     for kind, content, _ in _chunks(data, 12):
         frames = _chunks(content, 16) if kind == b"ANMF" else [(kind, content, True)]
         if any(frame == b"VP8 " for frame, _, _ in frames):
@@ -27,7 +27,7 @@ def has_loss(data: bytes) -> bool:
 
 
 def missing_bytes(data: bytes) -> int:
-    """Return how many bytes of the picture a WebP file lacks at its end."""
+    """Return how many bytes of the picture are missing at the end."""
     for kind, _, whole in _chunks(data, 12):
         if not whole and kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANMF", b"VP8X"):
             return size_of(data) - len(data)
@@ -35,7 +35,7 @@ def missing_bytes(data: bytes) -> int:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a file of the picture and its colour profile, without EXIF and XMP."""
+    """Return the file without EXIF and XMP."""
     body = b"".join(
         kind + struct.pack("<I", len(content)) + _marked(kind, content) + b"\0" * (len(content) % 2)
         for kind, content, whole in _chunks(data, 12)
@@ -51,7 +51,7 @@ def _marked(kind: bytes, content: bytes) -> bytes:
 
 
 def _chunks(data: bytes, offset: int) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Give the kind and content of each chunk, and whether it is whole."""
+    """Yield kind and content of each chunk, and whether it is complete."""
     while offset + 8 <= len(data):
         kind, size = struct.unpack_from("<4sI", data, offset)
         content = data[offset + 8 : offset + 8 + size]

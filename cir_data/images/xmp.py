@@ -1,4 +1,4 @@
-"""XMP packets changed as text, so that all else in them keeps its bytes."""
+"""XMP packets, edited as text so that all other bytes stay the same."""
 
 import re
 from xml.sax.saxutils import escape, quoteattr
@@ -40,7 +40,7 @@ _OF_IPTC: dict[int, tuple[str, str]] = {
     120: ("dc:description", _LANGUAGES),
     122: ("photoshop:CaptionWriter", _PLAIN),
 }
-"""XMP properties, with their kinds, of IPTC's data sets (IPTC Photo Metadata Standard)."""
+"""XMP property and its kind for each IPTC data set (IPTC Photo Metadata Standard)."""
 
 _SOURCE = re.compile(
     rb'<rdf:Description rdf:about=(?:"[^"]*"|\'[^\']*\') xmlns:cir="urn:basicsr-cir:restored#"'
@@ -49,25 +49,29 @@ _SOURCE = re.compile(
 
 
 def upright(xmp: bytes) -> bytes:
-    """Set the orientation to 1, as fits pixels that were turned."""
+    """Set the orientation to 1, because the pixels were turned upright."""
     return _ORIENTATION.sub(rb"\g<1>1", xmp)
 
 
 def source_of(xmp: bytes | None) -> str | None:
-    """Return what :func:`with_source` wrote, None where it did not."""
+    """Return the digest that :func:`with_source` wrote, None if there is none."""
     found = _SOURCE.search(xmp or b"")
     return None if found is None else found[1].decode()
 
 
 def with_source(xmp: bytes | None, digest: str) -> bytes | None:
-    """Say in a packet which file the picture was restored from.
+    """Record in a packet which file the picture was restored from.
 
     Args:
-        xmp: The packet; None begins one.
+        xmp: The packet; None creates one.
         digest: Hexadecimal digest of the source file.
 
     Returns:
-        The packet; unchanged where it is not laid out as XMP.
+        The packet; unchanged if it is not valid XMP.
+
+    Example:
+        >>> source_of(with_source(None, "0123abcd"))
+        '0123abcd'
     """
     bare = None if xmp is None else _SOURCE.sub(b"", xmp)
     attributes = f'xmlns:cir="urn:basicsr-cir:restored#" cir:source="{digest}"'
@@ -75,10 +79,10 @@ def with_source(xmp: bytes | None, digest: str) -> bytes | None:
 
 
 def with_iptc(xmp: bytes | None, iptc: Iptc) -> tuple[bytes | None, list[str]]:
-    """Add IPTC's texts to a packet as properties, where the packet lacks them.
+    """Add IPTC texts to a packet as properties, unless it has them already.
 
     Returns:
-        The packet, and the names of the fields that have no place in it.
+        The packet, and the names of the fields that XMP cannot hold.
     """
     known = [number for number in iptc.texts if number in _OF_IPTC]
     lost = [iptc.name(number) for number in iptc.texts if number not in _OF_IPTC]
@@ -107,7 +111,7 @@ def _element(name: str, kind: str, texts: list[str]) -> str:
 
 
 def _with_description(xmp: bytes | None, text: str) -> bytes | None:
-    """Put a description last, about what the packet's own descriptions are about."""
+    """Append a description about the same subject as the packet's own descriptions."""
     packet = _PACKET if xmp is None else xmp
     ends = list(_END.finditer(packet))
     if not ends:

@@ -1,1 +1,1 @@
-"""Making a store of training or test images out of folders."""
+"""Making a store of training or test images from folders (``basicsr prepare``)."""

@@ -6,8 +6,12 @@ from cir_data.images.geometry import Window
 def sub_windows(height: int, width: int, size: int, step: int, threshold: int) -> list[Window]:
     """Return the squares that cover an image, row by row.
 
-    They start every ``step`` pixels; what is left at the far border gets one more square, flush
-    with it, if it is wider than ``threshold``. An edge shorter than ``size`` is taken whole.
+    They start every ``step`` pixels. A remainder at the far border that is wider than ``threshold``
+    gets one more square, flush with the border. An edge shorter than ``size`` is taken whole.
+
+    Example:
+        >>> [(w.top, w.left) for w in sub_windows(480, 700, size=480, step=240, threshold=0)]
+        [(0, 0), (0, 220)]
     """
     return [
         Window(top, left, min(size, height), min(size, width))

@@ -1,1 +1,1 @@
-"""Where images are stored: folders, LMDBs, raw pixels."""
+"""Where images are stored: folders and LMDBs behind one interface, and lists of images."""

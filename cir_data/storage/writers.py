@@ -8,26 +8,26 @@ from typing import Any
 
 import lmdb
 
-from cir_data.storage.sources import lmdb_facts
+from cir_data.storage.lmdb_source import lmdb_facts
 
 FIRST_MAP = 1 << 30
-"""Size of an LMDB's map in bytes to begin with; it doubles whenever it is full."""
+"""Initial size of an LMDB's map in bytes; it doubles whenever it is full."""
 
 
 class Writer(ABC):
-    """Takes encoded images by key."""
+    """Stores encoded images by key."""
 
     @abstractmethod
     def write(self, entries: Mapping[str, bytes]) -> None:
-        """Store images, all of them or none; they are on disk when this returns.
+        """Store all images or none; they are on disk when this returns.
 
         Raises:
-            OSError: There is no room, or no permission.
+            OSError: The disk is full, or permission is missing.
         """
 
     @abstractmethod
     def close(self) -> dict[str, Any]:
-        """End writing and return facts by which a later reader knows the store again."""
+        """Close the store; return facts by which a reader detects later changes."""
 
 
 class LmdbWriter(Writer):
@@ -40,7 +40,7 @@ class LmdbWriter(Writer):
             raise OSError(str(error)) from error
 
     def write(self, entries: Mapping[str, bytes]) -> None:
-        """Store images in one transaction, in a larger map if need be; see :class:`Writer`."""
+        """Store images in one transaction, enlarging the map if needed; see :class:`Writer`."""
         while True:
             try:
                 with self._environment.begin(write=True) as transaction:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import cir_host
 from cir_arch.basicsr_networks import facts_of
-from cir_data.storage.sources import some
+from cir_data.messages import first_few
 from cir_host.distributed import connected
 from cir_host.errors import OptionsError, UndefinedMetric, UserError
 from cir_host.file_names import folded, printable
@@ -159,11 +159,11 @@ class MeasuringModel(SRModel):
         self._measured += 1
         self._unwritten += lines
         if lines:
-            get_root_logger().error(f"{len(lines)} files could not be written: {some(lines)}")
+            get_root_logger().error(f"{len(lines)} files could not be written: {first_few(lines)}")
         if not self.is_train and self._unwritten and self._measured == len(self.opt["datasets"]):
             raise UserError(
                 f"{len(self._unwritten)} results files could not be written:"
-                f" {some(self._unwritten)}"
+                f" {first_few(self._unwritten)}"
             )
 
     def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:

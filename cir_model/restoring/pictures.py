@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from cir_arch.layers.dct import LUMA
-from cir_data.images.reading import Picture, Samples
+from cir_data.images.channels import Samples
+from cir_data.images.reading import Picture
 from cir_host.errors import UserError
 from cir_model.restoring.inference import Restorer
 

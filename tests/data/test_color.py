@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 from skimage.color import rgb2ycbcr
 
-from cir_data.images.color import convert
+from cir_data.images.color import to_color
 
 EVERY_COLOUR = (
     np.stack(np.meshgrid(np.arange(0, 256, 3), np.arange(0, 256, 3), np.arange(0, 256, 3)), axis=-1)
@@ -13,7 +13,7 @@ EVERY_COLOUR = (
 
 def test_y_is_matlabs_luma_rounded():
     exact = rgb2ycbcr(EVERY_COLOUR)[..., 0]
-    y = convert(EVERY_COLOUR, "y")
+    y = to_color(EVERY_COLOUR, "y")
     assert y.dtype == np.uint8
     # half a step, reached only where the exact value lies between two integers
     assert np.abs(y - exact).max() <= 0.5 + 1e-9
@@ -22,13 +22,13 @@ def test_y_is_matlabs_luma_rounded():
 
 def test_gray_is_pillows():
     assert np.array_equal(
-        convert(EVERY_COLOUR, "gray"), np.array(Image.fromarray(EVERY_COLOUR).convert("L"))
+        to_color(EVERY_COLOUR, "gray"), np.array(Image.fromarray(EVERY_COLOUR).convert("L"))
     )
 
 
 def test_grey_images_stay_as_stored_or_fill_three_channels():
     grey = EVERY_COLOUR[..., 0]
-    assert np.array_equal(convert(grey, "y"), grey)
-    assert np.array_equal(convert(grey, "gray"), grey)
-    assert np.array_equal(convert(grey, "rgb"), np.dstack([grey] * 3))
-    assert np.array_equal(convert(EVERY_COLOUR, "rgb"), EVERY_COLOUR)
+    assert np.array_equal(to_color(grey, "y"), grey)
+    assert np.array_equal(to_color(grey, "gray"), grey)
+    assert np.array_equal(to_color(grey, "rgb"), np.dstack([grey] * 3))
+    assert np.array_equal(to_color(EVERY_COLOUR, "rgb"), EVERY_COLOUR)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from cir_data.images import jpeg_stream
 from cir_data.images.errors import UnreadableImage
-from cir_data.images.reading import TruncatedImage, examine, read, srgb_profile
+from cir_data.images.reading import TruncatedImage, examine, read
+from cir_data.images.srgb import srgb_profile
 
 RNG = np.random.default_rng(0)
 ROWS, COLUMNS = np.mgrid[:160, :96]
@@ -215,7 +216,7 @@ def test_metadata_of_a_png_never_costs_the_picture(kind, content, what, bits):
     assert examine(data, "in").lossless
     picture = read(data, "in", strict=True)
     assert np.array_equal(picture.samples, samples)
-    assert picture.warnings == (f"its {what} is damaged or too large and left out",)
+    assert picture.warnings == (f"its {what} is damaged or too large and dropped",)
     assert picture.metadata.xmp == b"<x/>"
 
 
@@ -242,7 +243,7 @@ def test_exif_that_is_no_exif_is_left_out(file_format):
     assert picture.metadata.exif is None
     assert picture.metadata.icc == srgb_profile()
     told = (*picture.warnings, *picture.metadata.dropped)
-    assert any("damaged" in line and "EXIF" in line.upper() for line in told)
+    assert sum("damaged" in line and "EXIF" in line for line in told) == 1
 
 
 def test_a_broken_segment_of_a_jpeg_never_costs_the_picture():

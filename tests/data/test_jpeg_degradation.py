@@ -230,9 +230,12 @@ def test_progressive_is_an_option(tmp_path):
         ({"phase": "val", "subsampling": {"choices": ["4:2:0"]}}, r"subsampling must be one value"),
         (
             {"phase": "val", "double": {"quality": 9, "shift": "random"}},
-            r"double must leave nothing",
+            r"double must not be random",
         ),
-        ({"phase": "val", "double": {"quality": 9, "probability": 0.5}}, r"double must leave noth"),
+        (
+            {"phase": "val", "double": {"quality": 9, "probability": 0.5}},
+            r"double must not be random",
+        ),
     ],
 )
 def test_bad_options_are_named(tmp_path, options, message):

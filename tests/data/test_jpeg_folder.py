@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from data_tools import make, plain_jpeg, save, smooth_image, to_uint8
 
-from cir_data.images.color import convert
+from cir_data.images.color import to_color
 from cir_host.errors import OptionsError, UserError
 
 
@@ -24,7 +24,7 @@ def test_colour(tmp_path):
     save(tmp_path / "a.jpg", smooth_image(33, 47), quality=12)
     sample = make("JPEGFolderDataset", phase="val", dataroot_lq=str(tmp_path), color="y")[0]
     assert np.array_equal(
-        to_uint8(sample["lq"]), convert(plain_jpeg(smooth_image(33, 47), 12), "y")
+        to_uint8(sample["lq"]), to_color(plain_jpeg(smooth_image(33, 47), 12), "y")
     )
 
 

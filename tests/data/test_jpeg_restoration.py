@@ -16,7 +16,7 @@ from data_tools import (
 )
 from torch.utils.data import DataLoader
 
-from cir_data.images.color import convert
+from cir_data.images.color import to_color
 from cir_host.errors import OptionsError, UserError
 from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 
@@ -96,7 +96,7 @@ def test_colour_is_taken_before_compression(tmp_path, color, channels):
     save(tmp_path / "a.png", image)
     common = {"dataroot_gt": str(tmp_path), "color": color, "quality": 15}
     sample = make("JPEGRestorationDataset", phase="test", **common)[0]
-    expected = convert(image, color)
+    expected = to_color(image, color)
     assert np.array_equal(to_uint8(sample["gt"]), expected)
     assert np.array_equal(to_uint8(sample["lq"]), plain_jpeg(expected, 15))
     assert sample["subsampling"] == ("4:2:0" if color == "rgb" else "4:0:0")
@@ -230,7 +230,7 @@ def test_damaged_image_stops_a_strict_training_and_every_validation(damaged):
 
 def test_nothing_but_damaged_images_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"in a row cannot be read, the last of them .*a\.png"):
+    with pytest.raises(UserError, match=r"in a row cannot be read; the last one is .*a\.png"):
         training_set(str(tmp_path))[0]
 
 
@@ -283,3 +283,12 @@ def test_section_of_a_stock_options_file(tmp_path):
         "persistent_workers": True,
     }
     assert len(training_set(write_folder(tmp_path), **loading)) == 3
+
+
+def test_a_crop_size_of_a_stage_is_that_of_its_samples_alone(tmp_path):
+    save(tmp_path / "a.png", smooth_image(64, 64))
+    data_set = training_set(str(tmp_path), gt_size=24)
+    sizes = [
+        data_set[SampleIndex(0, 0, i, size)]["gt"].shape[-1] for i, size in enumerate((16, None))
+    ]
+    assert sizes == [16, 24]

@@ -141,7 +141,7 @@ def test_damaged_compressed_image_is_replaced_or_an_error(roots):
 
 
 def test_unequal_lists_are_an_error(roots):
-    with pytest.raises(OptionsError, match="equally many roots"):
+    with pytest.raises(OptionsError, match="the same number of roots"):
         pairs(roots, dataroot_gt=[str(roots / "gt")] * 2)
 
 

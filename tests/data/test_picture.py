@@ -13,7 +13,8 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from cir_data.images.errors import UnreadableImage
 from cir_data.images.metadata import Metadata
-from cir_data.images.reading import Picture, examine, read, srgb_profile
+from cir_data.images.reading import Picture, examine, read
+from cir_data.images.srgb import srgb_profile
 from cir_data.images.writing import Encoding, UnwritablePicture
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6" dc:title="T"/></x:xmpmeta>'

@@ -24,11 +24,16 @@ from cir_cli.main import main
 from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage
 from cir_data.images.jpeg_facts import equivalent_quality_of_file
-from cir_data.prepare.preparation import Preparation, Settings, keys_of, ordered_map
-from cir_data.prepare.recipes import RECIPES
+from cir_data.images.raw_pixels import pack
+from cir_data.prepare.keys import keys_of
+from cir_data.prepare.known_datasets import KNOWN_DATASETS
+from cir_data.prepare.one_image import Settings
+from cir_data.prepare.preparation import Preparation
 from cir_data.prepare.sub_images import sub_windows
-from cir_data.storage.raw_pixels import pack
-from cir_data.storage.sources import FolderSource, ImageSource, StoredImage, open_images
+from cir_data.prepare.workers import ordered_map
+from cir_data.storage.dataroots import open_images
+from cir_data.storage.folder_source import FolderSource
+from cir_data.storage.image_source import ImageSource, StoredImage
 from cir_data.storage.writers import LmdbWriter
 from cir_host.errors import UserError
 from cir_host.sampler import SampleIndex
@@ -331,8 +336,8 @@ def test_coarse_and_unreadable_files_are_left_out_and_listed(folder, tmp_path, c
         prepare.run(command)
     assert "\n" not in str(error.value)
     told = capsys.readouterr().out
-    assert "coarse JPEGs: 1: " in told
-    assert "not those of images: 1 .heic." in told
+    assert "JPEGs of low quality: 1: " in told
+    assert "not named like images: 1 .heic." in told
     assert stored(output).keys() == {stem(name) for name in SIZES} | {"grey", "fine"}
     left_out = (output / "left_out.txt").read_text().splitlines()
     assert [line.partition(": ")[0] for line in left_out] == [
@@ -419,8 +424,10 @@ def test_a_killed_command_leaves_nothing_that_looks_whole(tmp_path, monkeypatch)
         save(root / f"{number}.png", np.roll(noise, number, 0), compress_level=0)
     script = (
         "import cir_data, sys; from pathlib import Path\n"
-        "from cir_data.prepare.preparation import Preparation, Settings, keys_of\n"
-        "from cir_data.storage.sources import open_images\n"
+        "from cir_data.prepare.keys import keys_of\n"
+        "from cir_data.prepare.one_image import Settings\n"
+        "from cir_data.prepare.preparation import Preparation\n"
+        "from cir_data.storage.dataroots import open_images\n"
         "(images,) = open_images('input', 'images')\n"
         "Preparation(images, keys_of(images), Path('x.lmdb'), Settings(store='raw'),"
         " batch_bytes=1).run(2)\n"
@@ -595,7 +602,7 @@ def test_a_recipe(tmp_path, monkeypatch, capsys):
 def test_other_pixels_than_a_recipe_knows_are_refused(folder):
     (images,) = open_images("input", str(folder))
     with pytest.raises(UserError, match="not those of the known copy"):
-        RECIPES["Classic5"].check_pixels(images)
+        KNOWN_DATASETS["Classic5"].check_pixels(images)
 
 
 def test_processes_keep_the_order():

@@ -1,4 +1,4 @@
-"""What the data sets give: one image, or a pair, with the facts of its compression."""
+"""The keys of samples: one image or a pair, with the facts of its compression."""
 
 from typing import TypedDict
 
@@ -11,13 +11,13 @@ from cir_data.images.geometry import Boundary, Pixels
 
 
 class Sample(TypedDict):
-    """A compressed image. Every value passes through torch's ``default_collate``."""
+    """A compressed image. Torch's ``default_collate`` accepts every value."""
 
     lq: Tensor
     """(C, H, W), float32 in [0, 1]; RGB where C is 3."""
     lq_path: str
     quality: int
-    """On the scale of the codec, 1 to 100 for JPEG, or -1 where it is not known."""
+    """On the scale of the codec, 1 to 100 for JPEG; -1 if unknown."""
     subsampling: str
     codec: str
     block_offset: Tensor
@@ -25,7 +25,7 @@ class Sample(TypedDict):
 
 
 class PairSample(Sample):
-    """A compressed image with its original."""
+    """A compressed image with its ground truth."""
 
     gt: Tensor
     """(C, H, W), float32 in [0, 1]; RGB where C is 3."""
@@ -33,30 +33,30 @@ class PairSample(Sample):
 
 
 class UCSRSample(PairSample):
-    """A small compressed image with its original of ``scale`` times its height and width."""
+    """A small compressed image with its ground truth, ``scale`` times as high and wide."""
 
     codec_index: int
-    """Of the codec among those that a network is told apart by, from 0."""
+    """Index of the codec in ``codec_names``, from 0."""
 
 
 class DoubleFacts(TypedDict):
-    """What a sample tells beside the rest where images may be compressed twice.
+    """Further keys of a sample if images may be compressed twice.
 
     ``quality``, ``subsampling`` and ``block_offset`` are those of the last compression.
     """
 
     first_quality: int
-    """-1 where the image was compressed once."""
+    """-1 if the image was compressed once."""
     first_subsampling: str
-    """``none`` where the image was compressed once."""
+    """``none`` if the image was compressed once."""
     first_block_offset: Tensor
-    """As ``block_offset``; (-1, -1) where there is no such grid, or one that was resized."""
+    """Like ``block_offset``; (-1, -1) if there is no such grid, or if it was resized."""
     resize: float
-    """The factor between the two compressions."""
+    """The resize factor between the two compressions."""
 
 
 def make_sample(lq: Pixels, lq_path: str, compression: Compression, boundary: Boundary) -> Sample:
-    """Put a sample together; ``lq`` is (H, W) or (H, W, 3)."""
+    """Create a sample; ``lq`` is (H, W) or (H, W, 3)."""
     return {
         "lq": to_tensor(lq),
         "lq_path": lq_path,
@@ -68,12 +68,17 @@ def make_sample(lq: Pixels, lq_path: str, compression: Compression, boundary: Bo
 
 
 def make_pair(sample: Sample, gt: Pixels, gt_path: str) -> PairSample:
-    """Add the original to a sample; ``gt`` is (H, W) or (H, W, 3)."""
+    """Add the ground truth to a sample; ``gt`` is (H, W) or (H, W, 3)."""
     return {**sample, "gt": to_tensor(gt), "gt_path": gt_path}
 
 
 def to_tensor(image: Pixels) -> Tensor:
-    """Return an 8-bit image, (H, W) or (H, W, 3), as (C, H, W), float32 in [0, 1]."""
+    """Convert an 8-bit image, (H, W) or (H, W, 3), to (C, H, W), float32 in [0, 1].
+
+    Example:
+        >>> to_tensor(np.full((4, 6, 3), 255, np.uint8))[:, 0, 0]
+        tensor([1., 1., 1.])
+    """
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-    # reordering while the samples are bytes costs a third of reordering floats
+    # transposing bytes takes a third of the time of transposing floats
     return torch.from_numpy(np.array(planes, order="C")).float().div_(255)

@@ -1,7 +1,7 @@
-"""Pixels stored as they are, so that a crop reads its own rows and decodes nothing.
+"""Raw pixels, so that a crop only reads its own rows and decodes nothing.
 
-An entry is a header of 32 bytes (a mark, then height, width and channels as little-endian 32-bit
-integers, then zeros) and the samples row by row.
+An entry is a header of 32 bytes (a magic number, height, width and channels as little-endian 32-bit
+integers, zeros), followed by the samples row by row.
 """
 
 import math
@@ -16,13 +16,18 @@ _HEADER = struct.Struct("<8s3I12x")
 
 
 def pack(image: Pixels) -> bytes:
-    """Return the entry of an image, (H, W) grey or (H, W, 3) RGB."""
+    """Return the entry of an image, (H, W) grey or (H, W, 3) RGB.
+
+    Example:
+        >>> unpack(pack(np.zeros((4, 6, 3), np.uint8))).shape
+        (4, 6, 3)
+    """
     height, width, channels = (*image.shape, 1)[:3]
     return _HEADER.pack(_MARK, height, width, channels) + image.tobytes()
 
 
 def packed_size(height: int, width: int, channels: int) -> int:
-    """Return the bytes of an entry."""
+    """Return the size of an entry in bytes."""
     return _HEADER.size + height * width * channels
 
 
@@ -32,7 +37,7 @@ def is_raw(data: bytes | memoryview) -> bool:
 
 
 def unpack(data: bytes | memoryview) -> Pixels:
-    """Return the image as a read-only view of the entry, of which no pixel is touched.
+    """Return the image as a read-only view of the entry, without reading any pixel.
 
     Raises:
         ValueError: The entry is damaged.
