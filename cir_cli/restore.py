@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def run(arguments: list[str]) -> int:
             )
     if flags.threads:
         torch.set_num_threads(flags.threads)
-    with _engine_messages():
+    with _log_shown():
         batch = _Batch(
             _restorer(flags),
             RestoreOptions(**{f.name: getattr(flags, f.name) for f in fields(RestoreOptions)}),
@@ -169,22 +170,25 @@ def _say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
-class _engine_messages:  # noqa: N801 (a context manager, used like a function)
-    """Shows what the engine logs, such as which tiles it takes, above the progress bar."""
+class _LinesAboveTheBar(logging.Handler):
+    """Prints log records without breaking the progress bar."""
 
-    def __init__(self) -> None:
-        self._logger = logging.getLogger("basicsr")
-        self._handler = logging.Handler()
-        self._handler.emit = lambda record: _say(record.getMessage())  # type: ignore[method-assign]
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
 
-    def __enter__(self) -> None:
-        self._level = self._logger.level
-        self._logger.setLevel(logging.INFO)
-        self._logger.addHandler(self._handler)
 
-    def __exit__(self, *_: object) -> None:
-        self._logger.removeHandler(self._handler)
-        self._logger.setLevel(self._level)
+@contextmanager
+def _log_shown() -> Iterator[None]:
+    """Show what the networks' code logs, such as the size of the tiles."""
+    logger, handler = logging.getLogger("basicsr"), _LinesAboveTheBar()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _restorer(options: argparse.Namespace) -> Restorer:

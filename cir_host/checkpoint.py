@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +42,29 @@ _LARGEST_REPEATED = 1 << 30
 """Bytes of a tensor that repeats its numbers; a larger one is no weight and may fill the memory."""
 
 
-finders: list[Callable[[Path], Path | None]] = []
-"""Ask for a file that is not there under the name given. Whoever ships weights adds to the list."""
+Finder: TypeAlias = Callable[[Path], Path | None]
+"""Returns the checkpoint that a name stands for, or None if the name is not its own."""
 
-describers: list[Callable[[Mapping[str, Tensor]], str | None]] = []
-"""Ask what a state dict looks like, for messages. Whoever knows networks adds to the list."""
+Describer: TypeAlias = Callable[[Mapping[str, Tensor]], str | None]
+"""Says what network a state dict looks like, or None if it does not know it."""
+
+_finders: list[Finder] = []
+_describers: list[Describer] = []
+
+
+def register_finder(find: Finder) -> Finder:
+    """Let a package that ships weights find them by name; a decorator.
+
+    This package lies below the ones that hold weights and know networks, so it cannot import them.
+    """
+    _finders.append(find)
+    return find
+
+
+def register_describer(describe: Describer) -> Describer:
+    """Let a package that knows networks add a hint to the errors of loading; a decorator."""
+    _describers.append(describe)
+    return describe
 
 
 @dataclass(frozen=True)
@@ -106,14 +124,15 @@ class LoadReport:
 
 
 def locate(path: Path) -> Path:
-    """Return the file itself, or the one that is meant by its name; it need not be there.
+    """Return the path itself if it exists, else the bundled weights of that name, if any.
 
     Raises:
-        UserError: The name could be one of :data:`finders`' and is not.
+        UserError: The path does not exist, and looks like the name of bundled weights that are not
+            there either.
     """
     with suppress(OSError):  # a name that no file can have; opening it says why
         if not path.exists():
-            return next((file for find in finders if (file := find(path))), path)
+            return next((file for find in _finders if (file := find(path))), path)
     return path
 
 
@@ -359,7 +378,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _hint(state: Mapping[str, Tensor]) -> str:
-    texts = (describe(state) for describe in describers)
+    texts = (describe(state) for describe in _describers)
     return next((f". {text[0].upper()}{text[1:]}" for text in texts if text), "")
 
 

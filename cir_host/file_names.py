@@ -20,12 +20,12 @@ def short_name(stem: str, ending: str = "", longest: int = LONGEST_NAME) -> str:
         ending: What stays whole, such as ``.png``.
         longest: Bytes of the result at most.
     """
-    if _size(stem + ending) <= longest:
+    if _byte_count(stem + ending) <= longest:
         return stem + ending
     mark = f"~{blake2b(stem.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
-    room = max(0, longest - _size(mark + ending))
+    room = max(0, longest - _byte_count(mark + ending))
     cut = stem[:room]
-    while _size(cut) > room:
+    while _byte_count(cut) > room:
         cut = cut[:-1]
     return cut + mark + ending
 
@@ -59,7 +59,7 @@ def expanded(path: str) -> Path:
     return Path(path)
 
 
-def _size(name: str) -> int:
+def _byte_count(name: str) -> int:
     """Bytes of a name; a byte that is not UTF-8 stands in it as a surrogate."""
     escaped = sum("\udc80" <= character <= "\udcff" for character in name)
     return len(name.encode("utf-8", "surrogatepass")) - 2 * escaped

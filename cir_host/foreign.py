@@ -6,7 +6,7 @@ import msgspec
 from basicsr.utils.registry import MODEL_REGISTRY
 from msgspec import Meta
 
-from cir_host.options import convert
+from cir_host.options import typed
 
 
 class _Tile(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,7 +40,7 @@ def translate(options: dict[str, Any]) -> list[str]:
     message = "model_type: HATModel is run as CIRModel, which pads images as HAT's own does"
     section, val = options.pop("tile", None), options.get("val")
     if section is not None and isinstance(val, dict):
-        tile = convert({"tile": section}, _Section, "").tile
+        tile = typed({"tile": section}, _Section, "").tile
         size, overlap = tile.tile_size + 2 * tile.tile_pad, 2 * tile.tile_pad
         val.update({"tile": size, "overlap": overlap, **val})
         message += f"; its section tile as val.tile: {val['tile']} and overlap: {val['overlap']}"

@@ -24,7 +24,7 @@ from basicsr.utils.registry import (
 
 from cir_host.errors import OptionsError
 from cir_host.lookup import look_up, near
-from cir_host.options import DatasetOptions, convert
+from cir_host.options import DatasetOptions, typed
 
 _PIPELINES = ("train", "test", "models", "utils.options", "utils.misc", "utils.logger")
 """BasicSR's modules that read options beside the model and the data sets."""
@@ -60,7 +60,7 @@ def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
     model = look_up(MODEL_REGISTRY, given["model_type"], "model_type")
     for section, struct_type in _types_of(model).items():
         if given.get(section) is not None:
-            convert(given[section], struct_type, section)
+            typed(given[section], struct_type, section)
     warnings = []
     for section, key, suggestion in _unknown_keys(given, model):
         warnings.append(f"{section}.{key}".lstrip(".") + f": no code reads this key{suggestion}")
@@ -141,7 +141,7 @@ def _dataset(section: Mapping[str, Any], where: str) -> Iterator[str]:
     dataset = look_up(DATASET_REGISTRY, section["type"], f"{where}.type")
     options_type = getattr(dataset, "options_type", None)
     if options_type is not None:
-        convert(section, options_type, where)
+        typed(section, options_type, where)
         return
     known = _keys_read(_modules(dataset))
     if known is None:

@@ -34,7 +34,7 @@ class DatasetOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     persistent_workers: bool = False
 
 
-def convert(section: Mapping[str, Any], struct_type: type[S], where: str) -> S:
+def typed(section: Mapping[str, Any], struct_type: type[S], where: str) -> S:
     """Turn a section of an options file into a struct, strictly.
 
     Args:

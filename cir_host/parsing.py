@@ -31,7 +31,7 @@ from cir_host.foreign import translate
 from cir_host.lookup import look_up
 from cir_host.names import check_name
 from cir_host.option_keys import is_ours
-from cir_host.options import convert
+from cir_host.options import typed
 
 _NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _BASE_60 = re.compile(r"[0-9]+(?::[0-9]+)+$")
@@ -267,23 +267,23 @@ def _override(given: dict[str, Any], entry: str) -> None:
 
 def _require_keys(given: dict[str, Any], is_train: bool) -> None:
     """Check the presence and types of what BasicSR reads without a default."""
-    convert(given, _TrainOptions if is_train else _TestOptions, "")
+    typed(given, _TrainOptions if is_train else _TestOptions, "")
     check_name(given["name"], "name")
     _require_paths(given["path"])
     allowed = ("train", "val") if is_train else ("train", "val", "test")
     for phase, section in given["datasets"].items():
         if phase.split("_")[0] not in allowed:
             raise OptionsError(f"datasets.{phase}: must start with {' or '.join(allowed)}")
-        convert(section, _Dataset, f"datasets.{phase}")
+        typed(section, _Dataset, f"datasets.{phase}")
         check_name(section["name"], f"datasets.{phase}.name")
     if suffix := (given.get("val") or {}).get("suffix"):
         check_name(str(suffix), "val.suffix")
     for metric, section in ((given.get("val") or {}).get("metrics") or {}).items():
-        convert(section, _Typed, f"val.metrics.{metric}")
+        typed(section, _Typed, f"val.metrics.{metric}")
     if is_train:
         if "train" not in given["datasets"]:
             raise OptionsError("datasets.train: missing")
-        convert(given["datasets"]["train"], _TrainingSet, "datasets.train")
+        typed(given["datasets"]["train"], _TrainingSet, "datasets.train")
     _require_keys_of_model(given, is_train)
 
 
@@ -310,9 +310,9 @@ def _require_keys_of_model(given: dict[str, Any], is_train: bool) -> None:
         return
     if "network_g" not in given:
         raise OptionsError("network_g: missing")
-    convert(given["network_g"], _Typed, "network_g")
+    typed(given["network_g"], _Typed, "network_g")
     if is_train:
-        convert(given["train"], _SRTraining, "train")
+        typed(given["train"], _SRTraining, "train")
     elif given["val"]["save_img"] and "suffix" not in given["val"] and not is_ours(model):
         raise OptionsError("val.suffix: missing; save_img needs it, and ~ stands for the name")
 

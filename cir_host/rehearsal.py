@@ -83,7 +83,7 @@ def rehearse(opt: dict[str, Any]) -> None:
     _check_paths(opt)
     for phase, section in opt["datasets"].items():
         _build_dataset(opt, section, f"datasets.{phase}")
-    model = _bare_model(opt)
+    model = model_without_networks(opt)
     sections = [key for key in opt if key.startswith("network_") and opt[key]]
     for key in sections if opt["is_train"] else ["network_g"]:
         if key in opt:
@@ -160,13 +160,18 @@ def _build_network(section: Mapping[str, Any], where: str) -> nn.Module:
         return cast(nn.Module, cls(**arguments))
 
 
-def _bare_model(opt: dict[str, Any]) -> Any:
-    """A model object of which the constructor has not run: enough to call single methods."""
+def model_without_networks(opt: dict[str, Any]) -> Any:
+    """Return a model that only BasicSR's ``BaseModel`` has set up, on the CPU.
+
+    The constructor of its own class would build and load every network. What is called on this
+    model may use what ``BaseModel`` sets: ``opt``, ``is_train``, ``device``, ``optimizers`` and
+    ``schedulers``. That holds for BasicSR's methods that the rehearsal calls, and is the contract
+    of ``rehearse(network)`` of our models.
+    """
     cls = MODEL_REGISTRY.get(opt["model_type"])
-    model = object.__new__(cls)
-    model.opt, model.is_train = opt, opt["is_train"]
+    model = cls.__new__(cls)
+    BaseModel.__init__(model, opt)
     model.device = torch.device("cpu")
-    model.optimizers, model.schedulers = [], []
     return model
 
 

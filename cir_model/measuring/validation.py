@@ -23,7 +23,7 @@ from cir_data.storage.sources import some
 from cir_host.distributed import connected
 from cir_host.errors import OptionsError, UndefinedMetric, UserError
 from cir_host.file_names import folded, printable
-from cir_host.options import convert
+from cir_host.options import typed
 from cir_host.stopping import stopping
 from cir_model.measuring.results import DataSetResult, ImageRecord, markdown_table, write_results
 from cir_model.restoring.inference import Restorer
@@ -55,7 +55,7 @@ class MeasuringModel(SRModel):
     @staticmethod
     def val_options(opt: Mapping[str, Any]) -> ValOptions:
         """Return the section ``val`` of all options, checked; without one, nothing is written."""
-        return convert(opt.get("val") or {"save_img": False}, ValOptions, "val")
+        return typed(opt.get("val") or {"save_img": False}, ValOptions, "val")
 
     def _further_network(self, path: str) -> nn.Module:
         if self.is_train:

@@ -19,7 +19,7 @@ from host_tools import fresh_logger, test_options, train_options, write_options,
 
 from cir_host import parsing, patches
 from cir_host.errors import OptionsError
-from cir_host.options import DatasetOptions, convert
+from cir_host.options import DatasetOptions, typed
 
 
 class Quality(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,7 +48,7 @@ SECTION = {"name": "T", "type": "D", "phase": "train", "dataroot_gt": "x", "qual
 
 
 def test_a_right_section_becomes_a_struct():
-    options = convert({**SECTION, "quality": {"range": [10, 70]}}, Options, "datasets.train")
+    options = typed({**SECTION, "quality": {"range": [10, 70]}}, Options, "datasets.train")
     assert options.quality.range == (10, 70)
     assert options.color == "rgb"
 
@@ -70,14 +70,14 @@ def test_a_right_section_becomes_a_struct():
 )
 def test_a_wrong_section_is_one_line_naming_the_key(change, message):
     with pytest.raises(OptionsError) as caught:
-        convert({**SECTION, **change}, Options, "datasets.train")
+        typed({**SECTION, **change}, Options, "datasets.train")
     assert str(caught.value) == f"datasets.train{message}"
 
 
 def test_a_missing_key_is_named():
     section = {k: v for k, v in SECTION.items() if k != "quality"}
     with pytest.raises(OptionsError, match=r"^datasets\.train\.quality: missing$"):
-        convert(section, Options, "datasets.train")
+        typed(section, Options, "datasets.train")
 
 
 @pytest.fixture
