@@ -1,4 +1,4 @@
-"""Options files of HAT's repository, which grew out of BasicSR, in words of ours."""
+"""Translation of options files of HAT, whose repository extends BasicSR."""
 
 from typing import Annotated, Any
 
@@ -19,20 +19,19 @@ class _Section(msgspec.Struct):
 
 
 def translate(options: dict[str, Any]) -> list[str]:
-    """Put HAT's own options into words of ``CIRModel``, unless its package is imported.
+    """Translate HAT's own options into those of ``CIRModel``, unless HAT's package is imported.
 
-    ``HATModel`` is ``SRModel`` with images padded for the network and passed in tiles. A tile of
-    its is ``tile_size`` pixels without what it shares with its neighbours, ``tile_pad`` at each
-    side.
+    ``HATModel`` is ``SRModel`` that pads images for the network and processes them in tiles. Its
+    ``tile_size`` does not include the ``tile_pad`` pixels of overlap at each side.
 
     Args:
-        options: A whole file, which is changed.
+        options: All options of a file; changed in place.
 
     Returns:
-        Warnings that say what was put for what.
+        Warnings that say what was translated.
 
     Raises:
-        OptionsError: The section ``tile`` is not what HAT's files have.
+        OptionsError: The section ``tile`` is not like that of HAT's files.
     """
     if options.get("model_type") != "HATModel" or "HATModel" in MODEL_REGISTRY:
         return []
