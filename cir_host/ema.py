@@ -11,10 +11,10 @@ import torch
 def with_buffers(original: Callable[..., Any]) -> Callable[..., Any]:
     """Make ``BaseModel.model_ema`` copy the buffers of the trained network.
 
-    BasicSR averages only the parameters, so batch norm's running statistics would keep their initial
-    values. Buffers are copied, not averaged; a buffer of another shape is a cache for the size of
-    the last image and is left alone. Frozen parameters are copied too, since averaging would make
-    them drift by rounding.
+    BasicSR averages only the parameters, so batch norm's running statistics would keep their
+    initial values. Buffers are copied, not averaged; a buffer of another shape is a cache for the
+    size of the last image and is left alone. Frozen parameters are copied too, since averaging
+    would make them drift by rounding.
     """
 
     @wraps(original)
