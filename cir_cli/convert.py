@@ -52,7 +52,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
     name = f"-o {printable(str(output))}"
     if output.suffix.lower() not in CHECKPOINT_SUFFIXES:
         raise UserError(
-            f"{name}: the suffix selects the format; use {_either(CHECKPOINT_SUFFIXES)}"
+            f"{name}: the suffix selects the format; give {_either(CHECKPOINT_SUFFIXES)}"
         )
     try:
         if not output.parent.is_dir():

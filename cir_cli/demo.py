@@ -42,10 +42,10 @@ LEAST_ITERATIONS = 60
 """Fewest iterations, even if they take longer than asked: 30 gain too little to be seen."""
 
 SHORT = 90
-"""Fewer iterations than this train with half the learning rate.
+"""Fewer iterations train by half the learning rate.
 
-On three seeds, 60 iterations gained 0.03 to 0.14 dB with half the rate and -0.01 to 0.18 dB with
-the full rate; 90 iterations with the full rate gained 0.09 dB or more.
+On three seeds, 60 iterations gained 0.03 to 0.14 dB by half the rate, and -0.01 to 0.18 dB by the
+whole one; 90 by the whole one 0.09 dB or more.
 """
 
 _LONGEST_MEASUREMENT = 10.0

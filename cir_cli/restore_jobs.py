@@ -17,7 +17,7 @@ from cir_model.restoring.files import Job
 STANDARD_STREAM = "-"
 
 IN_FOLDERS = EXTENSIONS | {".jpe", ".jfif", ".mpo", ".gif", ".avif", ".jp2", ".tga"}
-"""Suffixes of the files that are taken from folders, besides JPEGs with any suffix."""
+"""Suffixes of the files that are taken from folders, beside JPEGs of any name."""
 
 _FORMATS = {".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".tiff": "tiff"} | {
     suffix: name for name, suffix in SUFFIXES.items()

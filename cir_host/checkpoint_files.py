@@ -91,7 +91,7 @@ def read_file(path: Path) -> CheckpointFile:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # opening a pipe may block forever
             what = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-            raise UserError(f"{source}: is {what}; give a file")
+            raise UserError(f"{source}: is {what}, not a file")
         return _read(path, source, unpacked=False)
     except FileNotFoundError as error:
         raise UserError(f"{source}: no such file") from error
