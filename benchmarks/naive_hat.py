@@ -1,6 +1,6 @@
-"""HAT and HFT computed step by step, without any of our savings: tests, benchmarks.
+"""HAT and HFT computed step by step, without our optimizations; used by tests and benchmarks.
 
-The parameters are the networks' own; only the computation is another. One mask for every window of
+The parameters are the networks' own; only the computation differs. One mask for every window of
 every call, whole attention matrices, unfolded keys and values, (B, C, H, W) maps. No drop path.
 """
 
@@ -69,7 +69,7 @@ class NaiveHAT(HAT):
 
 
 class NaiveHFT(NaiveHAT, HFT):
-    """HFT, whose arguments alone are other than HAT's."""
+    """HFT, which differs from HAT only in its arguments."""
 
 
 def gated_convolutions(block: CAB, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""PromptCIR written down formula by formula: tests, benchmarks.
+"""PromptCIR written down formula by formula; used by tests and benchmarks.
 
-The same parameters and state-dict keys as ``cir_arch.promptcir_arch.PromptCIR``, none of its
+The same parameters and state-dict keys as ``cir_arch.promptcir_arch.PromptCIR``, without its
 shortcuts: feature maps stay NCHW, each attention matrix is a tensor, the mask of the shifted
 windows is rebuilt at every use, and the dynamic prompt is spread over tasks x bases x width x
 pixels before it is summed. Height and width must be multiples of twice the window and of 8.

@@ -1,4 +1,4 @@
-"""PromptIR computed step by step: tests, benchmarks.
+"""PromptIR computed step by step; used by tests and benchmarks.
 
 The parameters are ``PromptIR``'s own; (B, C, H, W) maps. Height and width are multiples of 8.
 """

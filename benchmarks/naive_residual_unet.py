@@ -1,7 +1,7 @@
-"""FBCNN and CaVE computed step by step: tests, benchmarks.
+"""FBCNN and CaVE computed step by step; used by tests and benchmarks.
 
 The parameters are the networks' own. The quality is predicted in every call, as in the releases.
-Height and width are multiples of 8 (FBCNN) or 32 (CaVE). Batch norm as when testing.
+Height and width are multiples of 8 (FBCNN) or 32 (CaVE). Batch norm is in eval mode.
 """
 
 import torch.nn.functional as F

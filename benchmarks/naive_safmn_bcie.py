@@ -1,4 +1,4 @@
-"""SAFMN-BCIE computed step by step: tests, benchmarks.
+"""SAFMN-BCIE computed step by step; used by tests and benchmarks.
 
 The parameters are ``SAFMN_BCIE``'s own; (B, C, H, W) maps. Height and width are even and at least
 16.

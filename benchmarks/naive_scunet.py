@@ -1,4 +1,4 @@
-"""SCUNet computed step by step: tests, benchmarks.
+"""SCUNet computed step by step; used by tests and benchmarks.
 
 The parameters are ``SCUNet``'s own. Whole attention matrices, a mask of minus infinity built in
 every call, biases gathered by an index, (B, C, H, W) maps. Height and width are multiples of eight
@@ -14,7 +14,7 @@ from cir_arch.scunet_arch import SCUNet, SwinBlock, SwinConvBlock, WindowMSA
 
 
 class NaiveSCUNet(SCUNet):
-    """SCUNet for images larger than a window at every level."""
+    """SCUNet, for images larger than a window at every level."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (B, C, H, W)."""

@@ -1,4 +1,4 @@
-"""Steps that the naive forms of several networks share, as plain as their formulas.
+"""Steps shared by the naive forms of several networks, written as in their formulas.
 
 Maps are (B, C, H, W). A layer is a module that holds the weights, whatever its own ``forward``.
 """
@@ -82,7 +82,7 @@ def cut(x: Tensor, window: int) -> Tensor:
 
 
 def join(tokens: Tensor, window: int, height: int, width: int) -> Tensor:
-    """Put windows of tokens back to a map."""
+    """Put windows of tokens back into a map."""
     rows, columns = height // window, width // window
     pattern = "(b y x) (i j) c -> b c (y i) (x j)"
     return rearrange(tokens, pattern, y=rows, x=columns, i=window)

@@ -1,4 +1,4 @@
-"""UCIP computed step by step: tests, benchmarks.
+"""UCIP computed step by step; used by tests and benchmarks.
 
 The parameters are ``UCIP``'s own; (B, C, H, W) maps. Each branch of the token mixer is a map of its
 own, made by torchvision's deformable convolution with zeros for the other axis.
@@ -14,7 +14,7 @@ from cir_arch.ucip_arch import UCIP, CodecPrompt, PromptModulation, TokenMixer
 
 
 class NaiveUCIP(UCIP):
-    """UCIP that is told the codec of each image."""
+    """UCIP, given the codec of each image."""
 
     def forward(self, x: Tensor, codec: int | Tensor | None = 0) -> Tensor:
         """Restore and enlarge images (B, C, H, W); ``codec`` is one index or one for each."""
@@ -68,7 +68,7 @@ def mix(layer: TokenMixer, u: Tensor, offset: Tensor) -> Tensor:
 
 
 def deformed(u: Tensor, moves: Tensor, layer: nn.Conv2d) -> Tensor:
-    """Deformable convolution; it has no half precision on a CPU, so it runs in the weights'."""
+    """Deformable convolution in the precision of the weights: no half precision on a CPU."""
     dtype = layer.weight.dtype
     with torch.autocast(u.device.type, enabled=False):
         return deform_conv2d(u.to(dtype), moves.to(dtype), layer.weight, layer.bias)

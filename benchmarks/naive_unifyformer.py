@@ -1,4 +1,4 @@
-"""UnifyFormer computed step by step: tests, benchmarks.
+"""UnifyFormer computed step by step; used by tests and benchmarks.
 
 The parameters are ``UnifyFormer``'s own; (B, C, H, W) maps. Queries, keys and values are picked out
 of the interleaved projection and convolved one after the other. Height and width are multiples

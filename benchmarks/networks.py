@@ -1,12 +1,12 @@
-"""Time and memory of every network against its naive form, in one run.
+"""Time and memory of every network against its naive implementation, in one run.
 
     python benchmarks/networks.py                      # CPU, all published networks
     python benchmarks/networks.py HAT UCIP --runs 3
     python benchmarks/networks.py --device cuda --batch 8 --compile --tasks forward training
 
-Both have the same weights, and the same output: that is checked first. Times are medians of
-interleaved runs, so that a busy machine disturbs both alike; memory is what a process of its own
-needs at its peak beyond the loaded network. Batch norm and stochastic depth are as when testing.
+Both get the same weights; the script first checks that their outputs agree. Times are medians of
+interleaved runs, so that other load on the machine slows both equally. Memory is the peak beyond
+the loaded network, measured in a separate process. Both networks are in eval mode.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from cir_arch.network import entry_named
 
 SMALLER = {"HAT": 64, "HFT": 64}
-"""Side of the image where 128 takes too long."""
+"""Side of the image for networks that take too long at 128."""
 ARGUMENTS: dict[str, dict[str, Any]] = {"UCIP": {"codec": 0}}
-"""What ``forward`` gets beside the image."""
+"""Further arguments of ``forward``."""
 FORMS = ("naive", "ours")
 TASKS = ("forward fp32", "forward bf16", "training fp32", "training bf16")
 
@@ -71,12 +71,12 @@ def build(name: str, form: str, options: argparse.Namespace) -> nn.Module:
 
 
 def check_agreement(networks: dict[str, nn.Module], x: Tensor, arguments: dict[str, Any]) -> None:
-    """Networks that compute something else need not be compared."""
+    """Exit if the outputs differ, as the comparison would mean nothing."""
     with torch.no_grad():
         ours, naive = (networks[form](x, **arguments) for form in ("ours", "naive"))
     difference = ((ours - naive).abs().max() / naive.std()).item()
     if not difference < 1e-2:  # TF32 and compilers round; a mistake is larger
-        sys.exit(f"the two forms differ by {difference:.1e} of the image's standard deviation")
+        sys.exit(f"the outputs differ by {difference:.1e} standard deviations of the image")
 
 
 def peak_mebibytes(name: str, form: str, task: str, options: argparse.Namespace) -> float:
@@ -84,19 +84,19 @@ def peak_mebibytes(name: str, form: str, task: str, options: argparse.Namespace)
     network, x = build(name, form, options), image(name, options)
     arguments = ARGUMENTS.get(name, {})
     if x.is_cuda:
-        run_task(network, task, x, arguments)  # leaves compilation out
+        run_task(network, task, x, arguments)  # warm-up, which also compiles
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run_task(network, task, x, arguments)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # peak = present; Linux
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current value; Linux
     before = process_kibibytes("VmRSS")
     run_task(network, task, x, arguments)
     return (process_kibibytes("VmHWM") - before) / 2**10
 
 
 def process_kibibytes(entry: str) -> int:
-    """Read this process's present (VmRSS) or peak (VmHWM) memory; getrusage has its parent's."""
+    """Read the current (VmRSS) or peak (VmHWM) memory; getrusage keeps the parent's peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(entry))
 
@@ -108,7 +108,7 @@ def image(name: str, options: argparse.Namespace) -> Tensor:
 
 
 def measured_apart(name: str, form: str, task: str, arguments: list[str]) -> float:
-    """Measure memory in a process of its own, whose peak nothing else has raised."""
+    """Measure peak memory in a separate process, where nothing else has raised it."""
     command = [sys.executable, __file__, *arguments, "--memory-of", name, form, task]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: float = json.loads(done.stdout)
@@ -125,7 +125,7 @@ def main() -> None:
         "--tasks",
         nargs="+",
         default=TASKS[:3],
-        help=f"beginnings of: {', '.join(TASKS)} (default: all but the last)",
+        help=f"prefixes of: {', '.join(TASKS)} (default: all but the last)",
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--compile", action="store_true", help="compile ours")
@@ -141,7 +141,7 @@ def main() -> None:
         f" {options.batch}, medians of {options.runs}.\n"
     )
     print(
-        "| network | task | naive, s | ours, s | times as fast | naive, MiB | ours, MiB | ratio |"
+        "| network | task | naive, s | ours, s | speed-up | naive, MiB | ours, MiB | memory ratio |"
     )
     print("|---|---|---|---|---|---|---|---|")
     tasks = [task for task in TASKS if task.startswith(tuple(options.tasks))]

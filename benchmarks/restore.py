@@ -1,19 +1,18 @@
-"""Speed and quality of restoring JPEGs, from the published way to ours step by step, in one run.
+"""Speed and quality of restoring JPEGs, step by step from the published way to ours.
 
     python benchmarks/restore.py                                   # LIVE1, quality 10, CPU
     python benchmarks/restore.py --weights FILE.pth --images 5     # another PromptCIR, fewer images
     python benchmarks/restore.py --device cuda --precision bf16 --compile
 
-The published way is that of the NTIRE 2024 winner's script: always padded, tiles of 384 pixels with
-96 overlap, float32, one pass, by the plain form of the network. Images are taken in turn by all
-ways, so that a busy machine disturbs all alike; seconds of one thread are those that it had a
-processor, not those that others had it. Without ``--weights`` the default network is random: its
-times mean something, its gain does not.
+The published way is the script of the NTIRE 2024 winner: always padded, tiles of 384 pixels with an
+overlap of 96, float32, one pass, with the naive implementation of the network. The ways take turns
+at each image, so that other load on the machine slows all equally. With one thread, seconds are
+processor time. Without ``--weights`` the network is random: its times are valid, its gain is not.
 
 ``--tiles 128 256`` compares tiles of these sizes with whole images instead. ``--memory
-HEIGHTxWIDTH`` prints instead what one picture of that size takes beyond the loaded network, which
-is the peak of the whole process, reading and writing included; ``--passes 3`` returns tiles after
-the third as they are, for whose peak one need not wait.
+HEIGHTxWIDTH`` instead prints the peak memory of the process beyond the loaded network for one image
+of that size, reading and writing included; ``--passes 3`` returns all tiles after the third
+unchanged, since they do not raise the peak.
 """
 
 import argparse
@@ -50,14 +49,14 @@ def arguments() -> dict[str, Any]:
 
 def load(options: argparse.Namespace) -> nn.Module:
     if options.weights:
-        # a checkpoint of a training does not tell ``conv_scale``
+        # a training checkpoint does not store ``conv_scale``
         return load_network(options.weights, type="PromptCIR", **arguments())
     torch.manual_seed(0)
     return PromptCIR(**{**arguments(), "zero_last": False}).eval()
 
 
 def plain_form(network: nn.Module) -> nn.Module:
-    """The formulas written out, with the same weights; of the default network's sizes."""
+    """Return the naive implementation with the same weights, in the default network's sizes."""
     sizes = {name: value for name, value in arguments().items() if name != "zero_last"}
     naive = NaivePromptCIR(**sizes).eval()
     naive.load_state_dict(network.state_dict(), strict=False)
@@ -66,7 +65,7 @@ def plain_form(network: nn.Module) -> nn.Module:
 
 
 def now() -> float:
-    """Seconds of the processor for one thread, those of the clock for several and for GPUs."""
+    """Return processor time with one thread, wall-clock time with several or on a GPU."""
     alone = torch.get_num_threads() == 1 and not torch.cuda.is_initialized()
     return time.process_time() if alone else time.perf_counter()
 
@@ -77,7 +76,7 @@ def psnr(image: Samples, original: Samples) -> float:
 
 
 class Clock(nn.Module):
-    """Counts the time within a network."""
+    """Measures the time spent in a network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -96,7 +95,7 @@ class Clock(nn.Module):
 
 
 class First(nn.Module):
-    """A network for the first so many tiles; what comes after them stays as it is."""
+    """Passes the first tiles through a network and returns the others unchanged."""
 
     def __init__(self, network: nn.Module, passes: int) -> None:
         super().__init__()
@@ -117,8 +116,8 @@ def ways(options: argparse.Namespace) -> dict[str, tuple[Clock, Restorer]]:
     naive = plain_form(network.cpu()).to(options.device)
     network = network.to(options.device)
     steps: dict[str, tuple[nn.Module, dict[str, Any]]] = {
-        "published way, plain form": (naive, PUBLISHED),
-        "+ our network": (network, PUBLISHED),
+        "published way, naive network": (naive, PUBLISHED),
+        "+ our network, in bands of rows": (network, PUBLISHED),
         "+ our tiles (none where the image fits)": (network, {"tile": "auto"}),
     }
     if options.precision != "fp32":
@@ -139,7 +138,9 @@ def measure(options: argparse.Namespace) -> None:
     seconds = dict.fromkeys(restorers, 0.0)
     scores: dict[str, list[float]] = {name: [] for name in restorers}
     inputs, pixels = [], 0
-    for index, path in enumerate([files[0], *files]):  # a corner of the first one to warm up
+    for index, path in enumerate(
+        [files[0], *files]
+    ):  # first a corner of the first image, as a warm-up
         original = np.asarray(Image.open(path).convert("RGB"))
         if not index:
             original = original[:128, :128]
@@ -160,13 +161,13 @@ def measure(options: argparse.Namespace) -> None:
             inputs.append(psnr(picture.samples, original))
     print(f"{len(files)} images, {pixels / 1e6:.2f} MP, input {np.mean(inputs):.3f} dB")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}\n")
-    print("| | MP/s | times as fast | PSNR, dB | outside the network |\n|---|---|---|---|---|")
+    print("| | MP/s | speed-up | PSNR, dB | outside the network |\n|---|---|---|---|---|")
     first = next(iter(seconds.values()))
     for name, (clock, _) in restorers.items():
         outside = 1 - clock.seconds / seconds[name]
         print(
             f"| {name} | {pixels / 1e6 / seconds[name]:.3f} | {first / seconds[name]:.2f} |"
-            f" {np.mean(scores[name]):.4f} | {outside:.1%} |"
+            f" {np.mean(scores[name]):.4f} | {100 * outside:.1f} % |"
         )
 
 
@@ -204,7 +205,7 @@ def measure_memory(options: argparse.Namespace) -> None:
     Image.fromarray(noise).resize((width, height)).save(buffer, "JPEG", quality=50)
     network = load(options).to(options.device)
     with torch.inference_mode():
-        network(torch.rand(1, network.in_channels, 64, 64))  # what libraries allocate once
+        network(torch.rand(1, network.in_channels, 64, 64))  # libraries allocate their buffers
     if options.passes:
         network = First(network, options.passes)
     restorer = Restorer([network], InferenceOptions(tile="auto"))
@@ -223,15 +224,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--folder", type=Path, default=Path("datasets/LIVE1"))
-    parser.add_argument("--images", type=int, help="the first so many")
+    parser.add_argument("--images", type=int, help="use only the first N")
     parser.add_argument("--quality", type=int, default=10)
-    parser.add_argument("--weights", type=Path, help="of a PromptCIR of the default size")
+    parser.add_argument(
+        "--weights", type=Path, help="checkpoint of a PromptCIR of the default size"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--tiles", type=int, nargs="+", metavar="PIXELS")
     parser.add_argument("--memory", metavar="HEIGHTxWIDTH")
-    parser.add_argument("--passes", type=int, help="of tiles through the network, with --memory")
+    parser.add_argument(
+        "--passes", type=int, help="tiles to pass through the network, with --memory"
+    )
     options = parser.parse_args()
     if options.memory:
         measure_memory(options)

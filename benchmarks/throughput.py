@@ -1,12 +1,12 @@
-"""Training steps of the small PromptCIR per second, by option, and the share of time without data.
+"""Training steps per second of the small PromptCIR by option, and the share of time without data.
 
     python benchmarks/throughput.py datasets/train -o FOLDER              # adds a round to FOLDER
     python benchmarks/throughput.py datasets/train -o FOLDER --rounds 2 --options plain amp=bf16
 
-Each measurement is a short ``basicsr train`` of ``options/promptcir_s_x1.yml`` in a process of its
-own, with two workers, and the figures are those of the trainer's log. A round takes every option
-once, so that a busy machine disturbs all alike. The table has the medians over all rounds in the
-folder; ratios are to the plain run of the same round.
+Each measurement is a short ``basicsr train`` of ``options/promptcir_s_x1.yml`` in a separate
+process with two data loader workers; the figures come from the trainer's log. A round runs every
+option once, so that other load on the machine slows all equally. The table has the medians over all
+rounds in the folder; ratios are to the plain run of the same round.
 """
 
 import argparse
@@ -28,13 +28,13 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "accum_iter=2": ("train", {"accum_iter": 2}),
     "compile": ("train", {"compile": True}),
 }
-"""Section of the options file and what is set there."""
+"""By name: a section of the options file, and the values to set there."""
 
 DEFAULT = [name for name in OPTIONS if name not in ("amp=bf16", "compile")]
-"""Without a GPU: few CPUs have bfloat16 instructions, and compiling takes minutes in every run."""
+"""On a CPU: few have bfloat16 instructions, and compiling takes minutes in every run."""
 
 WARM_UP, COUNTED = 2, 6
-"""Steps; the first wait for the workers to start."""
+"""Steps. The first ones wait for the workers to start."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Figures:
     """Means over the counted steps of a run."""
 
     seconds: float
-    """Of a step, waiting included."""
+    """Per step, waiting included."""
     samples: float
     """Per second."""
     waiting: float
-    """Seconds of a step without data."""
+    """Seconds per step of waiting for data."""
     memory: float
-    """The most that the process had in memory, in GB."""
+    """Peak memory of the process in GB."""
 
 
 def options_with(option: str, number: int, workers: int, images: Path) -> dict[str, Any]:
@@ -84,7 +84,8 @@ def table(runs: dict[str, dict[int, Path]]) -> str:
     """Return a row per option."""
     found = {option: {i: figures(run) for i, run in of.items()} for option, of in runs.items()}
     lines = [
-        "| | steps/s | samples/s | samples/s of plain | without data | peak memory, GB | rounds |",
+        "| | steps/s | samples/s | samples/s of plain | waiting for data | peak memory, GB"
+        " | rounds |",
         "|---|---|---|---|---|---|---|",
     ]
     for option, rounds in found.items():
@@ -97,7 +98,7 @@ def table(runs: dict[str, dict[int, Path]]) -> str:
             f"{statistics.median(1 / f.seconds for f in values):.2f}",
             f"{statistics.median(f.samples for f in values):.2f}",
             f"{statistics.median(ratios):.2f}",
-            f"{share:.1%}",
+            f"{100 * share:.1f} %",
             f"{max(f.memory for f in values):.2f}",
             str(len(values)),
         )
@@ -110,8 +111,8 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="folder or LMDB of the photographs listed")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--options", nargs="+", choices=OPTIONS, default=DEFAULT)
-    parser.add_argument("--rounds", type=int, default=1, help="to add (default: 1)")
-    parser.add_argument("--workers", type=int, default=2, help="of the data (default: 2)")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds to add (default: 1)")
+    parser.add_argument("--workers", type=int, default=2, help="data loader workers (default: 2)")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     done = options.output / "experiments"

@@ -1,12 +1,12 @@
-"""PromptCIR against PromptIR of equal size: the same steps on the same data, then the same test.
+"""PromptCIR against PromptIR of equal size: same steps, same data, same test.
 
     python benchmarks/training.py datasets/train -o FOLDER                       # trains, tables
     python benchmarks/training.py datasets/train -o OTHER --networks PromptIR --steps 1500
 
-Both train by their recipes, made small: the overrides below. Each run is ``basicsr train`` in a
-process of its own, and ends with a validation on photographs that no run trains on. A run that the
-folder holds is not trained again; one that was stopped is resumed. The cost of a step is measured
-at the end, network by network in turn, so that a busy machine disturbs both alike.
+Both train by their recipes, scaled down by the overrides below. Each run is ``basicsr train`` in a
+separate process and ends with a validation on held-out photographs. Finished runs in the folder are
+not repeated, interrupted ones are resumed. The cost of a step is measured at the end; the networks
+take turns, so that other load on the machine slows both equally.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from cir_cli.options_files import find
 from cir_model.measuring.validation_files import read_means
 
 QUALITIES = (10, 20, 30, 40)
-"""Of the test. The recipes train on 10 to 70, by 10."""
+"""JPEG qualities of the test. The recipes train on 10 to 70 in steps of 10."""
 
 CROP, BATCH = 64, 4
 
@@ -37,7 +37,7 @@ SIZES: dict[str, Any] = {
     "prompt_dims": [8, 16, 32],
     "zero_last": True,
 }
-"""Of both networks."""
+"""Arguments of both networks."""
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "PromptCIR": (
@@ -47,13 +47,13 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
             "window_size": 8,
             "compress_ratio": 2,
             "squeeze_factor": 4,
-            "conv_scale": 1.0,  # the paper's 0.01 wakes these convolutions late
+            "conv_scale": 1.0,  # with the paper's 0.01 these convolutions learn late
         },
     ),
-    # seven prompts the size of the features: as many parameters as the block more of the other
+    # prompts as large as the features make up for the parameters of the missing block
     "PromptIR": ("promptir_x1.yml", {"num_blocks": [1, 1, 2, 2], "prompt_sizes": [32, 16, 8]}),
 }
-"""Recipe and the other sizes, by name."""
+"""By name: the recipe and further arguments."""
 
 
 def recipe(name: str) -> dict[str, Any]:
@@ -68,13 +68,13 @@ def network_options(name: str) -> dict[str, Any]:
 
 
 def photographs(images: Path, part: str) -> dict[str, str]:
-    """Name the images of ``train`` or ``val`` for a data set's section."""
+    """Return the keys of a data set for the images of ``train`` or ``val``."""
     listed = find("promptcir_s_x1.yml").parent / "meta_info" / f"photographs_{part}.txt"
     return {"dataroot_gt": str(images.resolve()), "meta_info_file": str(listed.resolve())}
 
 
 def held_out(images: Path, folder: Path) -> dict[str, str]:
-    """Take every second photograph of ``val``: the validation costs as much as the training."""
+    """Return the keys for every second photograph of ``val``, since validation costs time."""
     section = photographs(images, "val")
     lines = Path(section["meta_info_file"]).read_text(encoding="utf-8").splitlines()
     listed = folder.resolve() / "held_out.txt"
@@ -85,7 +85,7 @@ def held_out(images: Path, folder: Path) -> dict[str, str]:
 def training_options(
     name: str, seed: int, steps: int, images: Path, folder: Path
 ) -> dict[str, Any]:
-    """Return the recipe with what a short training on one core needs changed."""
+    """Return the recipe, changed for a short training on one core."""
     options = recipe(NETWORKS[name][0])
     options |= {"name": f"{name}_{seed}", "manual_seed": seed, "num_gpu": 0}
     options["network_g"] = network_options(name)
@@ -109,7 +109,7 @@ def training_options(
 
 
 def train(options: dict[str, Any], folder: Path) -> Path:
-    """Run ``basicsr train`` in a folder and return the run's own."""
+    """Run ``basicsr train`` in a folder and return the folder of the run."""
     file = folder / f"{options['name']}.yml"
     file.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "cir_cli", "train", "-opt", file.name, "--auto_resume"]
@@ -126,19 +126,19 @@ def build(name: str) -> nn.Module:
 
 
 def used_parameters(network: nn.Module) -> int:
-    """Count those that the image depends on; PromptIR's checkpoints hold more."""
+    """Count the parameters that the output depends on; PromptIR has unused ones."""
     unused = getattr(network, "unused_modules", ())
     named = network.named_parameters()
     return sum(p.numel() for key, p in named if key.partition(".")[0] not in unused)
 
 
 def psnr(run: Path) -> list[dict[str, float]]:
-    """Return input, output and gain of a run by quality; fewer if it has not ended."""
+    """Return input, output and gain of a run by quality; fewer if it is unfinished."""
     return [means["psnr"] for means in read_means(run).values()]
 
 
 def quality_table(runs: dict[tuple[str, int], Path]) -> str:
-    """Return a row per run, and per seed the first network less the second."""
+    """Return a row for each run, and for each seed the difference between the networks."""
     heads = " | ".join(f"quality {quality}" for quality in QUALITIES)
     lines = [f"| PSNR, dB | seed | {heads} |", "|---|---|" + "---|" * len(QUALITIES)]
     found = {run: psnr(path) for run, path in runs.items()}
@@ -151,12 +151,12 @@ def quality_table(runs: dict[tuple[str, int], Path]) -> str:
     for seed in dict.fromkeys(seed for _, seed in found) if len(names) == 2 else ():
         pairs = zip(*(found[name, seed] for name in names), strict=True)
         cells = " | ".join(f"{a['output'] - b['output']:+.3f}" for a, b in pairs)
-        lines.append(f"| {' less '.join(names)} | {seed} | {cells} |")
+        lines.append(f"| {' minus '.join(names)} | {seed} | {cells} |")
     return "\n".join(lines)
 
 
 def cost_table(names: list[str], turns: int) -> str:
-    """Return what one step of each network costs."""
+    """Return the table of the time per step of each network."""
     networks = {name: build(name) for name in names}
     x = torch.rand(BATCH, 3, CROP, CROP, generator=torch.Generator().manual_seed(0))
     forward, step = (seconds(networks, t, x, {}, turns) for t in ("forward fp32", "training fp32"))
@@ -173,8 +173,10 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--seeds", type=int, default=2, help="how many (default: 2)")
-    parser.add_argument("--turns", type=int, default=7, help="to time a step (default: 7)")
+    parser.add_argument("--seeds", type=int, default=2, help="number of seeds (default: 2)")
+    parser.add_argument(
+        "--turns", type=int, default=7, help="repetitions for timing a step (default: 7)"
+    )
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     runs: dict[tuple[str, int], Path] = {}

@@ -1,12 +1,12 @@
-"""CaVE by dual and by explicit learning: the same steps on the same data, the same held-out images.
+"""CaVE with dual and with explicit learning: same steps, same data, same held-out images.
 
     python benchmarks/training_cave.py datasets/train -o FOLDER           # minutes on one idle core
     python benchmarks/training_cave.py datasets/train -o FOLDER --table   # of what is trained
 
-Both train by their recipes, made small: the overrides below. Each run is ``basicsr train`` in a
-process of its own, and ends with the error of the predicted quality on photographs that no run
-trains on, at qualities that are trained on and at 1 and 5, which are not. A run that is in the
-folder already is not run again; one that was stopped is resumed.
+Both train by their recipes, scaled down by the overrides below. Each run is ``basicsr train`` in a
+separate process and ends with the error of the predicted quality on held-out photographs, at
+qualities seen in training and at 1 and 5, which are not. Finished runs in the folder are not
+repeated, interrupted ones are resumed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results/training_cave.md"
 
 
 def training_options(name: str, steps: int, images: Path) -> dict[str, Any]:
-    """Return the recipe with what a short training on one core needs changed."""
+    """Return the recipe, changed for a short training on one core."""
     options = recipe(RECIPES[name])
     options |= {"name": f"cave_{name}", "manual_seed": 0, "num_gpu": 0}
     options["network_g"] |= SIZES
@@ -62,7 +62,7 @@ def errors(folder: Path, name: str) -> dict[int, float]:
 def table(folder: Path, steps: int) -> str:
     found = {name: row for name in RECIPES if (row := errors(folder, name))}
     heads = " | ".join(f"q = {q}" + (" (unseen)" if q in UNSEEN else "") for q in TESTED)
-    # what always answering the middle of the trained qualities would give
+    # the error of always predicting the middle of the trained qualities
     middle = {quality: abs(quality - SEEN[len(SEEN) // 2]) for quality in TESTED}
     rows = [
         f"| {name} | " + " | ".join(f"{row[quality]:.1f}" for quality in TESTED) + " |"
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="folder or LMDB of lossless photographs")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     for name in RECIPES:

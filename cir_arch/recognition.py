@@ -197,10 +197,8 @@ def _yaml(value: Any) -> str:
     return value if isinstance(value, str) and value.isidentifier() else text
 
 
+@checkpoint.register_describer
 def _looks_like(state: State) -> str | None:
     """Return a hint for the loader's messages."""
     found = recognise(state)
     return None if found is None else f"it looks like {found.type}; try network_g: {found}"
-
-
-checkpoint.describers.append(_looks_like)

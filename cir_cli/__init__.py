@@ -1,3 +1,3 @@
 """The command ``basicsr``."""
 
-import cir_host  # noqa: F401 (BasicSR is importable only after it)
+import cir_host  # noqa: F401 (without it, BasicSR cannot be imported)

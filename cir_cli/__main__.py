@@ -1,4 +1,4 @@
-"""``python -m cir_cli``, the form that torchrun starts: ``torchrun ... -m cir_cli train ...``."""
+"""``python -m cir_cli``, for torchrun: ``torchrun ... -m cir_cli train ...``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``basicsr convert``: a checkpoint written as safetensors, for BasicSR, or as ONNX."""
+"""``basicsr convert``: write a checkpoint as safetensors, for BasicSR, or as ONNX."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> None:
     _check_output(output, options.overwrite)
     if suffix == ".onnx":
         if options.half:
-            raise UserError("--half: ONNX is written in float32; leave it out")
+            raise UserError("--half: ONNX files are written in float32; leave out the flag")
         require_onnx()
     file = read_checkpoint(options.file, options.key)
     refuse_not_finite(file.state, printable(str(options.file)))
@@ -51,15 +51,19 @@ def run(arguments: list[str]) -> None:
 def _check_output(output: Path, overwrite: bool) -> None:
     name = f"-o {printable(str(output))}"
     if output.suffix.lower() not in CHECKPOINT_SUFFIXES:
-        raise UserError(f"{name}: its ending tells the format; give {_either(CHECKPOINT_SUFFIXES)}")
+        raise UserError(
+            f"{name}: the suffix selects the format; give {_either(CHECKPOINT_SUFFIXES)}"
+        )
     try:
         if not output.parent.is_dir():
-            raise UserError(f"{name}: no folder {printable(str(output.parent))}")
+            raise UserError(
+                f"{name}: the folder {printable(str(output.parent))} does not exist; make it first"
+            )
         if output.is_dir():
-            raise UserError(f"{name}: a folder, not a file")
+            raise UserError(f"{name}: is a folder; give a file")
         if output.exists() and not overwrite:
-            raise UserError(f"{name}: exists; --overwrite replaces it")
-    except OSError as error:  # a name that no file can have
+            raise UserError(f"{name}: exists; give --overwrite to replace it")
+    except OSError as error:  # an impossible file name
         raise UserError(f"{name}: {error.strerror or error}") from error
 
 
@@ -74,21 +78,22 @@ def _network(file: Checkpoint, given: str | None) -> NetworkOptions | None:
         return NetworkOptions(section.pop("type"), section)
     except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
         raise UserError(
-            f"--network {given}: give a section like '{{type: HAT, upscale: 2}}', or an options"
-            " file that has network_g"
+            f"--network {given}: is no network; give a section such as '{{type: HAT, upscale: 2}}',"
+            " or an options file with network_g"
         ) from error
 
 
 def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return float32 as float16.
+    """Return a state dict with float32 tensors as float16.
 
     Raises:
-        UserError: A weight is too large for it.
+        UserError: A weight is too large for float16.
     """
     halved = {n: v.half() if v.dtype == torch.float32 else v for n, v in state.items()}
     if names := not_finite(halved):
         raise UserError(
-            f"--half: {shown(names[0])} has values beyond 65504, the most that float16 holds"
+            f"--half: {shown(names[0])} has values beyond 65504, the limit of float16; leave out"
+            " the flag"
         )
     return halved
 
@@ -106,27 +111,31 @@ def _to_onnx(
     export_onnx(built, path, options.size)
     differences = compare_onnx(built, path, options.size)
     sizes = ", ".join(f"{h}x{w}: {error:.1e}" for (h, w), error in differences.items())
-    kind = "any height and width" if options.size is None else "that height and width alone"
+    kind = "any height and width" if options.size is None else "this height and width only"
     output = printable(str(options.output))
-    print(f"{output}: {_named(network)}, {kind}; onnxruntime differs by at most ({sizes})")
+    print(f"{output}: {_named(network)}, {kind}; largest difference from onnxruntime ({sizes})")
 
 
 def _write(output: Path, write: Callable[[Path], object]) -> None:
-    """Write whole or not at all: what fails or is killed leaves no output, or the old one."""
+    """Write a file whole or not at all: after a failure, there is no output, or the earlier one."""
     part = part_of(output)
     try:
         write(part)
         part.replace(output)
     except OSError as error:
         raise UserError(f"-o {printable(str(output))}: {error.strerror or error}") from error
-    except (LookupError, ValueError, RuntimeError) as error:  # a type or name it cannot hold
+    except (
+        LookupError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # the format cannot hold a type or a name
         raise UserError(f"-o {printable(str(output))}: {reason(error)}") from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def _named(network: NetworkOptions | None) -> str:
-    return "a network that is not known here" if network is None else str(network)
+    return "an unknown network" if network is None else str(network)
 
 
 def _either(words: tuple[str, ...]) -> str:

@@ -1,6 +1,6 @@
-"""``basicsr demo``: real photographs restored, then a small PromptCIR trained and tested for real.
+"""``basicsr demo``: restore photographs, then train and test a small PromptCIR.
 
-The photographs come with scikit-image's wheel, which BasicSR depends on, so nothing is downloaded.
+The photographs are part of scikit-image, which BasicSR requires, so nothing is downloaded.
 """
 
 import json
@@ -36,10 +36,10 @@ PHOTOGRAPHS = {
     "train": ("astronaut", "coffee", "motorcycle_left"),
     "test": ("chelsea",),
 }
-"""Lossless photographs; the one for the test is never trained on."""
+"""Lossless photographs. The one for the test is not used in training."""
 
 LEAST_ITERATIONS = 60
-"""A slow machine takes longer instead: 30 gain too little to be seen."""
+"""Fewest iterations, even if they take longer than asked: 30 gain too little to be seen."""
 
 SHORT = 90
 """Fewer iterations train by half the learning rate.
@@ -49,14 +49,14 @@ whole one; 90 by the whole one gained 0.09 dB or more on the one seed tried.
 """
 
 _LONGEST_MEASUREMENT = 10.0
-"""Seconds after which no further step is timed."""
+"""Seconds after which no more steps are timed."""
 
 CROP = (110, 60, 240, 190)
-"""Left, top, right, bottom of the part of the test photograph that the picture shows."""
+"""Left, top, right and bottom of the part of the test photograph that is shown."""
 
 
 def run(arguments: list[str]) -> None:
-    """Restore by the weights of the package; then train for about two minutes, and test.
+    """Restore with the bundled weights, then train for about two minutes and test.
 
     Writes ``restored.png`` and ``comparison.png``.
 
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> None:
         *(["train:optim_g:lr=1e-3"] if iterations < SHORT else []),
         total=iterations,
     )
-    print("Testing it on a photograph that it has not seen ...", flush=True)
+    print("Testing it on a photograph that was not used in training ...", flush=True)
     _basicsr(folder, "test", "-opt=demo_test.yml")
     results = folder / "results" / "demo_test"
     print((results / "metrics.md").read_text(encoding="utf-8"))
@@ -89,14 +89,17 @@ def run(arguments: list[str]) -> None:
     print(f"Input, restored, original side by side: {picture}")
     gains = _psnr_gains(results / "metrics.json")
     if min(gains.values()) <= 0:
-        raise UserError(f"the restored photograph is no better than its JPEG (gain in dB: {gains})")
+        raise UserError(
+            f"the test photograph was not improved (gain in dB: {gains}); train longer with"
+            " --seconds"
+        )
 
 
 def _restore(folder: Path) -> None:
-    """Restore by the weights that the package carries, and show it."""
+    """Restore photographs with the bundled weights, and save the comparison."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = default_weights()
-    print(f"Restoring photographs by the weights {weights.stem} ...", flush=True)
+    print(f"Restoring photographs with the bundled weights {weights.stem} ...", flush=True)
     restorer = Restorer([load_network(weights)], InferenceOptions())
     strips = []
     for piece in SHOWPIECES[:3]:
@@ -109,7 +112,7 @@ def _restore(folder: Path) -> None:
             flush=True,
         )
         if gain <= 0:
-            raise UserError(f"{piece.name}: restored, it is no better than its JPEG")
+            raise UserError(f"{piece.name}: restoring did not improve the JPEG")
     path = folder / "restored.png"
     stacked(strips).save(path)
     print(f"Input, restored, original side by side: {path}")
@@ -128,7 +131,7 @@ def _options(name: str) -> dict[str, Any]:
 
 
 def _seconds_per_step(options_name: str) -> float:
-    """Time training steps of the demo's network here, so that the demo fits its time anywhere."""
+    """Time training steps of the demo's network, so the demo takes the time asked for."""
     options = _options(options_name)
     train = options["datasets"]["train"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -145,14 +148,14 @@ def _seconds_per_step(options_name: str) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return median(times[1:] or times)  # the first one prepares what the others use
+    return median(times[1:] or times)  # the first step is a warm-up
 
 
 def _free_cores() -> int:
-    """Return how many cores this process gets when it asks for all, at least one.
+    """Return how many cores this process really gets, at least one.
 
-    Threads wait for each other at the end of each operation: where they share cores with other
-    programs, or with each other in a container, a step takes many times as long as by one thread.
+    Threads wait for each other at the end of each operation. If they share cores with other
+    programs, or with each other in a container, a step takes many times as long as with one thread.
     """
     matrix = torch.rand(512, 512)
     start, computed = time.perf_counter(), time.process_time()
@@ -163,11 +166,11 @@ def _free_cores() -> int:
 
 
 def _basicsr(folder: Path, *arguments: str, total: int | None = None) -> None:
-    """Run the real command in a process of its own, with a bar over its iterations."""
+    """Run the command in a separate process, with a progress bar of its iterations."""
     command = [sys.executable, "-m", "cir_cli", *arguments]
     threads = {
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads leave their core to those waited for
+        "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads must not occupy cores
     }
     tail: list[str] = []
     with (
@@ -188,7 +191,7 @@ def _basicsr(folder: Path, *arguments: str, total: int | None = None) -> None:
                 bar.update(int(found[1].replace(",", "")) - bar.n)
                 bar.set_postfix_str(f"loss {float(found[2]):.4f}")
     if process.returncode:
-        raise UserError(f"{' '.join(command)} failed in {folder}:\n{''.join(tail)}")
+        raise UserError(f"{' '.join(command)} failed in {folder}; it printed:\n{''.join(tail)}")
 
 
 def _psnr_gains(path: Path) -> dict[str, float]:
@@ -197,7 +200,7 @@ def _psnr_gains(path: Path) -> dict[str, float]:
 
 
 def _write_comparison(folder: Path, results: Path) -> Path:
-    """Write a strip of the JPEG, the restored and the original, magnified without smoothing."""
+    """Write the JPEG, the restored image and the original side by side, enlarged."""
     options = _options("demo_test.yml")
     data = {**options["datasets"]["test_1"], "phase": "test", "scale": 1, "manual_seed": 0}
     data["dataroot_gt"] = str(folder / data["dataroot_gt"])

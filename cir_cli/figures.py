@@ -1,8 +1,8 @@
-"""Figures of the commands that draw; matplotlib is an extra."""
+"""Figures of the commands that draw; matplotlib comes with the extra ``plot``."""
 
 from typing import Any
 
-from cir_host.errors import UserError
+from cir_data.extras import needs_extra
 
 
 def new_figure(command: str, width: float, height: float) -> Any:
@@ -11,8 +11,5 @@ def new_figure(command: str, width: float, height: float) -> Any:
     Raises:
         UserError: matplotlib is not installed; the message names the command.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(f"{command} needs matplotlib; `pip install matplotlib`") from None
-    return Figure(figsize=(width, height), layout="constrained")
+    figures = needs_extra("matplotlib.figure", "plot", command)
+    return figures.Figure(figsize=(width, height), layout="constrained")

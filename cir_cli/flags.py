@@ -1,4 +1,4 @@
-"""Values of flags that several commands take."""
+"""Parsers of the values of flags."""
 
 import argparse
 import re
@@ -9,12 +9,12 @@ def shard(text: str) -> tuple[int, int]:
     """Parse ``1/4``, the first of four parts."""
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 1/4, ..., 4/4")
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4")
     return int(part), int(parts)
 
 
 def tile(text: str) -> int | str:
-    """Parse pixels, or ``auto``."""
+    """Parse a number of pixels, or ``auto``."""
     return text if text == "auto" else number(0, 2**31)(text)
 
 

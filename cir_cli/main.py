@@ -1,4 +1,4 @@
-"""The command's front door: picks the subcommand, prints a user's mistake as one line."""
+"""The entry point of the command: runs a subcommand and prints a ``UserError`` as one line."""
 
 import argparse
 import io
@@ -17,7 +17,7 @@ from cir_host.launchers import normalise_argv
 
 
 class Command(NamedTuple):
-    """A subcommand, whose module is imported when it is run."""
+    """A subcommand; its module is imported when it is run."""
 
     module: str
     function: str
@@ -25,7 +25,7 @@ class Command(NamedTuple):
     summary: str
 
     def run(self, arguments: list[str]) -> int | None:
-        """Run it; ``--help`` answers before anything large is imported."""
+        """Run the subcommand; ``--help`` is answered without importing its module."""
         if {"-h", "--help"} & set(arguments):
             self.parser().parse_args(arguments)
         status: int | None = getattr(import_module(self.module), self.function)(arguments)
@@ -52,7 +52,7 @@ COMMANDS = {
         "cir_cli.results",
         "run",
         parsers.results,
-        "measure weights on the papers' test sets and write the results page",
+        "measure a checkpoint on the papers' test sets and write the results page",
     ),
     "prepare": Command(
         "cir_cli.prepare",
@@ -82,7 +82,7 @@ COMMANDS = {
         "cir_cli.embed",
         "run",
         parsers.embed,
-        "plot CaVE's embeddings by quality: basicsr embed photos -m FILE -o PNG",
+        "plot CaVE's embeddings by JPEG quality: basicsr embed photos -m FILE -o PNG",
     ),
     "demo": Command(
         "cir_cli.demo",
@@ -97,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand.
 
     Returns:
-        0, or what the subcommand returns, or 2 after a user's mistake, or 130 after Ctrl-C, or what
-        :func:`run_watched` says of files and streams that fail.
+        The exit status of the subcommand: 0 if all went well, 2 after a ``UserError``, 130 after
+        Ctrl-C, or that of :func:`run_watched` if a file or stream failed.
     """
     with warnings_stay_warnings():
         return run_watched(lambda: _run(argv))
@@ -107,9 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     # torch.distributed.launch puts its own flag before the subcommand
     command, rest = _parse(normalise_argv(list(sys.argv[1:] if argv is None else argv)))
-    if isinstance(
-        sys.stdout, io.TextIOWrapper
-    ):  # names may not be UTF-8, the terminal may be ASCII
+    # file names may not be UTF-8, and the terminal may be ASCII
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = COMMANDS[command].run(rest)
@@ -133,5 +132,5 @@ def _parse(arguments: list[str]) -> tuple[str, list[str]]:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, entry in COMMANDS.items():
         commands.add_parser(name, help=entry.summary, add_help=False)
-    # the subcommand's own flags are its own business; BasicSR parses those of train and test
+    # the subcommand parses its own flags; for train and test, BasicSR does
     return parser.parse_args(arguments[:1]).command, arguments[1:]

@@ -51,17 +51,17 @@ def _network(entry: Entry) -> dict[str, Any]:
 
 
 def _size_and_facts(entry: Entry) -> tuple[int, NetworkFacts]:
-    """Return parameters and facts of a network at its published size."""
+    """Return the number of parameters and the facts of a network of published size."""
     if entry.described is not None:
         return entry.described
     network = NetworkOptions(entry.name, entry.published).outline()
     facts = facts_of(network)
-    assert facts is not None  # every entry's network has them
+    assert facts is not None  # every registered network has facts
     return sum(parameter.numel() for parameter in network.parameters()), facts
 
 
 def markdown(networks: Iterable[Entry]) -> str:
-    """Return the table of networks that stands in the documentation."""
+    """Return the table of networks for the documentation."""
     head = ("name", "paper", "parameters", "padded inside to multiples of", "precisions")
     rows = [
         (f"`{entry.name}`", entry.paper, f"{parameters:,}", _multiples(facts), _precisions(facts))
@@ -134,7 +134,7 @@ def _file(file: Checkpoint) -> dict[str, Any]:
     options = described(file.metadata) or recognise(file.state)
     if options is not None:
         held["network_g"] = {"type": options.type, **options.arguments}
-        with suppress(UserError):  # a name that no registry holds, in a file of another program
+        with suppress(UserError):  # a network of another program
             network = options.outline()
             facts = facts_of(network)
             held["facts"] = None if facts is None else _plain(facts)
@@ -171,10 +171,10 @@ def _description(path: Path, held: dict[str, Any]) -> str:
     if held["not_finite"]:
         rows.append(("values", about_not_finite(held["not_finite"], held["tensors"])))
     if held["prefix"]:
-        rows.append(("names", f"all begin with {held['prefix']}, which is taken off"))
+        rows.append(("names", f"all begin with {held['prefix']}, which is removed"))
     section = held["network_g"]
     if section is None:
-        rows.append(("network", "none that is known here"))
+        rows.append(("network", "unknown"))
     elif "fits" in held:
         rows.append(("network", f"{section['type']}, {held['fits']}"))
         rows += _facts(held["facts"]) if held["facts"] else []

@@ -1,4 +1,4 @@
-"""Finding an options file: a path, or the name of one that the package ships."""
+"""Finding an options file by its path, or by the name of a shipped file."""
 
 from difflib import get_close_matches
 from importlib.resources import files
@@ -9,7 +9,7 @@ from cir_host.file_names import expanded
 
 
 def shipped() -> dict[str, Path]:
-    """Return the options files that the package ships, by name."""
+    """Return the shipped options files by name."""
     folder = Path(str(files("cir_options")))
     return {path.name: path for path in sorted(folder.glob("*.yml"))}
 
@@ -18,11 +18,10 @@ def find(name: str) -> Path:
     """Return the path of an options file.
 
     Args:
-        name: A path, or the name of a shipped file, or ``options/NAME`` where the current directory
-            holds no such file.
+        name: A path, or ``NAME`` or ``options/NAME`` of a shipped file if the path does not exist.
 
     Raises:
-        OptionsError: There is neither; the message names the near ones.
+        OptionsError: There is no such file; the message names similar ones.
     """
     path = expanded(name)
     if path.is_file():
@@ -32,6 +31,6 @@ def find(name: str) -> Path:
         return ours[path.name]
     near = get_close_matches(path.name, ours, n=3) or list(ours)
     raise OptionsError(
-        f"-opt: no file {name}, and no options file of that name in the package"
-        f" (it has: {', '.join(near)})"
+        f"-opt {name}: no such file, and no shipped options file of that name (there are:"
+        f" {', '.join(near)})"
     )

@@ -1,6 +1,6 @@
-"""``basicsr options``: the reference of all keys, and a JSON schema for editors.
+"""``basicsr options``: a reference of all keys, and a JSON schema for editors.
 
-Both are made from the structs by which a run checks its options, so that they cannot differ.
+Both are generated from the structs that check the options of a run, so they cannot differ.
 """
 
 import json
@@ -14,23 +14,23 @@ from cir_cli import parsers
 from cir_model import CaVEModel, CIRGANModel, CIRModel
 
 _FILLED_IN = ("phase", "manual_seed", "scale")
-"""Keys of a data set that the parser takes from elsewhere in the file."""
+"""Keys of a data set that the parser fills in from elsewhere in the file."""
 
 _FURTHER_MODELS = {
     f"train, model_type: {model.__name__}": model for model in (CaVEModel, CIRGANModel)
 }
-"""By the titles of their sections ``train``; the other sections are those of ``CIRModel``."""
+"""By the title of their section ``train``; their other sections are those of ``CIRModel``."""
 
 _INTRODUCTION = """\
 # Options
 
-What may stand in an options file for `model_type: CIRModel`, `CaVEModel` and `CIRGANModel`. A key
-that is not listed is an error, and so is a value of another type or out of its range; both are
-found before a run is made. Printed by `basicsr options`.
+The keys of an options file with `model_type: CIRModel`, `CaVEModel` or `CIRGANModel`. A key that is
+not listed is an error, and so is a value of another type or out of range; both are found before the
+run starts. This page is printed by `basicsr options`.
 
 Editors with the YAML language server complete and check a file by the schema that its first line
 names. Each shipped options file begins with `# yaml-language-server: $schema=schema.json`, and
-`schema.json` lies beside it. For a file in another folder, write the schema there:
+`schema.json` is in the same folder. For a file in another folder, write the schema there:
 
 ```
 basicsr options --schema > schema.json
@@ -118,7 +118,7 @@ def _data_sets() -> dict[str, type[msgspec.Struct]]:
 
 
 def _schemas() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the schema of each section, data sets by their type, and what they refer to."""
+    """Return the schema of each section (data sets by type), and the definitions they refer to."""
     types: dict[str, Any] = {
         **CIRModel.options_types,
         **{title: model.options_types["train"] for title, model in _FURTHER_MODELS.items()},
@@ -164,7 +164,7 @@ def _table(section: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterat
 
 
 def _kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """Say in a few words what values a schema allows."""
+    """Describe in a few words which values a schema allows."""
     if "anyOf" in schema:
         kinds = [_kind(inner, definitions) for inner in schema["anyOf"]]
         return " or ".join(kind for kind in dict.fromkeys(kinds) if kind != "null")

@@ -1,4 +1,4 @@
-"""The flags of every subcommand. Nothing here imports torch, so that ``--help`` answers at once."""
+"""The flags of every subcommand. Nothing here imports torch, so ``--help`` is fast."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from cir_data.images.formats import SUFFIXES
 from cir_model.restoring.options import FINE_QUALITY, MAX_PIXELS, Ensemble
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".onnx")
-"""What ``basicsr convert`` writes."""
+"""Suffixes of the files that ``basicsr convert`` writes."""
 
 EMBEDDED_QUALITIES = (10, 30, 50, 70, 90)
 """JPEG qualities that ``basicsr embed`` shows by default."""
@@ -57,7 +57,7 @@ def restore() -> argparse.ArgumentParser:
         action="append",
         type=Path,
         metavar="WEIGHTS",
-        help="checkpoint, whose network is recognised; give several to average their outputs;"
+        help="checkpoint; its network is recognised; give several to average their outputs;"
         " default: the bundled weights",
     )
     _add_file_flags(parser.add_argument_group("files"))
@@ -106,7 +106,7 @@ def models() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("file", nargs="?", type=Path, help="a checkpoint; default: list all networks")
     add("--key", help="key of the state dict, if the file holds several")
-    add("--json", action="store_true", help="print JSON")
+    add("--json", action="store_true", help="print JSON instead")
     add("--markdown", action="store_true", help="print the table of networks of docs/networks.md")
     return parser
 
@@ -160,13 +160,13 @@ def prepare() -> argparse.ArgumentParser:
         type=at_least(0),
         default=0,
         metavar="N",
-        help="drop a remainder at the border of at most N pixels (default: %(default)s)",
+        help="drop a border strip of at most N pixels (default: %(default)s)",
     )
     add(
         "--min-jpeg-quality",
         type=number(1, 100),
         metavar="Q",
-        help="leave out JPEG files of a lower quality than Q, by their quantisation tables",
+        help="leave out JPEGs of a lower quality than Q, by their quantisation tables",
     )
     add("--remove-suffix", default="", metavar="S", help="end of names to remove, such as x4")
     add(
@@ -188,7 +188,7 @@ def results() -> argparse.ArgumentParser:
     """Return the flags of ``basicsr results``."""
     parser = argparse.ArgumentParser(
         "basicsr results",
-        description="Measure weights on the papers' test sets and write the results page.",
+        description="Measure a checkpoint on the papers' test sets and write the results page.",
     )
     add = parser.add_argument
     add("-m", "--model", type=Path, metavar="WEIGHTS", help="default: the bundled weights")
@@ -260,7 +260,7 @@ def embed() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="lossless images: files, folders or patterns")
-    add("-m", "--model", type=Path, required=True, metavar="WEIGHTS", help="of CaVE or CaVEQuality")
+    add("-m", "--model", type=Path, required=True, metavar="WEIGHTS", help="checkpoint of CaVE")
     add("-o", "--output", type=Path, required=True, help="file that ends in .png, .svg or .pdf")
     add(
         "--qualities",
@@ -321,21 +321,24 @@ def _add_file_flags(group: Any) -> None:
         "--quality",
         type=number(1, 100),
         default=95,
-        help="quality of JPEG (4:4:4) and WebP (100: lossless); default: %(default)s",
+        help="quality of written JPEG (4:4:4) and WebP (100: lossless); default: %(default)s",
     )
     group.add_argument(
-        "--bits", type=int, choices=(8, 16), help="of png and tiff; default: as the input"
+        "--bits",
+        type=int,
+        choices=(8, 16),
+        help="bits per sample of PNG and TIFF; default: as the input",
     )
     group.add_argument("--overwrite", action="store_true", help="overwrite existing output")
     group.add_argument(
-        "--force", action="store_true", help="also restore lossless files and fine JPEGs"
+        "--force", action="store_true", help="also restore lossless files and JPEGs of high quality"
     )
     group.add_argument(
         "--fine-quality",
         type=number(1, 101),
         default=FINE_QUALITY,
         metavar="Q",
-        help="copy JPEGs of this quality and above, by their tables; default: %(default)s",
+        help="copy JPEGs of this quality and above unchanged; default: %(default)s",
     )
     group.add_argument(
         "--max-pixels",
@@ -358,10 +361,10 @@ def _add_file_flags(group: Any) -> None:
 
 def _add_network_flags(group: Any) -> None:
     group.add_argument(
-        "--tile", type=tile, default="auto", help="pixels; 0: whole images; default: by memory"
+        "--tile", type=tile, default="auto", help="tile size; 0: whole images; default: by memory"
     )
     group.add_argument(
-        "--overlap", type=number(0, 2**31), help="pixels that tiles share; default: by network"
+        "--overlap", type=number(0, 2**31), help="tile overlap in pixels; default: by network"
     )
     group.add_argument(
         "--self-ensemble",
@@ -378,7 +381,7 @@ def _add_network_flags(group: Any) -> None:
     group.add_argument(
         "--strength",
         type=share,
-        help="of FBCNN, 0 to 1; default: by the quality of the file, else of its pixels",
+        help="strength of FBCNN, 0 to 1; default: by the JPEG quality",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--compile", action="store_true", help="compile the networks first")

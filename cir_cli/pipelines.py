@@ -1,4 +1,4 @@
-"""``basicsr train`` and ``basicsr test``: BasicSR's pipelines, rooted in the current directory."""
+"""``basicsr train`` and ``basicsr test``: BasicSR's pipelines, run in the current directory."""
 
 import argparse
 import sys
@@ -36,7 +36,7 @@ def _run(command: str, pipeline: Callable[[str], Any], arguments: list[str]) -> 
     saved = sys.argv
     sys.argv = [f"basicsr {command}", *opt, *rest]  # BasicSR parses sys.argv itself
     try:
-        # a few notices are printed, and no reader of them may end a training by going away
+        # BasicSR prints a few lines; a closed standard output must not end the training
         with redirect_stdout(sys.stderr):
             pipeline(str(Path.cwd()))
     finally:

@@ -1,4 +1,4 @@
-"""``basicsr plot RUN``: the curves of a training run as one PNG."""
+"""``basicsr plot``: draw the curves of a training run as one PNG."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -23,17 +23,22 @@ def run(arguments: list[str]) -> None:
     options = parsers.plot().parse_args(arguments)
     folder = next((f for f in (options.run, "experiments" / options.run) if f.is_dir()), None)
     if folder is None:
-        raise UserError(f"{options.run}: no such folder, nor experiments/{options.run}")
+        raise UserError(
+            f"{options.run}: neither this folder nor experiments/{options.run} exists; give the"
+            " folder of a run"
+        )
     panels = curves(folder)
     if not panels:
-        raise UserError(f"{folder}: holds neither {RECORDS} nor metrics.csv of a training")
+        raise UserError(
+            f"{folder}: holds neither {RECORDS} nor metrics.csv; give the folder of a training run"
+        )
     output = options.output or folder / "curves.png"
     _draw(panels, folder.name, output)
     print(output)
 
 
 def curves(folder: Path) -> Panels:
-    """Return what a run has recorded: title of a panel, name of a curve, iterations and values."""
+    """Return the curves of a run: by title of the panel and name, iterations and values."""
     records = list(read_records(folder / RECORDS))
     panels: Panels = {}
     for name in dict.fromkeys(name for record in records for name in record):
@@ -56,7 +61,7 @@ _TITLES = {
     "data_time": "seconds per iteration",
     "step_time": "seconds per iteration",
 }
-"""Panels of the recorded numbers beside the losses."""
+"""Titles of the panels for recorded numbers other than losses."""
 
 
 def _curve(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> Curve:
@@ -65,7 +70,7 @@ def _curve(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> Curve:
 
 
 def _validations(file: Path) -> dict[str, list[dict[str, str]]]:
-    """Return the rows of means by data set."""
+    """Return the rows with mean metrics by data set."""
     found: dict[str, list[dict[str, str]]] = {}
     if file.exists():
         with file.open(newline="", encoding="utf-8") as stream:

@@ -1,4 +1,4 @@
-"""``basicsr restore``: a batch of files restored, with everything kept that they hold."""
+"""``basicsr restore``: restore a batch of images, and keep their metadata."""
 
 import argparse
 import logging
@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -31,10 +32,10 @@ def run(arguments: list[str]) -> int:
     """Restore files, folders or a stream.
 
     Returns:
-        0, or 1 if a file failed; the others are done then.
+        0, or 1 if a file failed and the others are done.
 
     Raises:
-        UserError: Nothing can be done as asked.
+        UserError: Nothing can be restored, such as for an unknown device.
     """
     flags = parsers.restore().parse_args(arguments)
     left_out = LeftOut()
@@ -48,7 +49,7 @@ def run(arguments: list[str]) -> int:
             )
     if flags.threads:
         torch.set_num_threads(flags.threads)
-    with _engine_messages():
+    with _log_shown():
         batch = _Batch(
             _restorer(flags),
             RestoreOptions(**{f.name: getattr(flags, f.name) for f in fields(RestoreOptions)}),
@@ -61,7 +62,7 @@ def run(arguments: list[str]) -> int:
 
 @dataclass
 class _Batch:
-    """The work of one process, and what came of it."""
+    """The files of one process, and what became of them."""
 
     restorer: Restorer
     options: RestoreOptions
@@ -81,7 +82,7 @@ class _Batch:
                     self._do(job)
                     speed = self.pixels / 1e6 / (time.perf_counter() - start)
                     bar.set_postfix_str(f"{speed:.2f} MP/s")
-        finally:  # also of a batch that is interrupted
+        finally:  # also when the batch is interrupted
             self._write_report()
         for line in left_out.lines():
             _say(f"left out: {line}")
@@ -106,7 +107,7 @@ class _Batch:
         except UserError as error:
             self._fail(str(error))
         except Exception as error:
-            # whatever is wrong with one file, the others are restored
+            # one bad file must not end the batch
             reason = " ".join(str(error).split())
             self._fail(f"{job.source}: {type(error).__name__}: {reason}")
 
@@ -126,7 +127,7 @@ class _Batch:
             sys.stdout.buffer.write(outcome.data)
             sys.stdout.buffer.flush()
         elif os.path.lexists(job.restored) and not self.options.overwrite:
-            raise UserError(f"{job.restored}: exists; --overwrite replaces it")
+            raise UserError(f"{job.restored}: exists; give --overwrite to replace it")
         else:
             write_file(job.restored, outcome.data)
         return replace(outcome, output=job.restored)
@@ -169,22 +170,25 @@ def _say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
-class _engine_messages:  # noqa: N801 (a context manager, used like a function)
-    """Shows what the engine logs, such as which tiles it takes, above the progress bar."""
+class _LinesAboveTheBar(logging.Handler):
+    """Prints log records without breaking the progress bar."""
 
-    def __init__(self) -> None:
-        self._logger = logging.getLogger("basicsr")
-        self._handler = logging.Handler()
-        self._handler.emit = lambda record: _say(record.getMessage())  # type: ignore[method-assign]
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
 
-    def __enter__(self) -> None:
-        self._level = self._logger.level
-        self._logger.setLevel(logging.INFO)
-        self._logger.addHandler(self._handler)
 
-    def __exit__(self, *_: object) -> None:
-        self._logger.removeHandler(self._handler)
-        self._logger.setLevel(self._level)
+@contextmanager
+def _log_shown() -> Iterator[None]:
+    """Show what the networks' code logs, such as the size of the tiles."""
+    logger, handler = logging.getLogger("basicsr"), _LinesAboveTheBar()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _restorer(options: argparse.Namespace) -> Restorer:
@@ -201,7 +205,7 @@ def _restorer(options: argparse.Namespace) -> Restorer:
     if options.compile:
         restorer.compile()
     if options.strength is not None and "quality" not in restorer.extra_inputs:
-        raise UserError("--strength: none of the networks takes one; FBCNN does")
+        raise UserError("--strength: none of the networks takes it, only FBCNN; leave out the flag")
     return restorer
 
 
@@ -211,22 +215,24 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"--device {name}: unknown; give auto, cpu or cuda") from error
+        raise UserError(
+            f"--device {name}: unknown device; give auto, cpu, cuda or cuda:1"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: there is no GPU; give cpu")
+        raise UserError(f"--device {name}: there is no GPU; give auto or cpu")
     return device
 
 
 def _shard_of_torchrun() -> tuple[int, int]:
-    """Return the part of this process and their number, as torchrun tells them by variables.
+    """Return the part of this process and the number of parts, from torchrun's variables.
 
     Raises:
-        UserError: The variables are no such numbers.
+        UserError: The variables are not such numbers.
     """
     given = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE") if name in os.environ}
     if len(given) < 2:
         for name, value in given.items():
-            _say(f"warning: {name}={value} alone is ignored; torchrun sets RANK and WORLD_SIZE")
+            _say(f"warning: {name}={value} is ignored; torchrun sets both RANK and WORLD_SIZE")
         return 1, 1
     try:
         rank, processes = int(given["RANK"]), int(given["WORLD_SIZE"])
@@ -234,9 +240,9 @@ def _shard_of_torchrun() -> tuple[int, int]:
         rank, processes = -1, 0
     if not 0 <= rank < processes:
         raise UserError(
-            f"RANK={given['RANK']} and WORLD_SIZE={given['WORLD_SIZE']} in the environment tell no"
-            " part of the work; unset them, or set numbers as torchrun does, or give --shard I/N"
+            f"RANK={given['RANK']} and WORLD_SIZE={given['WORLD_SIZE']} in the environment do not"
+            " name a part of the work; unset them, or give --shard I/N"
         )
     if processes > 1:
-        _say(f"Part {rank + 1} of {processes} of the files, by RANK and WORLD_SIZE")
+        _say(f"restoring part {rank + 1} of {processes} of the files, by RANK and WORLD_SIZE")
     return rank + 1, processes

@@ -1,4 +1,4 @@
-"""Which files ``basicsr restore`` reads, and the names of what it writes."""
+"""Which files ``basicsr restore`` reads, and how it names the results."""
 
 import glob
 import os
@@ -35,25 +35,25 @@ _FORMATS = {".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".tiff": "tiff"} |
 _JPEG_START = b"\xff\xd8\xff"
 
 _Found: TypeAlias = tuple[Path, PurePosixPath]
-"""A file, and the name that it has below its input."""
+"""A file, and its name relative to the input."""
 
 
 @dataclass
 class LeftOut:
-    """What stands in the input folders and is not restored."""
+    """Entries of the input folders that are not restored."""
 
     other_files: Counter[str] = field(default_factory=Counter)
-    """Files of other kinds, by suffix."""
+    """Counts of other files, by suffix."""
     hidden: int = 0
     links: list[Path] = field(default_factory=list)
-    """Linked folders, which are not followed."""
+    """Links to folders, which are not followed."""
     irregular: list[Path] = field(default_factory=list)
     """Pipes and devices."""
     unreadable: list[str] = field(default_factory=list)
-    """Folders and links that cannot be read, with the reason: these are failures."""
+    """Folders and links that cannot be read, with the reason; these count as failures."""
 
     def lines(self) -> list[str]:
-        """Say in a line each what is left out, and why."""
+        """Return one line for each kind of entry that is left out."""
         lines = []
         if self.other_files:
             kinds = [f"{n} {suffix or 'without'}" for suffix, n in self.other_files.most_common(8)]
@@ -63,7 +63,7 @@ class LeftOut:
         if self.hidden:
             lines.append(f"hidden files and folders: {self.hidden}")
         for paths, kind in (
-            (self.links, "linked folders, which must be inputs themselves"),
+            (self.links, "linked folders (name them as inputs to restore them)"),
             (self.irregular, "pipes and devices"),
         ):
             if paths:
@@ -75,33 +75,33 @@ class LeftOut:
 def list_jobs(
     inputs: Sequence[str], output: str, wanted: str, left_out: LeftOut | None = None
 ) -> list[Job]:
-    """Decide over the whole list what is read and written.
+    """Decide for all inputs at once which files are read and written.
 
     Args:
         inputs: Files, folders, patterns, or ``-`` alone.
         output: A folder; or a file (by its suffix) or ``-``, for a single file.
         wanted: A key of ``SUFFIXES``, or ``same``.
-        left_out: Is told what the folders hold beside.
+        left_out: Gets what the folders hold besides images.
 
     Raises:
-        UserError: An input is not there, or the output cannot be told.
+        UserError: An input does not exist, or the output does not suit the inputs.
     """
     if not output:
-        raise UserError("-o: is empty; give a folder, a file or -")
+        raise UserError("-o: the name is empty; give a folder, a file or -")
     if STANDARD_STREAM in inputs and len(inputs) > 1:
-        raise UserError("-: standard input must be the only input")
+        raise UserError("-: standard input cannot be combined with other inputs")
     if STANDARD_STREAM in (*inputs, output) or _names_a_file(inputs, output):
         return [_single(inputs, output, wanted)]
     folder = Path(output)
     if folder.is_file():
-        raise UserError(f"-o {output}: is a file; give a folder for several pictures")
+        raise UserError(f"-o {output}: is a file; give a folder for several images")
     if folder.suffix.lower() in IN_FOLDERS and not (folder.is_dir() or output.endswith(os.sep)):
         raise UserError(
-            f"-o {output}: names a file, and the input is no single file; give a folder"
+            f"-o {output}: names a file, but the input is not a single file; give a folder"
         )
     for entry in inputs:
         if Path(entry).is_dir() and _real(folder) == _real(Path(entry)):
-            raise UserError(f"-o {output}: is the input folder; give another one")
+            raise UserError(f"-o {output}: is also the input folder; give another folder")
     found = _found(inputs, _real(folder), LeftOut() if left_out is None else left_out)
     relative = _distinct(found)
     formats = [_format_of(name, wanted) for name in relative]
@@ -122,31 +122,33 @@ def list_jobs(
     for job in jobs:
         for path in (job.restored, job.copied):
             if _real(path) in sources:
-                raise UserError(f"{path}: would be overwritten; give another folder by -o")
+                raise UserError(
+                    f"{path}: this input would be overwritten; give another folder with -o"
+                )
     return jobs
 
 
 def list_pictures(inputs: Sequence[str], left_out: LeftOut | None = None) -> list[Path]:
-    """Return the files that inputs stand for, each once.
+    """Return the image files that the inputs name, each once.
 
     Args:
         inputs: Files, folders, or patterns.
-        left_out: Is told what the folders hold beside.
+        left_out: Gets what the folders hold besides images.
 
     Raises:
-        UserError: An input is not there, or holds no picture.
+        UserError: An input does not exist, or there are no images.
     """
     found = _found(inputs, Path(), LeftOut() if left_out is None else left_out)
     return [source for source, _ in found]
 
 
 def streams(job: Job) -> bool:
-    """Whether the picture goes to standard output."""
+    """Whether the result goes to standard output."""
     return str(job.restored) == STANDARD_STREAM
 
 
 def _real(path: Path) -> Path:
-    """Resolve links; a circle of links stays as it is."""
+    """Resolve links; leave a loop of links as it is."""
     return Path(os.path.realpath(path))
 
 
@@ -160,15 +162,17 @@ def _names_a_file(inputs: Sequence[str], output: str) -> bool:
 def _single(inputs: Sequence[str], output: str, wanted: str) -> Job:
     source = expanded(inputs[0])
     if len(inputs) != 1 or (inputs[0] != STANDARD_STREAM and not source.is_file()):
-        raise UserError("-o -: standard output takes a single file as input")
+        raise UserError("-o -: standard output needs a single file as input")
     target = Path(output)
     if output == STANDARD_STREAM:
         file_format = _format_of(PurePosixPath(source.name), wanted)
         return Job(source, target, target, file_format)
     if target.suffix.lower() not in _FORMATS:
-        raise UserError(f"-o {output}: give a file with one of {', '.join(sorted(_FORMATS))}")
+        raise UserError(
+            f"-o {output}: the suffix names no format; use one of {', '.join(sorted(_FORMATS))}"
+        )
     if target.exists() and source.exists() and target.samefile(source):
-        raise UserError(f"{target}: is the input; give another file by -o")
+        raise UserError(f"-o {target}: is also the input; give another file")
     return Job(source, target, target, _FORMATS[target.suffix.lower()], exact=True)
 
 
@@ -177,11 +181,11 @@ def _format_of(name: PurePosixPath, wanted: str) -> str:
 
 
 def _found(inputs: Sequence[str], output: Path, left_out: LeftOut) -> list[_Found]:
-    """Return each file once, with the name that it has below its input."""
+    """Return each file once, with its name relative to its input."""
     found: dict[Path, _Found] = {}
     for entry in inputs:
         root, paths = _matches(entry, left_out)
-        inside = _real(root) in output.parents  # then what an earlier run wrote is no input
+        inside = _real(root) in output.parents  # then earlier results are not inputs
         for path in paths:
             resolved = _real(path)
             if not (inside and output in resolved.parents):
@@ -190,18 +194,18 @@ def _found(inputs: Sequence[str], output: Path, left_out: LeftOut) -> list[_Foun
     if not found:
         reasons = "; ".join((*left_out.unreadable, *left_out.lines()))
         raise UserError(
-            f"{', '.join(inputs)}: no pictures ({', '.join(sorted(IN_FOLDERS))})"
+            f"{', '.join(inputs)}: no images in it ({', '.join(sorted(IN_FOLDERS))})"
             + (f"; left out: {reasons}" if reasons else "")
         )
     return sorted(found.values(), key=lambda item: (item[1].as_posix(), str(item[0])))
 
 
 def _matches(entry: str, left_out: LeftOut) -> tuple[Path, list[Path]]:
-    """Return what an input stands for, and the folder from which names are counted."""
+    """Return the files that an input names, and the folder to which names are relative."""
     path = expanded(entry)
     if path.is_dir():
         return path, list(_below(path, left_out))
-    if path.exists():  # what is no regular file is refused when it is its turn
+    if path.exists():  # a pipe or device is refused when it is read
         return path.parent, [path]
     if not glob.has_magic(entry):
         raise UserError(f"{entry}: no such file or folder")
@@ -238,7 +242,7 @@ def _is_picture(path: Path, left_out: LeftOut) -> bool:
     suffix = path.suffix.lower()
     if not path.is_file():
         if not path.exists():
-            left_out.unreadable.append(f"{path}: a link to a file that is not there")
+            left_out.unreadable.append(f"{path}: a link to a missing file")
         else:
             left_out.irregular.append(path)
         return False
@@ -249,7 +253,7 @@ def _is_picture(path: Path, left_out: LeftOut) -> bool:
 
 
 def _begins_as_jpeg(path: Path) -> bool:
-    """Whether a file of unknown suffix, or without one, is a JPEG all the same."""
+    """Whether a file with another suffix, or without one, is a JPEG."""
     try:
         with path.open("rb") as file:
             return file.read(len(_JPEG_START)) == _JPEG_START
@@ -262,7 +266,7 @@ def _key(name: PurePosixPath) -> str:
 
 
 def _distinct(found: Sequence[_Found]) -> list[PurePosixPath]:
-    """Put folders before names that several inputs share."""
+    """Prepend folders to names that several inputs share."""
     names = [name for _, name in found]
     for depth in range(1, 1 + max(len(_real(path).parts) for path, _ in found)):
         counts = Counter(names)
@@ -276,7 +280,7 @@ def _distinct(found: Sequence[_Found]) -> list[PurePosixPath]:
 
 
 def _copied_names(names: Sequence[PurePosixPath]) -> list[PurePosixPath]:
-    """Name the copies: as the inputs, but that no two differ only in case."""
+    """Name the copies like the inputs, with a number if names differ only in case."""
     taken = {_key(name) for name in names}
     groups = defaultdict(list)
     for index, name in enumerate(names):
@@ -294,7 +298,7 @@ def _copied_names(names: Sequence[PurePosixPath]) -> list[PurePosixPath]:
 
 
 def _restored_name(name: PurePosixPath, file_format: str, wanted: str, step: int) -> PurePosixPath:
-    """Return the n-th name for a restored picture: ``a.png``, ``a.jpg.png``, ``a.jpg.1.png``."""
+    """Return the n-th choice of a name: ``a.png``, ``a.jpg.png``, ``a.jpg.1.png``."""
     suffix = SUFFIXES[file_format]
     known = name.suffix.lower() in IN_FOLDERS | _FORMATS.keys()
     if step == 0 and wanted == "same" and name.suffix.lower() in _FORMATS:
@@ -308,10 +312,10 @@ def _restored_name(name: PurePosixPath, file_format: str, wanted: str, step: int
 def _restored_names(
     names: Sequence[PurePosixPath], formats: Sequence[str], wanted: str
 ) -> list[PurePosixPath]:
-    """Name the restored pictures, none like another or like another input or its copy.
+    """Name the restored images, all different from each other and from other inputs and copies.
 
-    A name has the format's suffix for its own. Where that makes two alike, both keep the whole name
-    before it (``a.jpg.png``). Where that is taken too, numbers come between.
+    The suffix is replaced by that of the format. If two names would be equal, both keep their old
+    suffix before it (``a.jpg.png``). If that is taken too, a number is inserted.
     """
     owners = {_key(copy): index for index, copy in enumerate(_copied_names(names))}
     chosen: dict[int, PurePosixPath] = {}

@@ -1,4 +1,4 @@
-"""What shows the gain: strips of before, after and difference, and a page with sliders."""
+"""Comparisons: strips of before, after and difference, and a page with sliders."""
 
 import base64
 import html
@@ -19,18 +19,18 @@ _CROP = 96
 _ZOOM = 4
 _CROPS = 2
 _GAIN = 4
-"""By which the difference is magnified, around grey."""
+"""Factor by which the difference is magnified, around grey."""
 
 _LARGEST_IN_PAGE = 1600
 
 
 def write_comparison(path: Path, before: Picture, after: Picture) -> None:
-    """Write before, after and difference side by side, whole and where they differ most.
+    """Write before, after and difference side by side, whole and in the parts that differ most.
 
     Args:
         path: A PNG file.
         before: The input.
-        after: The restored picture; an enlarged one is compared with the input enlarged.
+        after: The restored image. If it is larger, the input is enlarged for the comparison.
     """
     panels = _panels(before, after)
     rows = [[_fitted(panel) for panel in panels]]
@@ -43,10 +43,10 @@ def write_comparison(path: Path, before: Picture, after: Picture) -> None:
 
 
 class Report:
-    """A page of all pairs of a batch in one file, which needs no network to be looked at.
+    """A page with all pairs of a batch in one file, images included.
 
     Args:
-        path: Where it goes.
+        path: The HTML file to write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +54,7 @@ class Report:
         self._sections: list[str] = []
 
     def add(self, name: str, note: str, before: Picture, after: Picture) -> None:
-        """Add a pair; larger pictures are shrunk to 1600 pixels."""
+        """Add a pair; larger images are reduced to 1600 pixels."""
         first, second, _ = _panels(before, after)
         width, height = second.size
         shown = min(1.0, _LARGEST_IN_PAGE / max(width, height))
@@ -62,7 +62,9 @@ class Report:
         pictures = [
             _as_url(image.resize(size) if shown < 1 else image) for image in (first, second)
         ]
-        shown_name = os.fsencode(name).decode("utf-8", "replace")  # a page is UTF-8, names need not
+        shown_name = os.fsencode(name).decode(
+            "utf-8", "replace"
+        )  # file names need not be UTF-8, the page is
         caption = " · ".join(
             html.escape(part) for part in (shown_name, f"{width} × {height}", note) if part
         )
@@ -76,10 +78,10 @@ class Report:
         )
 
     def write(self) -> None:
-        """Write the page, also for no pictures."""
+        """Write the page, even without images."""
         count = len(self._sections)
         body = "\n".join(self._sections)
-        text = _PAGE.replace("COUNT", f"{count} picture{'' if count == 1 else 's'}")
+        text = _PAGE.replace("COUNT", f"{count} image{'' if count == 1 else 's'}")
         write_file(self.path, text.replace("BODY", body).encode())
 
 
@@ -108,7 +110,7 @@ figcaption { margin-bottom: .4rem; overflow-wrap: anywhere; }
 </head>
 <body>
 <h1>COUNT, before and after</h1>
-<p>Move over a picture to compare.</p>
+<p>Move the pointer over an image to compare.</p>
 BODY
 <script>
 for (const pair of document.querySelectorAll(".pair")) {
@@ -148,7 +150,7 @@ def _fitted(image: Image.Image) -> Image.Image:
 
 
 def _interesting(before: Image.Image, after: Image.Image) -> list[tuple[int, int, int, int]]:
-    """Return the squares in which the pictures differ most, none over another."""
+    """Return the squares in which the images differ most, without overlap."""
     if min(before.size) < _CROP:
         return []
     change = np.abs(np.asarray(after, np.int16) - np.asarray(before, np.int16)).sum(2)

@@ -1,7 +1,7 @@
-"""Photographs of scikit-image's wheel, compressed, restored, and shown side by side.
+"""Photographs of scikit-image, compressed, restored, and shown side by side.
 
-BasicSR depends on scikit-image, so they are always at hand; none is in the training images of the
-weights that the package carries.
+BasicSR requires scikit-image, so they are always available. None of them was used to train the
+bundled weights.
 """
 
 import io
@@ -29,14 +29,14 @@ class Showpiece:
     """A photograph, and the part of it that is shown."""
 
     name: str
-    """In ``skimage.data``, without the ending."""
+    """Name in ``skimage.data``, without suffix."""
     box: Box
     quality: int
     credit: str
 
     @property
     def path(self) -> Path:
-        """The file in the wheel."""
+        """The file of the photograph."""
         return photograph(self.name)
 
 
@@ -46,15 +46,15 @@ SHOWPIECES = (
     Showpiece("astronaut", (150, 30, 310, 150), 20, "NASA, public domain"),
     Showpiece("astronaut", (300, 330, 460, 450), 10, "NASA, public domain"),
 )
-"""Those whose licence lets anybody show them anywhere."""
+"""Photographs whose licence allows showing them anywhere."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What became of one."""
+    """A restored photograph, with its PSNR."""
 
     strip: Image.Image
-    """JPEG, restored, original."""
+    """JPEG, restored image and original, side by side."""
     before: float
     """PSNR of the whole JPEG in dB."""
     after: float
@@ -66,7 +66,7 @@ def photograph(name: str) -> Path:
 
 
 def show(restorer: Restorer, piece: Showpiece, zoom: int = 2) -> Shown:
-    """Compress a photograph by Pillow's JPEG, restore it, and put its part side by side."""
+    """Compress a photograph as JPEG, restore it, and put parts of both beside the original."""
     with Image.open(piece.path) as image:
         original = image.convert("RGB")
     buffer = io.BytesIO()
@@ -84,7 +84,7 @@ def show(restorer: Restorer, piece: Showpiece, zoom: int = 2) -> Shown:
 
 
 def stacked(strips: Sequence[Image.Image]) -> Image.Image:
-    """Put strips below each other."""
+    """Stack strips vertically."""
     sheet = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
     top = 0
     for strip in strips:
@@ -94,7 +94,7 @@ def stacked(strips: Sequence[Image.Image]) -> Image.Image:
 
 
 def side_by_side(panels: Mapping[str, Image.Image], zoom: int) -> Image.Image:
-    """Put pictures of one size beside each other, magnified without smoothing, with captions."""
+    """Put images of the same size side by side, enlarged without smoothing, with captions."""
     first = next(iter(panels.values()))
     width, height = zoom * first.width, zoom * first.height
     strip = Image.new("RGB", (width * len(panels), height + _CAPTION), "white")

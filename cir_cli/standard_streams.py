@@ -1,4 +1,4 @@
-"""Standard output and error of the command where nobody takes them: a closed pipe, a full disk."""
+"""Standard output and error of the command when writing fails: a closed pipe, a full disk."""
 
 import errno
 import io
@@ -9,16 +9,16 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 BROKEN_PIPE = 128 + getattr(signal, "SIGPIPE", 13)
-"""Exit status of a command that the end of its reader has ended."""
+"""Exit status of a command whose reader has ended."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def run_watched(command: Callable[[], int]) -> int:
-    """Run a command, and tell by one line and the exit status what could not be written.
+    """Run a command; report output that cannot be written by one line and the exit status.
 
     Returns:
-        The command's status; 141 if the reader of a pipe has gone; 1 if standard output cannot be
+        The command's status; 141 if the reader of a pipe has ended; 1 if standard output cannot be
         written for another reason, or a file cannot be read or written.
 
     Raises:
@@ -48,7 +48,7 @@ def run_watched(command: Callable[[], int]) -> int:
 
 
 def _file_failed(error: OSError) -> int:
-    """Say which file could not be read or written, if the error tells; return the status."""
+    """Print which file could not be read or written, if the error says so; return the status."""
     if error.filename is None and error.errno not in _FULL:
         raise error
     name = "a file" if error.filename is None else error.filename
@@ -57,11 +57,11 @@ def _file_failed(error: OSError) -> int:
 
 
 class _Watched:
-    """Takes the place of a standard stream of this process, and remembers its first failure.
+    """Replaces a standard stream of this process and records its first failure.
 
-    A stream that is closed from the start is put to where writing fails (output) or is lost
-    (messages): Python has None for it, by which ``print(..., file=sys.stderr)`` would go to
-    standard output, and a file opened later would get its number.
+    A stream that is closed from the start is replaced by one on which writing fails (output) or is
+    discarded (messages). Python sets it to None; ``print(..., file=sys.stderr)`` would then go to
+    standard output, and a file opened later would get its descriptor.
     """
 
     def __init__(self, name: str, raises: bool) -> None:
@@ -72,18 +72,18 @@ class _Watched:
             number = os.open(os.devnull, os.O_RDONLY if raises else os.O_WRONLY)
         elif self._given is getattr(sys, f"__{name}__"):
             number = self._given.fileno()
-        else:  # someone else has taken its place, as tests do
+        else:  # something else has replaced it, such as a test
             return
         self._raw = _Raw(number, raises)
         setattr(sys, name, _text_stream(self._raw, self._given))
 
     @property
     def failure(self) -> OSError | None:
-        """Why something could not be written."""
+        """The first failure, if any."""
         return None if self._raw is None else self._raw.failure
 
     def flushed(self) -> bool:
-        """Write what is left; return whether that went well."""
+        """Flush the stream; return whether everything was written."""
         if self._raw is not None:
             try:
                 getattr(sys, self._name).flush()
@@ -92,12 +92,12 @@ class _Watched:
         return self.failure is None
 
     def put_back(self) -> None:
-        """Put the stream back that was there before."""
+        """Restore the original stream."""
         setattr(sys, self._name, self._given)
 
 
 class _Raw(io.FileIO):
-    """An open file that raises its first failure, or none, and loses everything from there on."""
+    """An open file that raises its first failure, or none, and discards everything afterwards."""
 
     def __init__(self, number: int, raises: bool) -> None:
         super().__init__(number, "w", closefd=False)
@@ -117,7 +117,7 @@ class _Raw(io.FileIO):
 
 
 def _text_stream(raw: _Raw, like: TextIO | None) -> TextIO:
-    """Return a text stream with the encoding and the buffering of another one."""
+    """Return a text stream with the encoding and buffering of another one."""
     if not isinstance(like, io.TextIOWrapper):
         return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="replace")
     like.flush()

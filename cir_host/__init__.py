@@ -1,7 +1,7 @@
-"""Ground floor of basicsr-cir: makes BasicSR importable and correct.
+"""The base of basicsr-cir: makes BasicSR importable and corrects its defects.
 
-Importing this package does not import BasicSR. As soon as anybody imports it,
-:mod:`cir_host.basicsr_import` supplies the modules that it misses and applies the patches of
+Importing this package does not import BasicSR. When something imports BasicSR,
+:mod:`cir_host.basicsr_import` supplies the modules that BasicSR lacks and applies the patches of
 :mod:`cir_host.patches`.
 """
 

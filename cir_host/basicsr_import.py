@@ -1,9 +1,9 @@
-"""The moment at which BasicSR is imported, whoever imports it: mended before, completed after.
+"""An import hook that patches BasicSR when something imports it.
 
-Networks, loading and restoring need nothing of BasicSR, whose import takes seconds. Importing a
-package of ours therefore imports BasicSR neither; it waits for whoever does. BasicSR is then made
-importable (:mod:`cir_host.compat`), imported, patched (:mod:`cir_host.patches`), and its registries
-receive what our packages register (:mod:`cir_host.registration`).
+Networks, loading and restoring do not need BasicSR, whose import takes seconds, so our packages do
+not import it. Whoever does triggers this hook: it supplies missing modules
+(:mod:`cir_host.compat`), imports BasicSR, applies the patches (:mod:`cir_host.patches`) and fills
+BasicSR's registries with what our packages register (:mod:`cir_host.registration`).
 """
 
 import importlib.util
@@ -17,16 +17,16 @@ from types import ModuleType
 _BASICSR = "basicsr"
 
 _waiting: list[str] = []
-"""Modules to import once BasicSR is there, as they register what BasicSR builds."""
+"""Modules to import after BasicSR, because they register classes that BasicSR builds."""
 
 _complete = False
 
 _begun = 0
-"""Modules of this package whose import has begun and not finished."""
+"""How many modules of this package are being imported."""
 
 
 def after_basicsr(module: str) -> None:
-    """Import a module once BasicSR is imported; at once where it is."""
+    """Import a module after BasicSR; now if BasicSR is already imported."""
     if _complete:
         import_module(module)
     else:
@@ -34,7 +34,7 @@ def after_basicsr(module: str) -> None:
 
 
 def watch() -> None:
-    """Wait for the import of BasicSR; complete it at once where it is imported already."""
+    """Install the import hook; if BasicSR is already imported, complete it now."""
     if _BASICSR in sys.modules:
         complete()
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -42,10 +42,10 @@ def watch() -> None:
 
 
 def complete() -> None:
-    """Patch BasicSR, which is imported, and fill its registries.
+    """Patch the imported BasicSR and fill its registries.
 
-    Where a module of this package imports BasicSR, this waits for the end of that module: patches
-    may need it.
+    While a module of this package is being imported, this does nothing and is called again
+    afterwards, since the patches may need that module.
     """
     global _complete
     if _begun:
@@ -61,7 +61,7 @@ def complete() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds BasicSR and this package as all other finders do, with our loader around theirs."""
+    """Finds BasicSR and this package like the standard finders, and wraps their loaders."""
 
     def __init__(self) -> None:
         self._asking = False
@@ -87,7 +87,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Wrapper(Loader):
-    """Does what another loader does, unless a subclass says otherwise."""
+    """A loader that delegates to another one."""
 
     def __init__(self, original: Loader) -> None:
         self._original = original
@@ -100,7 +100,7 @@ class _Wrapper(Loader):
 
 
 class _Loader(_Wrapper):
-    """Runs BasicSR's own loader between what comes before and after."""
+    """Supplies missing modules, runs BasicSR's own loader, then completes BasicSR."""
 
     def exec_module(self, module: ModuleType) -> None:
         from cir_host.compat import supply_missing_modules, warnings_stay_warnings
@@ -112,7 +112,7 @@ class _Loader(_Wrapper):
 
 
 class _OwnLoader(_Wrapper):
-    """Completes BasicSR after a module of this package that has imported it."""
+    """Completes BasicSR after a module of this package has imported it."""
 
     def exec_module(self, module: ModuleType) -> None:
         global _begun

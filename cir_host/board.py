@@ -1,4 +1,4 @@
-"""TensorBoard's writer, which must not end a training."""
+"""TensorBoard's writer, whose failure must not end a training."""
 
 import logging
 from collections.abc import Callable
@@ -9,7 +9,7 @@ _logger = logging.getLogger("basicsr")
 
 
 def survive_full_disk(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``init_tb_logger`` return a writer of which a failure is one error in the log."""
+    """Make ``init_tb_logger`` return a writer whose first failure is logged once, not raised."""
 
     @wraps(original)
     def init_tb_logger(log_dir: str) -> Any:
@@ -19,7 +19,7 @@ def survive_full_disk(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Survivor:
-    """Passes calls on to a writer until one of them fails."""
+    """Passes calls to a writer until one of them fails."""
 
     def __init__(self, writer: Any, folder: str) -> None:
         self._writer = writer
@@ -35,7 +35,7 @@ class _Survivor:
             except OSError as error:
                 self._failed = True
                 _logger.error(
-                    "%s: cannot be written (%s); TensorBoard shows nothing from here on.",
+                    "%s: cannot be written (%s); TensorBoard gets no further values.",
                     self._folder,
                     error.strerror or error,
                 )

@@ -1,4 +1,4 @@
-"""Checkpoints read safely, whatever holds the weights, and loaded with a report."""
+"""Reading checkpoints of any format safely, and loading them into networks with a report."""
 
 import logging
 import warnings
@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,34 +19,52 @@ from cir_host.file_names import printable
 _logger = logging.getLogger("basicsr")
 
 _BY_BASICSR = ("params_ema", "params")
-"""Keys of BasicSR's containers. It asks for them on its own account, so they are wishes."""
+"""Keys of BasicSR's containers. BasicSR requests these by default, so they are preferences."""
 
 NETWORK_KEY = "network_g"
-"""Where a file holds its network: the section of an options file as JSON."""
+"""Key of the network's section of the options, stored as JSON."""
 
 _CONTAINER_KEYS = (*_BY_BASICSR, "state_dict", "model_state_dict", "model", "net")
 
 _WRAPPERS = ("module.", "_orig_mod.")
-"""What parallel training and the compiler put before the names of a network."""
+"""Prefixes that parallel training and ``torch.compile`` add to the names of tensors."""
 
 _OWNERS = ("net.", "netG.", "net_g.", "model.", "model_g.", "generator.")
-"""What a network is called in the module that trains it, such as Lightning's."""
+"""Prefixes of the network in a module that trains it, such as Lightning's."""
 
 _PLAIN = (int, float, str, type(None))
-"""What may stand beside the tensors of a state dict, such as ``epoch: 3``; it is left out."""
+"""Values such as ``epoch: 3`` that may stand beside the tensors of a state dict; ignored."""
 
 _DERIVED_MASKS = ("attn_mask",)
-"""Float buffers that a constructor computes (SwinIR's and HAT's shift masks)."""
+"""Float buffers that the constructor computes (the shift masks of SwinIR and HAT)."""
 
 _LARGEST_REPEATED = 1 << 30
-"""Bytes of a tensor that repeats its numbers; a larger one is no weight and may fill the memory."""
+"""Most bytes of a tensor that is larger than its storage; loading a larger one may fill memory."""
 
 
-finders: list[Callable[[Path], Path | None]] = []
-"""Ask for a file that is not there under the name given. Whoever ships weights adds to the list."""
+Finder: TypeAlias = Callable[[Path], Path | None]
+"""Returns the checkpoint that a name stands for, or None if the name is not its own."""
 
-describers: list[Callable[[Mapping[str, Tensor]], str | None]] = []
-"""Ask what a state dict looks like, for messages. Whoever knows networks adds to the list."""
+Describer: TypeAlias = Callable[[Mapping[str, Tensor]], str | None]
+"""Says what network a state dict looks like, or None if it does not know it."""
+
+_finders: list[Finder] = []
+_describers: list[Describer] = []
+
+
+def register_finder(find: Finder) -> Finder:
+    """Let a package that ships weights find them by name; a decorator.
+
+    This package lies below the ones that hold weights and know networks, so it cannot import them.
+    """
+    _finders.append(find)
+    return find
+
+
+def register_describer(describe: Describer) -> Describer:
+    """Let a package that knows networks add a hint to the errors of loading; a decorator."""
+    _describers.append(describe)
+    return describe
 
 
 @dataclass(frozen=True)
@@ -54,26 +72,26 @@ class Checkpoint:
     """The weights in a file, and how it holds them."""
 
     state: dict[str, Tensor]
-    """Tensors by name, without the prefixes of whatever wrapped the network."""
+    """Tensors by name, without prefixes of wrappers."""
     container: str
     """``safetensors``, ``zip`` (torch.save since 1.6) or ``legacy`` (before)."""
     keys: tuple[str, ...]
-    """Where in the file there are state dicts; none where the file is one."""
+    """Keys of the state dicts in the file; empty if the file is a state dict itself."""
     key: str | None
-    """The one that ``state`` is from."""
+    """The key that ``state`` comes from."""
     prefix: str
-    """What was taken off the names."""
+    """The prefix that was removed from the names."""
     metadata: Mapping[str, str]
-    """Text that the file holds beside the tensors."""
+    """Text that is stored beside the tensors."""
     member: str | None = None
-    """The file in the zip archive that was given, if it was one."""
+    """The file within the zip archive, if the given file was one."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the tensors of a checkpoint and of a network; names in the network's terms.
+    """Which tensors of a checkpoint were loaded into a network.
 
-    Indices, counters and masks, which a network computes itself, are left out.
+    Indices, counters and masks, which a network computes itself, are not counted.
     """
 
     loaded: tuple[str, ...]
@@ -82,15 +100,15 @@ class LoadReport:
     unexpected: tuple[str, ...]
     """In the file, not in the network."""
     mismatching: tuple[str, ...]
-    """In both, of different shapes; with the shapes."""
+    """In both, but of different shapes; with the shapes."""
     parameters: int
-    """Numbers that were loaded into parameters."""
+    """Parameters that were loaded (scalars)."""
     all_parameters: int
-    """Numbers that the network's parameters hold."""
+    """Parameters of the network (scalars)."""
 
     @property
     def complete(self) -> bool:
-        """Whether the network has no tensor left that the file should have given."""
+        """Whether every tensor of the network was loaded."""
         return not self.missing and not self.mismatching
 
     def __str__(self) -> str:
@@ -106,37 +124,38 @@ class LoadReport:
 
 
 def locate(path: Path) -> Path:
-    """Return the file itself, or the one that is meant by its name; it need not be there.
+    """Return the path itself if it exists, else the bundled weights of that name, if any.
 
     Raises:
-        UserError: The name could be one of :data:`finders`' and is not.
+        UserError: The path does not exist, and looks like the name of bundled weights that are not
+            there either.
     """
-    with suppress(OSError):  # a name that no file can have; opening it says why
+    with suppress(OSError):  # an impossible file name; opening it will say why
         if not path.exists():
-            return next((file for find in finders if (file := find(path))), path)
+            return next((file for find in _finders if (file := find(path))), path)
     return path
 
 
 def read_checkpoint(
     path: Path | str, key: str | None = None, names: Iterable[str] = ()
 ) -> Checkpoint:
-    """Read the weights in a file onto the CPU, without running anything that it holds.
+    """Read weights from a file onto the CPU, without executing anything in it.
 
     Args:
-        path: A file of ``torch.save``, old or new format, or of safetensors, whatever its name; or
-            a zip archive with one such file in it. It holds a state dict, beside which there may be
-            plain values, or a container with one under ``params_ema``, ``params``, ``state_dict``,
-            ``model_state_dict``, ``model``, ``net`` or its only key; the first of these that is
-            there is taken. Where there is no such file, a name without a folder
-            (``promptcir_s_x1`` or ``promptcir_s_x1.safetensors``) is one of ``cir_weights``.
-        key: The container's key. ``params`` and ``params_ema`` are preferred if there, as in
-            BasicSR, which asks for one of them by default; any other must be there.
-        names: Those of the network that the weights are for. Without them, ``net.`` or another
-            usual prefix of all names is taken off; with them, only if they do not have it too.
+        path: A file of ``torch.save``, old or new format, or of safetensors, with any suffix; or a
+            zip archive with one such file in it. It holds a state dict, which may include plain
+            values, or a container with one under ``params_ema``, ``params``, ``state_dict``,
+            ``model_state_dict``, ``model``, ``net`` or its only key; the first of these that exists
+            is used. If there is no such file, a name without a folder (``promptcir_s_x1`` or
+            ``promptcir_s_x1.safetensors``) stands for bundled weights.
+        key: The container's key. ``params`` and ``params_ema`` are preferences, as BasicSR requests
+            one of them by default; any other key must exist.
+        names: The names in the state dict of the network that will get the weights. A usual prefix
+            of all names, such as ``net.``, is removed unless these names have it too.
 
     Raises:
-        UserError: The file is missing, damaged, no checkpoint, or holds other objects than tensors
-            and plain values; or the key is not there.
+        UserError: The file is missing, damaged, not a checkpoint, or holds other objects than
+            tensors and plain values; or the key does not exist.
     """
     path = locate(Path(path))
     source = printable(str(path))
@@ -157,7 +176,7 @@ def read_checkpoint(
 
 
 def read_state_dict(path: Path | str, key: str | None = None) -> dict[str, Tensor]:
-    """Return the tensors in a file by name; arguments and errors as in :func:`read_checkpoint`."""
+    """Return the tensors of a file by name; see :func:`read_checkpoint`."""
     return read_checkpoint(path, key).state
 
 
@@ -166,24 +185,23 @@ def load_into(
 ) -> LoadReport:
     """Load a state dict into a network.
 
-    Integer and boolean buffers, which are indices and counters, and masks that the network computes
-    itself count as neither missing nor unexpected.
+    Integer and boolean buffers (indices, counters) and masks that the network computes itself count
+    as neither missing nor unexpected.
 
     Args:
         net: The network, unwrapped.
-        state: As :func:`read_checkpoint` gives it.
-        strict: Every tensor of either side must find its partner. Otherwise what fits by name and
-            shape is loaded.
-        source: The file's name in messages.
-        testing: Whether figures will be reported: no tensor of the network may then be left as it
-            was initialised, strict or not.
+        state: As :func:`read_checkpoint` returns it.
+        strict: Require that names and shapes match exactly. Otherwise load the tensors that fit.
+        source: The file's name for messages.
+        testing: Whether the network will be measured. Every tensor of the network must then be
+            loaded, strict or not.
 
     Returns:
-        What was loaded. An incomplete load in training is logged as a warning.
+        What was loaded. In training, an incomplete load is logged as a warning.
 
     Raises:
-        UserError: Tensors have no partner and ``strict`` or ``testing`` forbids it, or none has;
-            or what was loaded holds NaN or infinity.
+        UserError: Names or shapes differ and ``strict`` or ``testing`` forbids it, or nothing fits;
+            or loaded tensors hold NaN or infinity.
     """
     present = net.state_dict()
     parameters = {name for name, _ in net.named_parameters()}
@@ -200,7 +218,7 @@ def load_into(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*meta parameter.*is a no-op")
             result = net.load_state_dict(fitting, strict=False)
-    except RuntimeError as error:  # shapes that a network's own loading brings about
+    except RuntimeError as error:  # from a network that has its own way of loading
         raise UserError(
             f"{source} does not fit {network}: {' '.join(str(error).split())}{_hint(state)}"
         ) from error
@@ -215,25 +233,28 @@ def load_into(
         all_parameters=sum(p.numel() for p in net.parameters()),
     )
     if strict and not (report.complete and not report.unexpected):
-        advice = "" if testing or not loaded else "; strict_load_g: false would load what fits"
+        advice = (
+            "" if testing or not loaded else "; set path.strict_load_g: false to load what fits"
+        )
         raise UserError(f"{source} does not fit {network}: {report}{advice}{_hint(state)}")
     if testing and not report.complete:
         raise UserError(
-            f"{source} does not fill {network}: {report}; figures of a partly random network would"
-            f" mean nothing{_hint(state)}"
+            f"{source} does not fill {network}: {report}; a test would measure a partly random"
+            f" network{_hint(state)}"
         )
     if weights and not loaded:
         raise UserError(f"{source}: nothing in it fits {network}: {report}{_hint(state)}")
     refuse_not_finite({name: present[name] for name in loaded}, source)
     if not report.complete:
-        _logger.warning("%s fills %s only in part: %s.", source, network, report)
+        _logger.warning("%s fills only part of %s: %s.", source, network, report)
     return report
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the weights that hold NaN or infinity.
 
-    Masks that the network computes itself may, and tensors without memory hold nothing.
+    Masks that the network computes itself may hold infinity, and tensors on the device ``meta``
+    have no values; both are skipped.
     """
     return [
         name
@@ -243,11 +264,11 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def refuse_not_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that give no image.
+    """Refuse weights that hold NaN or infinity.
 
     Args:
         tensors: As :func:`not_finite` takes them.
-        source: The file's name in messages.
+        source: The file's name for messages.
 
     Raises:
         UserError: A weight holds NaN or infinity.
@@ -260,7 +281,7 @@ def refuse_not_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def about_not_finite(names: Sequence[str], number: int) -> str:
-    """Say which of a number of tensors hold NaN or infinity."""
+    """Say how many of ``number`` tensors hold NaN or infinity, and name the first."""
     return (
         f"{len(names)} of {number} tensors hold NaN or infinity (first {shown(names[0])}): the"
         " file is damaged, or the training diverged"
@@ -268,7 +289,7 @@ def about_not_finite(names: Sequence[str], number: int) -> str:
 
 
 def load_any_container(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``BaseModel.load_network`` read safely, name faults, and never test half a network.
+    """Make ``BaseModel.load_network`` read any checkpoint safely, and never test half a network.
 
     Raises:
         UserError: As :func:`read_state_dict` and :func:`load_into`.
@@ -287,18 +308,18 @@ def load_any_container(original: Callable[..., Any]) -> Callable[..., Any]:
         file = read_checkpoint(load_path, wanted, net.state_dict())
         source = printable(str(load_path))
         report = load_into(net, file.state, strict, source, testing=not self.is_train)
-        part = "" if file.key is None else f", its {shown(file.key)}"
+        part = "" if file.key is None else f", key {shown(file.key)}"
         _logger.info("%s: %s, loaded from %s%s", type(net).__name__, report, source, part)
 
     return load_network
 
 
 def _wanted_key(paths: Mapping[str, Any], load_path: str, param_key: str | None) -> str | None:
-    """Tell which key the options mean where BasicSR asks for ``param_key``.
+    """Return the key that the options mean when BasicSR asks for ``param_key``.
 
-    It asks for ``params`` where the options name no key, and for ``params_ema`` for its averaged
-    network always. A run that is resumed goes on with both as they were. Otherwise a key in the
-    options counts for both networks, and without one averaged weights are preferred.
+    BasicSR asks for ``params`` if the options name no key, and always for ``params_ema`` for its
+    EMA network. A resumed run takes each network from its own key. Otherwise a key in the options
+    applies to both networks, and without one EMA weights are preferred.
     """
     labels = [
         name.removeprefix("pretrain_network_")
@@ -316,7 +337,7 @@ def _wanted_key(paths: Mapping[str, Any], load_path: str, param_key: str | None)
 
 
 def _is_derived(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor that is no parameter is no weight: the network computes it, or counts."""
+    """Whether a buffer is no weight: an index, a counter, or a mask that the network computes."""
     return not _has_fractions(tensor) or name.rpartition(".")[2] in _DERIVED_MASKS
 
 
@@ -327,23 +348,23 @@ def _has_fractions(tensor: Tensor) -> bool:
 def _is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity.
 
-    If it does its sum does too, and is found ten times as fast; the sum of large numbers may
-    overflow all the same.
+    A finite sum proves it, and takes a tenth of the time. The sum of large finite values may
+    overflow, so any other sum needs the slow check.
     """
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    if tensor.itemsize == 1:  # float8, which PyTorch does not add
+    if tensor.itemsize == 1:  # float8, which PyTorch cannot sum
         tensor = tensor.float()
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _difference(name: str, given: Tensor, own: Tensor, is_parameter: bool) -> str | None:
-    """Say why a tensor of a file cannot be loaded into the network's; None if it can."""
+    """Say why a tensor cannot be loaded into the network's tensor; None if it can."""
     if given.shape != own.shape:
         theirs, ours = _shape(given), _shape(own)
     elif (given.is_complex() and not own.is_complex()) or (
         is_parameter and not _has_fractions(given)
-    ):  # PyTorch would take the real part, and integers for the values that they stand for
+    ):  # PyTorch would silently drop the imaginary part, or load quantised integers as values
         theirs, ours = _dtype(given), _dtype(own)
     else:
         return None
@@ -359,7 +380,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _hint(state: Mapping[str, Tensor]) -> str:
-    texts = (describe(state) for describe in describers)
+    texts = (describe(state) for describe in _describers)
     return next((f". {text[0].upper()}{text[1:]}" for text in texts if text), "")
 
 
@@ -377,7 +398,7 @@ def _state_dict_in(
     state, found = content, None
     seen = set()
     while not _is_state(state) and id(state) not in seen:
-        seen.add(id(state))  # a pickle may hold itself
+        seen.add(id(state))  # a pickle may contain itself
         only = tuple(map(str, state)) if len(state) == 1 else ()
         inner = next((k for k in (*wanted, *only) if isinstance(_under(k, state), Mapping)), None)
         if inner is None:
@@ -388,31 +409,31 @@ def _state_dict_in(
 
 
 def _under(key: str, content: Mapping[Any, Any]) -> Any:
-    """Return what stands under a key, which may be a number in the file."""
+    """Return the value of a key, which may be a number in the file."""
     return content.get(key, next((v for k, v in content.items() if str(k) == key), None))
 
 
 def _is_state(content: Mapping[Any, Any]) -> bool:
-    """Whether there are tensors, and beside them nothing but plain values."""
+    """Whether a mapping holds tensors, and otherwise only plain values."""
     values = [value for value in content.values() if not isinstance(value, _PLAIN)]
     return bool(values) and all(isinstance(value, Tensor) for value in values)
 
 
 def _why_no_state(content: Mapping[Any, Any], keys: Sequence[str]) -> str:
     if "optimizers" in content:
-        return "it is a training state, without a network; give models/net_g_NUMBER.pth"
+        return "it is a training state without a network; give models/net_g_NUMBER.pth instead"
     if len(keys) > 1:
-        return f"it holds several ({some_of(keys)}); give the key of one"
+        return f"it holds several ({some_of(keys)}); give the key of one of them"
     strangers = [name for name, value in content.items() if not isinstance(value, Tensor)]
     objects = [name for name in strangers if not isinstance(content[name], _PLAIN)]
     names = [shown(repr(name)) for name in (*objects, *strangers)]
-    return f"{names[0]} in it is no tensor" if names else "it is empty"
+    return f"{names[0]} in it is not a tensor" if names else "it is empty"
 
 
 def _unusable(tensor: Tensor) -> str | None:
-    """Say why a tensor cannot be a weight; None if it is an ordinary one."""
+    """Say why a tensor cannot be a weight; None if it can."""
     if tensor.is_meta:
-        return "has a shape, but no numbers (it was saved from the device meta)"
+        return "has a shape but no values (it was saved from the device meta); save it with values"
     kind = None
     if tensor.is_nested:
         kind = "nested"
@@ -421,15 +442,15 @@ def _unusable(tensor: Tensor) -> str | None:
     elif not _is_number(tensor.dtype):
         kind = _dtype(tensor)
     if kind is not None:
-        return f"is {kind}, which no network takes; save it as a dense tensor of floating point"
+        return f"is {kind}, which no network takes; save it as a dense floating-point tensor"
     if tensor.nbytes > max(tensor.untyped_storage().nbytes(), _LARGEST_REPEATED):
-        return f"claims {tensor.numel():,} numbers and holds fewer; save it whole"
+        return f"claims {tensor.numel():,} values but stores fewer; save all of them"
     return None
 
 
 @cache
 def _is_number(dtype: torch.dtype) -> bool:
-    """Whether a type is no packed or quantised one, whose values depend on more than the bits."""
+    """Whether a dtype is neither packed nor quantised."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some are experimental
@@ -442,10 +463,10 @@ def _is_number(dtype: torch.dtype) -> bool:
 def _without_prefixes(
     state: Mapping[Any, Tensor], names: Set[str], trained_by_others: bool
 ) -> tuple[dict[str, Tensor], str]:
-    """Take off what wrapped or owned the network; return the prefixes that all names had.
+    """Remove prefixes of wrappers and owners; return the state dict and the removed prefix.
 
-    Where a training program saved more than the network (losses, a discriminator), only what
-    stands under the network's usual name is kept.
+    If a training program saved more than the network (losses, a discriminator), only the tensors
+    under the network's usual prefix are kept.
     """
     prefix = ""
     bare = {str(name): value for name, value in state.items()}
@@ -459,7 +480,7 @@ def _without_prefixes(
         start = common[0]
         prefix += start
         bare = {n.removeprefix(start): v for n, v in bare.items() if n.startswith(start)}
-    if not any("_orig_mod." in name for name in names):  # parts that were compiled alone
+    if not any("_orig_mod." in name for name in names):  # submodules that were compiled alone
         bare = {name.replace("_orig_mod.", ""): value for name, value in bare.items()}
     return {name.removeprefix("module."): value for name, value in bare.items()}, prefix
 

@@ -1,4 +1,4 @@
-"""Files that hold checkpoints, read safely; their content tells what they are, not their names."""
+"""Reading checkpoint files safely; the content, not the suffix, decides the format."""
 
 import pickle
 import re
@@ -20,7 +20,7 @@ from cir_host.errors import UserError
 from cir_host.file_names import printable
 
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".safetensors")
-"""Endings of checkpoints, by which one is found in a zip archive."""
+"""Suffixes by which a checkpoint is found in a zip archive."""
 
 _ARCHIVES = {
     "gzip": rb"\x1f\x8b",
@@ -37,61 +37,61 @@ _OTHER_FORMATS = {
     "a GGUF file": rb"GGUF",
     "a NumPy array": rb"\x93NUMPY",
 }
-"""How the files of other programs begin."""
+"""First bytes of other programs' files."""
 
 _PICKLE = 0x80
-"""How pickles begin, those of torch.save too."""
+"""First byte of pickles, including those of ``torch.save``."""
 
 _MOST_PACKED = 100
-"""How many times smaller weights may become in a zip archive; zeros become 1000 times smaller."""
+"""Highest compression ratio of weights in a zip archive; zeros reach 1000."""
 
 _LONGEST_HEADER = 100_000_000
-"""Bytes; safetensors takes none beyond."""
+"""Bytes; the limit of safetensors."""
 
 
 def shown(name: object) -> str:
-    """Return a name from inside a file for a message, cut if it is very long."""
+    """Return a name from inside a file, fit for a message: printable, and cut if very long."""
     text = printable(str(name))
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def some_of(names: Iterable[object], most: int = 3) -> str:
-    """Return the first of some names from inside a file for a message."""
+    """Return the first few of several names from inside a file, fit for a message."""
     words = [shown(name) for name in names]
     return ", ".join([*words[:most], *(["..."] if len(words) > most else [])])
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """What a file holds, before anybody looks for a state dict in it."""
+    """The content of a file, before a state dict is searched in it."""
 
     content: Any
-    """Whatever was saved, usually a mapping."""
+    """The saved object, usually a mapping."""
     container: str
     """``safetensors``, ``zip`` (torch.save since 1.6) or ``legacy`` (before)."""
     metadata: Mapping[str, str]
-    """Text that it holds beside tensors."""
+    """Text that is stored beside the tensors."""
     member: str | None = None
-    """The file in the zip archive that was given, if it was one."""
+    """The file within the zip archive, if the given file was one."""
 
 
 def read_file(path: Path) -> CheckpointFile:
-    """Read a file onto the CPU, without running anything that it holds.
+    """Read a file onto the CPU, without executing anything in it.
 
     Args:
         path: A file of ``torch.save``, old or new format, or of safetensors; or a zip archive with
             one of them in it.
 
     Raises:
-        UserError: The file is missing, damaged, no checkpoint, or holds other objects than tensors
-            and plain values.
+        UserError: The file is missing, damaged, not a checkpoint, or holds other objects than
+            tensors and plain values.
     """
     source = printable(str(path))
     try:
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # opening a pipe may wait for ever
+        if not stat.S_ISREG(mode):  # opening a pipe may block forever
             what = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-            raise UserError(f"{source}: {what}, not a file")
+            raise UserError(f"{source}: is {what}, not a file")
         return _read(path, source, unpacked=False)
     except FileNotFoundError as error:
         raise UserError(f"{source}: no such file") from error
@@ -100,7 +100,7 @@ def read_file(path: Path) -> CheckpointFile:
 
 
 def _read(path: Path, source: str, unpacked: bool) -> CheckpointFile:
-    """Read a file of any kind, which its content tells; one that was unpacked holds no archive."""
+    """Read a file of any format; an unpacked one may not be an archive again."""
     with path.open("rb") as file:
         head = file.read(512)
     _refuse_other_files(head, source)
@@ -125,7 +125,7 @@ def _load_safetensors(path: Path, source: str) -> CheckpointFile:
 
 @contextmanager
 def _utf8_name(path: Path) -> Iterator[Path]:
-    """Give a file a name that is UTF-8, as safetensors opens no other."""
+    """Give a file a UTF-8 name, since safetensors opens no other."""
     if str(path).isprintable():
         yield path
         return
@@ -137,20 +137,22 @@ def _utf8_name(path: Path) -> Iterator[Path]:
 
 def _load_pickled(path: Path, source: str, container: str) -> CheckpointFile:
     try:
-        # given a path, PyTorch would go by its ending
+        # given a path, PyTorch would decide by the suffix
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what the caller refuses, or what is harmless
+            warnings.simplefilter(
+                "ignore"
+            )  # the caller refuses what they warn of, or it is harmless
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         stranger = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
         if stranger is None:
             raise UserError(f"{source}: damaged, or not a PyTorch checkpoint") from error
         raise UserError(
-            f"{source}: holds Python objects ({shown(stranger[1])}) beside tensors, which may"
-            " run any code; if you trust its source, load it with torch.load(...,"
-            " weights_only=False) and save its state dict"
+            f"{source}: holds Python objects ({shown(stranger[1])}), which may run any code; if you"
+            " trust its source, load it with torch.load(..., weights_only=False) and save its state"
+            " dict"
         ) from error
-    except Exception as error:  # of any kind, as damage makes other instructions of a pickle's
+    except Exception as error:  # of any type, as damage turns into arbitrary instructions
         raise _damaged(source, error) from error
     values: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
     metadata = {str(k): v for k, v in values.items() if isinstance(v, str)}
@@ -162,16 +164,16 @@ def _damaged(source: str, error: Exception) -> UserError:
 
 
 def reason(error: Exception) -> str:
-    """Return the first sentence of an error; PyTorch's reports go on for a page."""
+    """Return the first sentence of an error, since PyTorch's messages can fill a page."""
     text = re.sub(r"^\[enforce fail at \S+\] \. ", "", str(error))
     return shown(re.split(r"\.\s|\n", text)[0] or type(error).__name__)
 
 
 def _read_zip(path: Path, source: str, unpacked: bool) -> CheckpointFile:
-    """Read a file of ``torch.save``, which is a zip archive itself, or one that somebody zipped."""
+    """Read a file of ``torch.save``, which is a zip archive itself, or a zipped checkpoint."""
     try:
         archive = zipfile.ZipFile(path)
-    except Exception as error:  # of many kinds too
+    except Exception as error:  # of many types
         raise _damaged(source, error) from error
     with archive:
         members = archive.namelist()
@@ -179,46 +181,46 @@ def _read_zip(path: Path, source: str, unpacked: bool) -> CheckpointFile:
             _refuse_torchscript(members, source)
             return _load_pickled(path, source, "zip")
         if unpacked:
-            raise UserError(f"{source}: a zip archive in a zip archive; unpack it")
+            raise UserError(f"{source}: is a zip archive within a zip archive; unpack it")
         return _read_member(archive, _checkpoint_among(members, source), source)
 
 
 def _refuse_torchscript(members: Iterable[str], source: str) -> None:
     if any(re.match(r"[^/]+/code/", name) for name in members):
         raise UserError(
-            f"{source}: a TorchScript program, not a state dict; if you trust its source, load it"
-            " with torch.jit.load and save its state dict"
+            f"{source}: is a TorchScript program, not a state dict; if you trust its source, load"
+            " it with torch.jit.load and save its state dict"
         )
 
 
 def _checkpoint_among(members: Iterable[str], source: str) -> str:
-    """Return the only checkpoint among the files of a zip archive."""
+    """Return the name of the only checkpoint in a zip archive."""
     visible = [name for name in members if not PurePosixPath(name).name.startswith(".")]
     found = [name for name in visible if name.lower().endswith(_SUFFIXES)]
     if not found:
         holds = some_of(visible) or "nothing"
-        raise UserError(f"{source}: a zip archive without a checkpoint in it; it holds {holds}")
+        raise UserError(f"{source}: is a zip archive without a checkpoint; it holds {holds}")
     if len(found) > 1:
         raise UserError(
-            f"{source}: a zip archive of {len(found)} checkpoints ({some_of(found)}); unpack it and"
-            " give one of them"
+            f"{source}: is a zip archive of {len(found)} checkpoints ({some_of(found)}); unpack it"
+            " and give one of them"
         )
     return found[0]
 
 
 def _read_member(archive: zipfile.ZipFile, member: str, source: str) -> CheckpointFile:
     entry = archive.getinfo(member)
-    if entry.file_size > _MOST_PACKED * entry.compress_size:  # it might fill the disk
+    if entry.file_size > _MOST_PACKED * entry.compress_size:  # unpacking it might fill the disk
         raise UserError(
-            f"{source}: {shown(member)} in it would be {entry.file_size:,} bytes, packed as no"
-            " weights are; unpack it yourself and give the file"
+            f"{source}: {shown(member)} in it would unpack to {entry.file_size:,} bytes, far more"
+            " than weights do; unpack it yourself and give the file"
         )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "member"
         try:
             with archive.open(member) as packed, path.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked)
-        except Exception as error:  # each method of compression has its own
+        except Exception as error:  # each compression method has its own type
             raise UserError(
                 f"{source}: {shown(member)} in it cannot be unpacked ({reason(error)}); unpack"
                 " it yourself and give the file"
@@ -228,21 +230,23 @@ def _read_member(archive: zipfile.ZipFile, member: str, source: str) -> Checkpoi
 
 
 def _refuse_other_files(head: bytes, source: str) -> None:
-    """Name the usual things that lie where a checkpoint should."""
+    """Refuse files of other kinds that are often given by mistake, and name the kind."""
     if not head:
-        raise UserError(f"{source}: an empty file")
+        raise UserError(f"{source}: is empty; download or copy it again")
     if not head.strip(b"\0"):
         raise UserError(f"{source}: damaged (it begins with zeros); download or copy it again")
     if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{source}: a pointer of Git LFS; fetch the file itself by `git lfs pull`")
+        raise UserError(
+            f"{source}: is a Git LFS pointer; fetch the file itself with `git lfs pull`"
+        )
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise UserError(f"{source}: a web page, not a checkpoint; download the file itself")
+        raise UserError(f"{source}: is a web page, not a checkpoint; download the file itself")
     if all(byte >= 0x20 or byte in b"\t\r\n" for byte in head) and head[0] != _PICKLE:
-        raise UserError(f"{source}: a text file, not a checkpoint")
+        raise UserError(f"{source}: is a text file, not a checkpoint")
     for name, start in _ARCHIVES.items():
         if re.match(start, head):
-            raise UserError(f"{source}: packed by {name}; unpack it and give the checkpoint in it")
+            raise UserError(f"{source}: is packed with {name}; unpack it and give the checkpoint")
     for name, start in _OTHER_FORMATS.items():
         if re.match(start, head):
-            raise UserError(f"{source}: {name}, not a PyTorch checkpoint")
+            raise UserError(f"{source}: is {name}, not a PyTorch checkpoint")

@@ -1,4 +1,4 @@
-"""What BasicSR 1.4.2 and the packages around it need to be imported at all."""
+"""Fixes without which BasicSR 1.4.2 cannot be imported beside current packages."""
 
 import sys
 import warnings
@@ -10,11 +10,11 @@ from types import ModuleType
 
 
 def supply_missing_modules() -> None:
-    """Put stand-ins for removed modules into ``sys.modules``. Must run before ``import basicsr``.
+    """Put replacements of removed modules into ``sys.modules``; call it before importing BasicSR.
 
     - torchvision >= 0.17 has no ``transforms.functional_tensor``; BasicSR's
-      ``data/degradations.py`` takes ``rgb_to_grayscale`` from it.
-    - SciPy 2 has no ``ndimage.filters``; ``metrics/niqe.py`` takes ``convolve`` from it.
+      ``data/degradations.py`` imports ``rgb_to_grayscale`` from it.
+    - SciPy 2 has no ``ndimage.filters``; ``metrics/niqe.py`` imports ``convolve`` from it.
     """
     _stand_in("torchvision.transforms.functional_tensor", "torchvision.transforms.functional")
     _stand_in("scipy.ndimage.filters", "scipy.ndimage")
@@ -22,12 +22,12 @@ def supply_missing_modules() -> None:
 
 @contextmanager
 def warnings_stay_warnings() -> Iterator[None]:
-    """Show warnings as ever where ``PYTHONWARNINGS=error`` or ``-W error`` makes errors of them.
+    """Keep warnings from becoming errors under ``PYTHONWARNINGS=error`` or ``-W error``.
 
-    The packages that we import and call warn of their own code, which no user can change.
+    They concern the code of the packages that we import, which users cannot change.
     """
     if not any(action == "error" for action, *_ in warnings.filters):
-        yield  # what a package sets when it is imported shall stay
+        yield  # filters that a package sets on import must remain
         return
     with warnings.catch_warnings():
         warnings.simplefilter("default")

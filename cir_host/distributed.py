@@ -25,11 +25,11 @@ _START = {
 
 
 def any_device(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``init_dist`` use gloo where there is no GPU.
+    """Make ``init_dist`` use gloo if there is no GPU.
 
     Raises:
-        UserError: The process was not started by the launcher that the command names, or what the
-            launcher tells it is not sound, or the other processes cannot be reached.
+        UserError: The process was not started by the launcher that the command names, a variable
+            of the launcher is wrong, or the other processes cannot be reached.
     """
 
     @wraps(original)
@@ -40,7 +40,8 @@ def any_device(original: Callable[..., Any]) -> Callable[..., Any]:
             return
         if variable not in os.environ:
             raise UserError(
-                f"--launcher {launcher}: {variable} is not set; start the command by"
+                f"--launcher {launcher}: the environment variable {variable} is not set; start the"
+                f" command with"
                 f" `{_START[launcher]}`"
             )
         if launcher == "slurm":
@@ -56,32 +57,32 @@ def any_device(original: Callable[..., Any]) -> Callable[..., Any]:
         except (RuntimeError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"--launcher {launcher}: {place} does not reach the others ({reason}); start all"
-                " of them, with one MASTER_ADDR and a free MASTER_PORT"
+                f"--launcher {launcher}: {place} cannot reach the others ({reason}); start all of"
+                " them, with the same MASTER_ADDR and a free MASTER_PORT"
             ) from error
 
     return init_dist
 
 
 def refuse_lone_process() -> None:
-    """Refuse a process without ``--launcher`` that others were started beside.
+    """Refuse to run without ``--launcher`` as one of several processes.
 
     Each of them would take the folder of the run for its own.
 
     Raises:
-        UserError: A variable of torch's launcher says so, or is not sound.
+        UserError: A variable of torch's launcher says that there are several processes.
     """
     for variable, alone in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")):
         value = os.environ.get(variable) or alone
         if value != alone:
             raise UserError(
-                f"the environment variable {variable} is {value!r}, as where a launcher starts"
+                f"the environment variable {variable} is {value!r}, as if a launcher had started"
                 " several processes; add --launcher pytorch, or unset it"
             )
 
 
 def _place() -> str:
-    """Check what the launcher tells this process; return which one it is, for messages."""
+    """Check the launcher's variables; return which process this is, for messages."""
     rank = _number("RANK", 0)
     processes = _number("WORLD_SIZE", 1)
     if "LOCAL_RANK" in os.environ:
@@ -101,8 +102,8 @@ def _number(variable: str, least: int) -> int:
     value = _text(variable)
     if not value.isdecimal() or int(value) < least:
         raise UserError(
-            f"the environment variable {variable} is {value!r}, not an integer from {least} on;"
-            f" start the command by `{_START['pytorch']}`"
+            f"the environment variable {variable} is {value!r}, not an integer of at least"
+            f" {least}; start the command with `{_START['pytorch']}`"
         )
     return int(value)
 
@@ -112,17 +113,18 @@ def _text(variable: str) -> str:
     if not value:
         raise UserError(
             f"the environment variable {variable} is not set, but others of torch's launcher are;"
-            f" start the command by `{_START['pytorch']}`"
+            f" start the command with `{_START['pytorch']}`"
         )
     return value
 
 
 def _take_slurm_environment(port: int | None) -> None:
-    """Tell torch by its own variables what Slurm tells by others."""
+    """Set torch's environment variables from those of Slurm."""
     missing = [name for name in ("SLURM_NTASKS", "SLURM_NODELIST") if name not in os.environ]
     if missing:
         raise UserError(
-            f"--launcher slurm: {missing[0]} is not set; start the command by `{_START['slurm']}`"
+            f"--launcher slurm: the environment variable {missing[0]} is not set; start the command"
+            f" with `{_START['slurm']}`"
         )
     command = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
     try:
@@ -130,7 +132,8 @@ def _take_slurm_environment(port: int | None) -> None:
         os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise UserError(
-            f"--launcher slurm: `{' '.join(command)}` does not tell the nodes ({error})"
+            f"--launcher slurm: `{' '.join(command)}` does not list the nodes ({error}); run it in"
+            " a job of Slurm"
         ) from error
     if port is not None:
         os.environ["MASTER_PORT"] = str(port)
@@ -141,10 +144,10 @@ def _take_slurm_environment(port: int | None) -> None:
 
 
 def wrap_on_any_device(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``BaseModel.model_to_device`` distribute networks on CPUs, and those without weights.
+    """Make ``BaseModel.model_to_device`` distribute networks on CPUs, also fully frozen ones.
 
     Raises:
-        UserError: A CPU run in several processes that were connected for GPUs.
+        UserError: The run is on CPUs, but its process group is for GPUs.
     """
 
     @wraps(original)
@@ -153,13 +156,13 @@ def wrap_on_any_device(original: Callable[..., Any]) -> Callable[..., Any]:
             moved: nn.Module = original(self, net)
             return moved
         if not any(p.requires_grad for p in net.parameters()):
-            return net.to(self.device)  # torch refuses to wrap what has no gradient to share
+            return net.to(self.device)  # torch refuses to wrap a network without gradients
         if self.device.type != "cpu":
             wrapped: nn.Module = original(self, net)
             return wrapped
         if dist.get_backend() == "nccl":
             raise UserError(
-                "num_gpu: 0 in several processes needs a machine without visible GPUs; set the"
+                "num_gpu: 0 with several processes needs a machine without visible GPUs; set the"
                 " environment variable CUDA_VISIBLE_DEVICES to an empty value"
             )
         unused = self.opt.get("find_unused_parameters", False)
@@ -169,10 +172,10 @@ def wrap_on_any_device(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def on_bare_networks(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``BaseModel.validation`` run the networks without their distributing wrapper.
+    """Make ``BaseModel.validation`` run the networks without ``DistributedDataParallel``.
 
-    The wrapper's forward shares buffers among all processes, while BasicSR's image models validate
-    in one of them: the others then take the broadcast for their own next step, or never come.
+    The wrapper's forward pass broadcasts buffers to all processes, but BasicSR's image models
+    validate in one process only: it would wait for the others, or disturb their next step.
     """
 
     @wraps(original)
@@ -194,10 +197,12 @@ def _bare_networks(model: Any) -> Iterator[None]:
 
 
 def leave_group_at_end(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a pipeline that has come to its end disconnect its processes.
+    """Make a pipeline destroy its process group when it ends or is told to stop.
 
-    One that was told to stop does so too. One that fails does not: it would wait for the others,
-    which wait for it.
+    A process that fails does not, since it would wait for the others, which wait for it.
+
+    Raises:
+        UserError: Another process of the run has died.
     """
 
     @wraps(original)
@@ -211,7 +216,7 @@ def leave_group_at_end(original: Callable[..., Any]) -> Callable[..., Any]:
             if connected() and _PEER_LOST.search(str(error)):
                 raise UserError(
                     f"process {dist.get_rank()} has lost another process of this run, whose own"
-                    " message tells why; go on with --auto_resume"
+                    " message says why; resume with --auto_resume"
                 ) from error
             raise
         _leave_group()
@@ -220,7 +225,7 @@ def leave_group_at_end(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _PEER_LOST = re.compile(r"closed by peer|reset by peer|broken pipe|remote process exited", re.I)
-"""What gloo and nccl say when the other end of a connection is gone."""
+"""Messages of gloo and NCCL when the other end of a connection is gone."""
 
 
 def _leave_group() -> None:
@@ -229,14 +234,14 @@ def _leave_group() -> None:
 
 
 def connected() -> bool:
-    """Whether this process is one of several."""
+    """Whether this process belongs to a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process of the run. All of them must ask.
+    """Return whether the flag is set in any process of the run; all of them must call this.
 
-    It is exchanged between CPUs, so that no GPU is waited for.
+    The flags are exchanged between CPUs, so no process waits for its GPU.
     """
     if not connected():
         return flag

@@ -1,4 +1,4 @@
-"""Averaged weights (EMA) that are complete."""
+"""EMA weights that include buffers and frozen parameters."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -11,10 +11,10 @@ import torch
 def with_buffers(original: Callable[..., Any]) -> Callable[..., Any]:
     """Make ``BaseModel.model_ema`` copy the buffers of the trained network.
 
-    BasicSR averages the parameters only, so that batch norm's running statistics stay as they were
-    at the start. Buffers are copied as they are, not averaged. One of another shape is a cache for
-    the size of the last image, and left alone. Frozen parameters are copied too: averaged with
-    themselves, they would drift by rounding.
+    BasicSR averages only the parameters, so batch norm's running statistics would keep their
+    initial values. Buffers are copied, not averaged; a buffer of another shape is a cache for the
+    size of the last image and is left alone. Frozen parameters are copied too, since averaging
+    would make them drift by rounding.
     """
 
     @wraps(original)

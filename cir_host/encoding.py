@@ -1,4 +1,4 @@
-"""Text files of users, in the encoding in which their editor saved them."""
+"""Reading users' text files in the encoding in which their editor saved them."""
 
 import codecs
 from collections.abc import Callable
@@ -16,14 +16,14 @@ _MARKS = (
 
 
 def encoding_of(file: Path) -> str:
-    """Return the encoding that a file's byte order mark tells, and UTF-8 without one.
+    """Return the encoding that a file's byte order mark states; UTF-8 if it has none.
 
-    Notepad writes such a mark, and PowerShell's ``>`` writes UTF-16.
+    Notepad writes a mark, and PowerShell's ``>`` writes UTF-16.
 
     Raises:
         OSError: The file cannot be read.
     """
-    if not file.is_file():  # what is read from a pipe is gone
+    if not file.is_file():  # reading from a pipe would consume it
         return "utf-8"
     with file.open("rb") as stream:
         start = stream.read(4)
@@ -33,7 +33,7 @@ def encoding_of(file: Path) -> str:
 def open_in_its_encoding(original: Callable[..., Any]) -> Callable[..., Any]:
     """Make the ``open`` of a module of BasicSR independent of the locale.
 
-    A file is read, and written again, as its byte order mark says; others are UTF-8.
+    A file is read and rewritten in the encoding of its byte order mark; other files are UTF-8.
     """
 
     @wraps(original)
@@ -41,7 +41,7 @@ def open_in_its_encoding(original: Callable[..., Any]) -> Callable[..., Any]:
         if "b" not in mode:
             encoding = encoding_of(Path(file)) if "r" in mode else "utf-8"
             errors = "strict"
-            if mode != "r":  # the command line, written into a copy, may hold undecodable bytes
+            if mode != "r":  # BasicSR writes the command line, which may hold undecodable bytes
                 errors = "surrogateescape" if encoding.startswith("utf-8") else "backslashreplace"
             kwargs = {"encoding": encoding, "errors": errors, **kwargs}
         return original(file, mode, **kwargs)

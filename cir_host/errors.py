@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: the command prints them as one line, without a traceback."""
+"""Errors that the user can fix: the command prints them on one line, without a traceback."""
 
 
 class UserError(Exception):
@@ -6,8 +6,8 @@ class UserError(Exception):
 
 
 class OptionsError(UserError):
-    """An options file (YAML) that cannot be used as it stands."""
+    """A mistake in an options file."""
 
 
 class UndefinedMetric(UserError):
-    """A metric that has no value for this image, such as SSIM below 11 x 11 pixels."""
+    """A metric that is undefined for an image, such as SSIM below 11 x 11 pixels."""

@@ -1,4 +1,4 @@
-"""Names of files: short enough for every file system, distinct on it, and fit to be printed."""
+"""File names that are short enough, distinct on every file system, and printable."""
 
 import os
 import unicodedata
@@ -7,42 +7,42 @@ from hashlib import blake2b
 from pathlib import Path
 
 LONGEST_NAME = 255
-"""Bytes of the name of a file or folder, on nearly all file systems."""
+"""Bytes; the limit of nearly all file systems for the name of a file or folder."""
 
 
 def short_name(stem: str, ending: str = "", longest: int = LONGEST_NAME) -> str:
-    """Return ``stem + ending``, cut to fit where it is too long.
+    """Return ``stem + ending``, with the stem cut if the name is too long.
 
-    A stem that is cut ends in a digest of the whole, so that names stay distinct.
+    A cut stem ends in a digest of the whole stem, so names stay distinct.
 
     Args:
-        stem: What may be cut.
-        ending: What stays whole, such as ``.png``.
-        longest: Bytes of the result at most.
+        stem: The part that may be cut.
+        ending: The part that is kept whole, such as ``.png``.
+        longest: The most bytes that the result may have.
     """
-    if _size(stem + ending) <= longest:
+    if _byte_count(stem + ending) <= longest:
         return stem + ending
     mark = f"~{blake2b(stem.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
-    room = max(0, longest - _size(mark + ending))
+    room = max(0, longest - _byte_count(mark + ending))
     cut = stem[:room]
-    while _size(cut) > room:
+    while _byte_count(cut) > room:
         cut = cut[:-1]
     return cut + mark + ending
 
 
 def folded(name: str) -> str:
-    """Return what is alike for names that some file system takes for one.
+    """Return a key that is equal for names that some file system treats as the same.
 
-    Such names differ in case, or in the Unicode normal form of their letters.
+    Such names differ only in case or in Unicode normal form.
     """
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 def printable(text: str) -> str:
-    """Return a text on one line that every UTF-8 file takes.
+    """Return a text on one line that can be encoded as UTF-8.
 
-    What cannot be printed, such as line breaks and the bytes of a file name that is not UTF-8, is
-    written with backslashes.
+    Characters that cannot be printed, such as line breaks and bytes of file names that are not
+    UTF-8, are written with backslashes.
     """
     if text.isprintable():
         return text
@@ -50,16 +50,16 @@ def printable(text: str) -> str:
 
 
 def expanded(path: str) -> Path:
-    """Return a path with the home folder for a leading ``~`` or ``~user``.
+    """Return a path with a leading ``~`` or ``~user`` replaced by the home folder.
 
-    A path that is there under its very name, or whose user is not known, stays as it is.
+    A path that exists literally, or whose user is unknown, is returned unchanged.
     """
     with suppress(RuntimeError):  # no such user
         return Path(path) if os.path.lexists(path) else Path(path).expanduser()
     return Path(path)
 
 
-def _size(name: str) -> int:
-    """Bytes of a name; a byte that is not UTF-8 stands in it as a surrogate."""
+def _byte_count(name: str) -> int:
+    """Return the bytes of a name, in which a byte that is not UTF-8 is one surrogate."""
     escaped = sum("\udc80" <= character <= "\udcff" for character in name)
     return len(name.encode("utf-8", "surrogatepass")) - 2 * escaped

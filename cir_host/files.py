@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and read only where they have an end."""
+"""Writing files whole or not at all, and reading regular files only."""
 
 import errno
 import os
@@ -9,31 +9,31 @@ from pathlib import Path
 from typing import IO, Any
 
 PART = ".part"
-"""Ending of a file that is being written; one left behind belongs to a killed run."""
+"""Suffix of a file that is being written; a killed run may leave one behind."""
 
 
 def part_of(path: Path) -> Path:
-    """Return where a file is written until it takes its place: beside it.
+    """Return the temporary path beside a file, where it is written first.
 
-    The name is short whatever the file's is, as file systems limit names to 255 bytes, and always
-    the same for one file, so that the next run replaces what a killed one left.
+    The name is always short, as file systems limit names to 255 bytes, and always the same for one
+    file, so the next run replaces what a killed run left.
     """
     digest = blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     return path.with_name(f".{digest}{PART}")
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file beside its place, then move it there.
+    """Write a file under a temporary name beside its path, then move it there.
 
-    A process killed here, or a full disk, leaves the earlier file as it was; once this returns, the
-    new one is on the disk.
+    If the process is killed or the disk is full, the earlier file stays as it was. When this
+    returns, the new file is on the disk.
 
     Args:
-        path: The file to make or replace; its folder exists.
+        path: The file to write or replace. Its folder must exist.
         write: Writes the content into an open file.
 
     Raises:
-        Exception: Whatever ``write`` or the system raises; nothing is left behind then.
+        Exception: Whatever ``write`` or the system raises. The temporary file is removed.
     """
     part = part_of(path)
     try:
@@ -48,15 +48,15 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def write_bytes_whole(path: Path, data: bytes) -> None:
-    """Write bytes as :func:`write_whole` does."""
+    """Write bytes with :func:`write_whole`."""
     write_whole(path, lambda file: file.write(data))
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """Write a text in UTF-8 as :func:`write_whole` does.
+    """Write a text as UTF-8 with :func:`write_whole`.
 
-    Bytes of file names that are not UTF-8 are written with backslashes, so that every program can
-    read the text; in JSON they stand for the same name.
+    Bytes of file names that are not UTF-8 are written with backslashes, so every program can read
+    the text. In JSON these escapes stand for the same name.
     """
     write_bytes_whole(path, text.encode(errors="backslashreplace"))
 
@@ -65,7 +65,7 @@ def read_regular(path: Path) -> bytes:
     """Return the content of a regular file.
 
     Raises:
-        OSError: It cannot be read, or is a pipe or a device, which might never end.
+        OSError: It cannot be read, or is a pipe or device, which might never end.
     """
     with open(path, "rb", opener=_open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -1,4 +1,4 @@
-"""Options files of HAT's repository, which grew out of BasicSR, in words of ours."""
+"""Translation of options files of HAT, whose repository extends BasicSR."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ import msgspec
 from basicsr.utils.registry import MODEL_REGISTRY
 from msgspec import Meta
 
-from cir_host.options import convert
+from cir_host.options import typed
 
 
 class _Tile(msgspec.Struct, forbid_unknown_fields=True):
@@ -19,20 +19,19 @@ class _Section(msgspec.Struct):
 
 
 def translate(options: dict[str, Any]) -> list[str]:
-    """Put HAT's own options into words of ``CIRModel``, unless its package is imported.
+    """Translate HAT's own options into those of ``CIRModel``, unless HAT's package is imported.
 
-    ``HATModel`` is ``SRModel`` with images padded for the network and passed in tiles. A tile of
-    its is ``tile_size`` pixels without what it shares with its neighbours, ``tile_pad`` at each
-    side.
+    ``HATModel`` is ``SRModel`` that pads images for the network and processes them in tiles. Its
+    ``tile_size`` does not include the ``tile_pad`` pixels of overlap at each side.
 
     Args:
-        options: A whole file, which is changed.
+        options: All options of a file; changed in place.
 
     Returns:
-        Warnings that say what was put for what.
+        Warnings that say what was translated.
 
     Raises:
-        OptionsError: The section ``tile`` is not what HAT's files have.
+        OptionsError: The section ``tile`` is not like that of HAT's files.
     """
     if options.get("model_type") != "HATModel" or "HATModel" in MODEL_REGISTRY:
         return []
@@ -40,7 +39,7 @@ def translate(options: dict[str, Any]) -> list[str]:
     message = "model_type: HATModel is run as CIRModel, which pads images as HAT's own does"
     section, val = options.pop("tile", None), options.get("val")
     if section is not None and isinstance(val, dict):
-        tile = convert({"tile": section}, _Section, "").tile
+        tile = typed({"tile": section}, _Section, "").tile
         size, overlap = tile.tile_size + 2 * tile.tile_pad, 2 * tile.tile_pad
         val.update({"tile": size, "overlap": overlap, **val})
         message += f"; its section tile as val.tile: {val['tile']} and overlap: {val['overlap']}"

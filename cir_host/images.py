@@ -1,4 +1,4 @@
-"""BasicSR's reading and writing of images made to name the file that fails."""
+"""BasicSR's reading and writing of images, with errors that name the file."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -13,13 +13,13 @@ from cir_host.files import write_bytes_whole
 
 
 class FileBytes(bytes):
-    """The bytes of a file or LMDB entry that know where they came from."""
+    """The bytes of a file or LMDB entry, with their source."""
 
     source: str
 
 
 def remember_source(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``FileClient.get`` return :class:`FileBytes`, and name an LMDB key that is not there.
+    """Make ``FileClient.get`` return :class:`FileBytes`, and name a missing LMDB key.
 
     Raises:
         UserError: The key is not in the LMDB.
@@ -29,7 +29,9 @@ def remember_source(original: Callable[..., Any]) -> Callable[..., Any]:
     def get(self: Any, filepath: Any, client_key: str = "default") -> Any:
         content = original(self, filepath, client_key)
         if content is None:
-            raise UserError(f"{filepath}: no such key in the LMDB of {client_key!r}")
+            raise UserError(
+                f"{filepath}: no such key in the LMDB of {client_key!r}; make the LMDB again"
+            )
         content = FileBytes(content)
         content.source = str(filepath)
         return content
@@ -38,7 +40,7 @@ def remember_source(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def name_unreadable(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``imfrombytes`` say which file holds no image that OpenCV can read.
+    """Make ``imfrombytes`` name a file that OpenCV cannot decode.
 
     Raises:
         UserError: The content is empty or not an image.
@@ -48,19 +50,19 @@ def name_unreadable(original: Callable[..., Any]) -> Callable[..., Any]:
     def imfrombytes(content: Any, flag: str = "color", float32: bool = False) -> Any:
         try:
             return original(content, flag, float32)
-        except (AttributeError, cv2.error) as error:  # OpenCV gives None, or refuses no bytes
+        except (AttributeError, cv2.error) as error:  # OpenCV returns None, or refuses empty data
             source = getattr(content, "source", "image")
             raise UserError(
-                f"{source}: not an image that can be read; remove or replace it"
+                f"{source}: cannot be read as an image; remove or replace it"
             ) from error
 
     return imfrombytes
 
 
 def write_by_python(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``imwrite`` encode by OpenCV and write by Python, which takes every path.
+    """Make ``imwrite`` encode with OpenCV and write with Python, which accepts every path.
 
-    Names of files and folders that are longer than file systems take are cut, and stay distinct.
+    Names of files and folders that are too long for the file system are cut and stay distinct.
 
     Raises:
         UserError: The file cannot be written.

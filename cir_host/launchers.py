@@ -1,12 +1,13 @@
-"""What launchers of several processes add to a command line."""
+"""Arguments that launchers of several processes add to a command line."""
 
 from collections.abc import Sequence
 
 
 def normalise_argv(argv: Sequence[str]) -> list[str]:
-    """Put ``--local-rank``, which torch's older launcher adds first, last and as BasicSR knows it.
+    """Move ``--local-rank``, which ``torch.distributed.launch`` puts first, to the end.
 
-    The subcommand is then the first argument again.
+    It is spelled ``--local_rank``, as BasicSR expects, and the subcommand is the first argument
+    again.
     """
     arguments, ranks = [], []
     given = iter(argv)

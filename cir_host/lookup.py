@@ -1,4 +1,4 @@
-"""Names looked up in BasicSR's registries, with the near ones where a name is not there."""
+"""Lookup in BasicSR's registries, with suggestions for unknown names."""
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from cir_host.errors import OptionsError
 
-if TYPE_CHECKING:  # names are compared without BasicSR too
+if TYPE_CHECKING:  # ``near`` works without BasicSR
     from basicsr.utils.registry import Registry
 
 _INSTEAD = {
     "RealHATMSEModel": "HAT's own; write RealESRNetModel, which does the same for a network that"
-    " pads images itself, as HAT does here",
+    " pads images itself, as our HAT does",
     "RealHATGANModel": "HAT's own; write RealESRGANModel, which does the same for a network that"
-    " pads images itself, as HAT does here",
-    "ImageNetPairedDataset": "HAT's own, which makes the small images while it loads; make them"
-    " once by MATLAB's bicubic reduction, and write PairedImageDataset with dataroot_lq",
+    " pads images itself, as our HAT does",
+    "ImageNetPairedDataset": "HAT's own, which reduces the images while it loads them; reduce them"
+    " beforehand with MATLAB's imresize, and write PairedImageDataset with dataroot_lq",
     "ImageCleanModel": "Restormer's own; write CIRModel, with train.grad_clip: 0.01 for"
     " use_grad_clip, and train.progressive for iters, gt_sizes and mini_batch_sizes of the data"
     " set",
@@ -27,13 +27,13 @@ _INSTEAD = {
     " has by default, and val.tile for grids and crop_size",
     "DATModel": "DAT's own; write CIRModel, with val.tile: auto for use_chop",
 }
-"""By names that no package here registers: whose they are, and what to write."""
+"""For names that other repositories register: whose they are, and what to write instead."""
 
 
 class UnknownNameError(OptionsError, KeyError):
-    """A name that a registry does not hold; a ``KeyError`` too, as BasicSR raises."""
+    """A name that is not registered; also a ``KeyError``, which BasicSR raises."""
 
-    __str__ = Exception.__str__  # KeyError would print the message in quotes
+    __str__ = Exception.__str__  # KeyError would put the message in quotes
 
 
 def near(word: object, known: Iterable[str]) -> str:
@@ -45,12 +45,12 @@ def near(word: object, known: Iterable[str]) -> str:
 
 
 def name_the_near(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``Registry.get`` name near names, and find ``NAME_basicsr`` without a message.
+    """Make ``Registry.get`` suggest similar names, and find ``NAME_basicsr`` silently.
 
     Raises:
-        UnknownNameError: The registry holds neither name. A folder ``basicsr`` beside the script
-            that is imported instead of the installed one is the usual cause where the name is
-            right, so the message says where BasicSR was imported from.
+        UnknownNameError: The registry holds neither name. If the name is right, the usual cause is
+            a folder ``basicsr`` beside the script that hides the installed package, so the message
+            says where BasicSR was imported from.
     """
 
     @wraps(original)
@@ -70,15 +70,15 @@ def name_the_near(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def look_up(registry: "Registry", name: Any, where: str) -> Any:
-    """Return what a registry holds under a name given in an options file.
+    """Return the object that is registered under a name from an options file.
 
     Args:
         registry: One of BasicSR's.
         name: The value of the key.
-        where: The key in messages, such as ``network_g.type``.
+        where: The key, for messages, such as ``network_g.type``.
 
     Raises:
-        UnknownNameError: The name is not there.
+        UnknownNameError: The name is not registered.
     """
     try:
         return registry.get(name)

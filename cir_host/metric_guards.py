@@ -1,4 +1,4 @@
-"""BasicSR's metrics made to give a figure that can be averaged, or to say why there is none."""
+"""BasicSR's metrics with finite values that can be averaged, or an error that says why not."""
 
 import inspect
 import logging
@@ -12,10 +12,10 @@ from numpy.linalg import LinAlgError
 from cir_host.errors import UndefinedMetric
 
 IDENTICAL_PSNR = 100.0
-"""PSNR in dB of equal images; infinity would be the mean of every data set that holds a pair."""
+"""PSNR in dB of equal images; with infinity, one such pair would make the mean infinite."""
 
 _NIQE_BLOCK = 96
-"""NIQE fits a Gaussian to features of blocks of this size, and one block has no covariance."""
+"""Side of NIQE's blocks. It fits a Gaussian over blocks, and one block has no covariance."""
 
 _MINIMUM_SIDE = {
     "calculate_psnr": 1,
@@ -29,7 +29,7 @@ _logger = logging.getLogger("basicsr")
 
 
 def guarded_registry(entries: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of a metric registry with BasicSR's own ones guarded."""
+    """Return the entries of a metric registry, with BasicSR's own metrics guarded."""
     return {name: guarded(e) if name in _MINIMUM_SIDE else e for name, e in entries.items()}
 
 
@@ -40,7 +40,7 @@ def guarded(metric: Callable[..., Any]) -> Callable[..., Any]:
     The PSNR of equal images becomes :data:`IDENTICAL_PSNR`; the first such pair is logged.
 
     Raises:
-        UndefinedMetric: The image without its border is too small, or (NIQE) too flat.
+        UndefinedMetric: The image without its border is too small or, for NIQE, too flat.
     """
     name = metric.__name__
     signature = inspect.signature(metric)
@@ -55,7 +55,7 @@ def guarded(metric: Callable[..., Any]) -> Callable[..., Any]:
         except LinAlgError:
             value = math.nan
         if isinstance(value, float) and math.isnan(value):
-            raise UndefinedMetric(f"{_label(name)} has no value for this image: it is too flat")
+            raise UndefinedMetric(f"{_label(name)} is undefined for this image: it is too flat")
         if isinstance(value, float) and math.isinf(value):
             _tell_of_identical_images()
             return IDENTICAL_PSNR
@@ -88,6 +88,6 @@ def _label(name: str) -> str:
 @cache  # once per run
 def _tell_of_identical_images() -> None:
     _logger.warning(
-        "An image equals its ground truth: its PSNR is infinite and counts as %g dB.",
+        "An image equals its ground truth; its infinite PSNR counts as %g dB.",
         IDENTICAL_PSNR,
     )

@@ -1,4 +1,4 @@
-"""Names in an options file that BasicSR makes parts of paths of."""
+"""Names in an options file that become parts of paths."""
 
 import reprlib
 import unicodedata
@@ -8,27 +8,27 @@ from typing import Any
 from cir_host.errors import OptionsError
 
 MOST_BYTES = 255 - len("train_debug__20240131_235959.log")
-"""File systems take names of 255 bytes; the longest that a name becomes part of is the log file."""
+"""Names may have 255 bytes on most file systems; the log file has the longest one."""
 
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
-"""Unicode's categories of control characters, of bytes that are not UTF-8, and of line breaks."""
+"""Unicode categories of control characters, bytes that are not UTF-8, and line breaks."""
 
 
 def check_name(value: Any, where: str) -> None:
-    """Refuse what cannot be the name of one folder, or a part of a file's name.
+    """Refuse a value that cannot be the name of one folder.
 
     Args:
-        value: What the options say.
-        where: The key in messages, such as ``datasets.val.name``.
+        value: The value in the options file.
+        where: The key, for messages, such as ``datasets.val.name``.
 
     Raises:
-        OptionsError: The value is no text, names another folder or several, or cannot be a name.
+        OptionsError: The value is not a string, is a path, or cannot be a name.
     """
     if not _is_sound(value):
         raise OptionsError(
-            f"{where}: {reprlib.repr(value)} cannot name a folder; write a text (a number in"
-            f" quotes) of 1 to {MOST_BYTES} bytes without / and \\, control characters, and blanks"
-            " at its ends, and not . or .."
+            f"{where}: {reprlib.repr(value)} cannot name a folder; write a string (numbers in"
+            f" quotes) of 1 to {MOST_BYTES} bytes, without / or \\, control characters or blanks at"
+            " the ends, other than . and .."
         )
 
 

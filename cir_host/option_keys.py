@@ -1,9 +1,9 @@
-"""Keys of an options file checked against the code that reads them, before anything is started.
+"""A check of the keys of an options file against the code that reads them, before the run starts.
 
-BasicSR reads options by ``.get``, so that a misspelled key does nothing. What a section may hold is
-read off the source of the model and data set classes and of BasicSR's pipelines; what a network,
-loss or metric may be given, off its signature. Mistakes in what is ours are errors; elsewhere they
-are warnings, unless BasicSR would fail on them later.
+BasicSR reads options with ``.get``, so a misspelled key has no effect. The known keys of a section
+are found in the source of the model, of the data set and of BasicSR's pipelines; the arguments of a
+network, loss or metric in its signature. Mistakes in our sections are errors; elsewhere they are
+warnings, unless BasicSR would fail on them later.
 """
 
 import ast
@@ -24,15 +24,15 @@ from basicsr.utils.registry import (
 
 from cir_host.errors import OptionsError
 from cir_host.lookup import look_up, near
-from cir_host.options import DatasetOptions, convert
+from cir_host.options import DatasetOptions, typed
 
 _PIPELINES = ("train", "test", "models", "utils.options", "utils.misc", "utils.logger")
-"""BasicSR's modules that read options beside the model and the data sets."""
+"""Modules of BasicSR that read options, besides models and data sets."""
 
 _LOADER_KEYS = {field.encode_name for field in msgspec.structs.fields(DatasetOptions)}
 
 _HISTORIC_KEYS = {"use_shuffle"}
-"""Keys in most options files of BasicSR that no code has read for years."""
+"""Keys in most of BasicSR's options files that no code reads any more."""
 
 
 _FOLDERS_OF_TRAINING = {"experiments_root", "models", "training_states", "log", "visualization"}
@@ -46,21 +46,21 @@ def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Check keys and names.
 
     Args:
-        opt: The options as BasicSR's parser returns them. Keys of ``path`` that are not paths are
-            removed: BasicSR would make a folder of the name of their value.
-        given: The same as the user wrote them.
+        opt: The options as BasicSR's parser returns them. Unknown keys of ``path`` are removed,
+            because BasicSR would create a folder named by their value.
+        given: The options as the user wrote them.
 
     Returns:
         Warnings, one line each.
 
     Raises:
-        OptionsError: A name that is in no registry, a key that ours do not know, or an argument
-            that BasicSR would refuse or miss later.
+        OptionsError: A name is not registered, a key of our sections is unknown, or an argument is
+            one that BasicSR would refuse or miss later.
     """
     model = look_up(MODEL_REGISTRY, given["model_type"], "model_type")
     for section, struct_type in _types_of(model).items():
         if given.get(section) is not None:
-            convert(given[section], struct_type, section)
+            typed(given[section], struct_type, section)
     warnings = []
     for section, key, suggestion in _unknown_keys(given, model):
         warnings.append(f"{section}.{key}".lstrip(".") + f": no code reads this key{suggestion}")
@@ -86,24 +86,24 @@ def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
 
 
 def _folders(opt: dict[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a warning for each folder of the run that the file names: the parser says where."""
+    """Yield a warning for each folder of the run that the file sets; the parser overrides it."""
     root, parsed = (
         ("experiments", _FOLDERS_OF_TRAINING) if opt["is_train"] else ("results", _FOLDERS_OF_TEST)
     )
     for key in given["path"]:
         if key in _FOLDERS_OF_TRAINING | _FOLDERS_OF_TEST:
-            yield f"path.{key}: has no effect; this run goes to {root}/{opt['name']}"
+            yield f"path.{key}: has no effect; this run is written to {root}/{opt['name']}"
             if key not in parsed:
                 opt["path"].pop(key)
 
 
 def known_to_us(thing: Any) -> bool:
-    """Whether a class or function belongs to BasicSR or to us, so that its ways are known."""
+    """Whether a class or function is BasicSR's or ours, so its behaviour is known."""
     return _package(thing) == "basicsr" or is_ours(thing)
 
 
 def is_ours(thing: Any) -> bool:
-    """Whether a class or function belongs to one of our packages."""
+    """Whether a class or function is from one of our packages."""
     return _package(thing).startswith("cir_")
 
 
@@ -112,7 +112,7 @@ def _package(thing: Any) -> str:
 
 
 def _unknown_keys(given: Mapping[str, Any], model: type) -> Iterator[tuple[str, str, str]]:
-    """Yield section, key and suggestion; sections are the top, path, train, val and logger."""
+    """Yield section, key and suggestion for the top level, path, train, val and logger."""
     read = _keys_read([f"basicsr.{name}" for name in _PIPELINES] + _modules(model))
     if read is None:
         return
@@ -132,7 +132,7 @@ def _unknown_keys(given: Mapping[str, Any], model: type) -> Iterator[tuple[str, 
 
 
 def _types_of(model: type) -> Mapping[str, type[msgspec.Struct]]:
-    """Sections that a model of ours reads as structs; a subclass elsewhere may read other keys."""
+    """Return the structs of our models' sections; a subclass elsewhere may read other keys."""
     types: Mapping[str, type[msgspec.Struct]] = getattr(model, "options_types", {})
     return types if is_ours(model) else {}
 
@@ -141,7 +141,7 @@ def _dataset(section: Mapping[str, Any], where: str) -> Iterator[str]:
     dataset = look_up(DATASET_REGISTRY, section["type"], f"{where}.type")
     options_type = getattr(dataset, "options_type", None)
     if options_type is not None:
-        convert(section, options_type, where)
+        typed(section, options_type, where)
         return
     known = _keys_read(_modules(dataset))
     if known is None:
@@ -155,15 +155,15 @@ def _dataset(section: Mapping[str, Any], where: str) -> Iterator[str]:
 def _arguments(
     registry: Any, section: Mapping[str, Any], where: str, supplied: Collection[str] = ()
 ) -> Iterator[str]:
-    """Check a section that becomes the keyword arguments of a registered class or function.
+    """Check a section whose keys are arguments of a registered class or function.
 
-    A key that ``**kwargs`` would swallow is taken for a misspelling where a known one is near.
+    A key that ``**kwargs`` would swallow counts as misspelled if a known key is similar.
     """
     function = look_up(registry, section.get("type"), f"{where}.type")
     name, keys = section["type"], [key for key in section if key != "type"]
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # built in; calling it will tell
+    except (TypeError, ValueError):  # a builtin without a signature
         return
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     swallows = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -177,11 +177,11 @@ def _arguments(
             yield f"{where}.{key}: {name} ignores this key{suggestion}"
     for key, parameter in named.items():
         if parameter.default is parameter.empty and key not in keys and key not in supplied:
-            raise OptionsError(f"{where}.{key}: missing; {name} needs it")
+            raise OptionsError(f"{where}.{key}: missing; {name} requires it")
 
 
 def _modules(cls: type) -> list[str]:
-    """Modules that define a class and its bases, where they read options."""
+    """Return the modules that define a class and its bases, and so read its options."""
     bases = inspect.getmro(cls)
     return [
         b.__module__ for b in bases if _package(b) not in ("builtins", "abc", "typing", "torch")
@@ -189,7 +189,7 @@ def _modules(cls: type) -> list[str]:
 
 
 def _keys_read(modules: list[str]) -> frozenset[str] | None:
-    """Keys that modules read, or None where the source of one is not at hand."""
+    """Return the keys that modules read; None if the source of a module is missing."""
     keys: set[str] = set()
     for module in modules:
         found = _keys_in_source(module)
@@ -201,7 +201,7 @@ def _keys_read(modules: list[str]) -> frozenset[str] | None:
 
 @cache
 def _keys_in_source(module: str) -> frozenset[str] | None:
-    """Every text by which a module subscripts, ``get``s, ``pop``s or tests membership."""
+    """Return every string by which a module subscripts, gets, pops or tests membership."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
     except (OSError, TypeError, KeyError):

@@ -1,4 +1,4 @@
-"""Strict sections of an options file: types instead of tables, errors in one line."""
+"""Sections of an options file as typed structs, with errors of one line."""
 
 import re
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class DatasetOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Keys that every data set has: BasicSR's own and those that its data loaders read.
+    """Keys of every data set: BasicSR's own, and those that its data loaders read.
 
-    A data set of ours extends this by its own keys and names the result as ``options_type``.
+    Each of our data sets adds its own keys in a subclass, its ``options_type``.
     """
 
     name: str
@@ -24,7 +24,7 @@ class DatasetOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     phase: Literal["train", "val", "test"]
     scale: Annotated[int, Meta(ge=1)] = 1
     manual_seed: int = 0
-    """That of the whole run, put here by the options parser."""
+    """The seed of the run, set by the options parser."""
     num_worker_per_gpu: Annotated[int, Meta(ge=0)] = 0
     batch_size_per_gpu: Annotated[int, Meta(ge=1)] = 1
     dataset_enlarge_ratio: Annotated[float, Meta(gt=0)] = 1
@@ -34,18 +34,18 @@ class DatasetOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     persistent_workers: bool = False
 
 
-def convert(section: Mapping[str, Any], struct_type: type[S], where: str) -> S:
-    """Turn a section of an options file into a struct, strictly.
+def typed(section: Mapping[str, Any], struct_type: type[S], where: str) -> S:
+    """Return a section of an options file as a typed struct, strictly checked.
 
     Args:
         section: Keys and values as read from YAML.
         struct_type: A ``msgspec.Struct`` with ``forbid_unknown_fields``. A ``ValueError`` that its
             ``__post_init__`` raises is reported like a wrong type.
-        where: The section's name in messages, such as ``datasets.train``; empty for a whole file.
+        where: The section's name for messages, such as ``datasets.train``; empty for a whole file.
 
     Raises:
-        OptionsError: An unknown key (the nearest known one is named), a missing one, or a value of
-            the wrong type or out of range.
+        OptionsError: A key is unknown (the most similar known one is named) or missing, or a value
+            has the wrong type or is out of range.
     """
     try:
         return msgspec.convert(section, struct_type)
@@ -60,7 +60,7 @@ _FIELD = re.compile(r"Object (?P<how>contains unknown|missing required) field `(
 
 def _explain(message: str, section: Any, struct_type: type[msgspec.Struct], where: str) -> str:
     parts = _MESSAGE.fullmatch(message)
-    assert parts is not None  # the pattern matches every text
+    assert parts is not None  # the pattern matches every message
     what, path = parts["what"], parts["path"] or ""
     types = _types_at(struct_type, path)
     field = _FIELD.fullmatch(what)
@@ -96,7 +96,7 @@ def _value_at(section: Any, path: str) -> str:
 
 
 def _types_at(struct_type: type[msgspec.Struct], path: str) -> list[Any]:
-    """What a struct allows at a path, as msgspec describes it (a union by its members)."""
+    """Return the types that a struct allows at a path; the members of a union."""
     types: list[Any] = [inspect.type_info(struct_type)]
     for step in _steps(path):
         inner: list[Any] = []
@@ -114,5 +114,5 @@ def _types_at(struct_type: type[msgspec.Struct], path: str) -> list[Any]:
 
 
 def _bare(kind: Any) -> Any:
-    """Unwrap a type from its description."""
+    """Return a type without its metadata."""
     return kind.type if isinstance(kind, inspect.Metadata) else kind

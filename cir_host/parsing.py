@@ -1,7 +1,7 @@
-"""BasicSR's options parser made sound: what it reads, and what it lets through.
+"""Checks around BasicSR's options parser.
 
-``parse_options`` reads ``sys.argv`` itself. The wrapper reads the same file first, so that a
-mistake is one line naming the key, and looks at keys and names afterwards.
+``parse_options`` reads ``sys.argv`` itself. The wrapper reads the same file first, so a mistake is
+one line that names the key; after parsing, it checks keys and names.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from cir_host.foreign import translate
 from cir_host.lookup import look_up
 from cir_host.names import check_name
 from cir_host.option_keys import is_ours
-from cir_host.options import convert
+from cir_host.options import typed
 
 _NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _BASE_60 = re.compile(r"[0-9]+(?::[0-9]+)+$")
@@ -39,7 +39,7 @@ _WITH_EXPONENT = re.compile(_NUMBER + r"[eE][-+]?[0-9]+$")
 _INTEGER = re.compile(r"[-+]?[0-9]+$")
 _FLOAT = re.compile(_NUMBER + r"(?:[eE][-+]?[0-9]+)?$")
 
-_NOT_UTF8 = "not text in UTF-8, nor in UTF-16 with a byte order mark; save it as UTF-8"
+_NOT_UTF8 = "neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8"
 
 _logger = logging.getLogger("basicsr")
 _warnings: list[str] = []
@@ -65,7 +65,7 @@ class _TrainingSet(_Dataset, kw_only=True):
 
 
 Every = Annotated[float, Meta(gt=0)]
-"""A number of iterations; files write ``5e3`` too."""
+"""A number of iterations, which may be written as ``5e3``."""
 
 
 class _Validation(msgspec.Struct):
@@ -84,7 +84,7 @@ class _Logging(msgspec.Struct):
 
 
 class _Options(msgspec.Struct, kw_only=True):
-    """Keys that BasicSR reads without a default."""
+    """Keys for which BasicSR has no default."""
 
     name: Any
     model_type: str
@@ -109,7 +109,7 @@ class _TrainOptions(_Options, kw_only=True):
 
 
 class _SRTraining(msgspec.Struct):
-    """What ``SRModel`` and its subclasses read from ``train``."""
+    """Keys of ``train`` that ``SRModel`` and its subclasses require."""
 
     optim_g: _Optimizer
     scheduler: _Typed
@@ -128,13 +128,13 @@ def command_line() -> tuple[Path | None, list[str]]:
 
 
 def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``parse_options`` name what is wrong in the file, and warn of keys without effect.
+    """Make ``parse_options`` name mistakes in the file, and warn of keys without effect.
 
-    Each section of ``datasets`` gets ``manual_seed``, from which our data sets draw.
+    Each section of ``datasets`` gets the run's ``manual_seed``, which our data sets use.
 
     Raises:
-        UserError: The file cannot be read, lacks a key, or asks for what is not there; or this is
-            one of several processes, and no launcher is named.
+        UserError: The file cannot be read, lacks a key, or requires something that is not
+            installed; or this is one of several processes and ``--launcher`` is not given.
     """
 
     @wraps(original)
@@ -166,19 +166,19 @@ def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``ordered_yaml`` take ``1e-4`` for a number and ``4:2:0`` for a text, as YAML 1.2 does.
+    """Make ``ordered_yaml`` read ``1e-4`` as a number and ``4:2:0`` as a string, as YAML 1.2 does.
 
-    PyYAML reads the one as a text and the other as 14520, a number to base 60.
+    PyYAML reads the first as a string and the second as 14520, a number to base 60.
     """
 
     @wraps(original)
     def ordered_yaml() -> tuple[Any, Any]:
         base, dumper = original()
-        loader = type("Loader", (base,), {})  # PyYAML's own class stays as it is for others
+        loader = type("Loader", (base,), {})  # PyYAML's own class stays unchanged
         loader.add_implicit_resolver(  # type: ignore[attr-defined]
             "tag:yaml.org,2002:float", _WITH_EXPONENT, list("-+.0123456789")
         )
-        # in front of PyYAML's own resolvers, whose order decides
+        # before PyYAML's own resolvers: the first match wins
         for first in "0123456789":
             resolvers = loader.yaml_implicit_resolvers  # type: ignore[attr-defined]
             resolvers[first] = [("tag:yaml.org,2002:str", _BASE_60), *resolvers[first]]
@@ -188,7 +188,7 @@ def read_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def force_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``--force_yml key=value`` take ``1e-4`` and ``-1`` for numbers."""
+    """Make ``--force_yml key=value`` read ``1e-4`` and ``-1`` as numbers."""
 
     @wraps(original)
     def _postprocess_yml_value(value: str) -> Any:
@@ -200,7 +200,7 @@ def force_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def expand_lists(original: ModuleType) -> SimpleNamespace:
-    """Make ``osp.expanduser`` of BasicSR's options module take a list of dataroots too."""
+    """Make ``osp.expanduser`` of BasicSR's options module accept a list of dataroots."""
 
     def expanduser(path: Any) -> Any:
         return [*map(expanduser, path)] if isinstance(path, list) else original.expanduser(path)
@@ -209,7 +209,7 @@ def expand_lists(original: ModuleType) -> SimpleNamespace:
 
 
 def log_file_in_utf8(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the log file take every text in every locale, and keep the options' warnings."""
+    """Make the log file UTF-8 in every locale, and write the warnings about options to it."""
 
     @wraps(original)
     def get_root_logger(*args: Any, **kwargs: Any) -> logging.Logger:
@@ -243,15 +243,15 @@ def _read(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise OptionsError(f"-opt {file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise OptionsError(f"-opt {file}: holds no `key: value` lines, but {content!r}")
+        raise OptionsError(f"-opt {file}: expected lines `key: value`; it holds {content!r}")
     return content
 
 
 def _override(given: dict[str, Any], entry: str) -> None:
-    """Apply an entry ``key:key=value`` of ``--force_yml`` as BasicSR will."""
+    """Apply an entry ``key:key=value`` of ``--force_yml`` like BasicSR."""
     keys, *values = entry.split("=")
-    if len(values) != 1 or set(keys) & set('"\\\n'):  # BasicSR makes code of the keys
-        raise OptionsError(f"--force_yml {entry}: expected KEY:KEY=VALUE with one `=`")
+    if len(values) != 1 or set(keys) & set('"\\\n'):  # BasicSR runs the keys as code
+        raise OptionsError(f"--force_yml {entry}: expected KEY:KEY=VALUE with a single `=`")
     *groups, last = keys.strip().split(":")
     section: Any = given
     for depth, group in enumerate(groups, 1):
@@ -261,34 +261,36 @@ def _override(given: dict[str, Any], entry: str) -> None:
             raise OptionsError(f"--force_yml {entry}: the options have no section {name}")
     try:
         section[last] = basicsr_options._postprocess_yml_value(values[0].strip())
-    except Exception as error:  # BasicSR evaluates lists
+    except Exception as error:  # BasicSR evaluates lists as code
         raise OptionsError(f"--force_yml {entry}: cannot read the value ({error})") from error
 
 
 def _require_keys(given: dict[str, Any], is_train: bool) -> None:
-    """Check the presence and types of what BasicSR reads without a default."""
-    convert(given, _TrainOptions if is_train else _TestOptions, "")
+    """Check the presence and type of the keys for which BasicSR has no default."""
+    typed(given, _TrainOptions if is_train else _TestOptions, "")
     check_name(given["name"], "name")
     _require_paths(given["path"])
     allowed = ("train", "val") if is_train else ("train", "val", "test")
     for phase, section in given["datasets"].items():
         if phase.split("_")[0] not in allowed:
-            raise OptionsError(f"datasets.{phase}: must start with {' or '.join(allowed)}")
-        convert(section, _Dataset, f"datasets.{phase}")
+            raise OptionsError(
+                f"datasets.{phase}: the name of the section must start with {' or '.join(allowed)}"
+            )
+        typed(section, _Dataset, f"datasets.{phase}")
         check_name(section["name"], f"datasets.{phase}.name")
     if suffix := (given.get("val") or {}).get("suffix"):
         check_name(str(suffix), "val.suffix")
     for metric, section in ((given.get("val") or {}).get("metrics") or {}).items():
-        convert(section, _Typed, f"val.metrics.{metric}")
+        typed(section, _Typed, f"val.metrics.{metric}")
     if is_train:
         if "train" not in given["datasets"]:
-            raise OptionsError("datasets.train: missing")
-        convert(given["datasets"]["train"], _TrainingSet, "datasets.train")
+            raise OptionsError("datasets.train: missing; training needs a data set")
+        typed(given["datasets"]["train"], _TrainingSet, "datasets.train")
     _require_keys_of_model(given, is_train)
 
 
 def _number_names_to_texts(options: Mapping[str, Any]) -> None:
-    """Let a data set have a number for its name, which BasicSR cannot join to a path."""
+    """Turn numeric names of data sets into strings, which BasicSR can join to a path."""
     datasets = options.get("datasets")
     for section in datasets.values() if isinstance(datasets, Mapping) else ():
         if isinstance(section, dict) and type(section.get("name")) is int:
@@ -299,7 +301,7 @@ def _require_paths(paths: Mapping[str, Any]) -> None:
     for key, value in paths.items():
         is_path = "pretrain_network" in key or "resume_state" in key
         if is_path and not isinstance(value, str | None):
-            raise OptionsError(f"path.{key}: expected a path or ~; it is {value!r}")
+            raise OptionsError(f"path.{key}: expected a path, or ~ for none; it is {value!r}")
 
 
 def _require_keys_of_model(given: dict[str, Any], is_train: bool) -> None:
@@ -309,16 +311,18 @@ def _require_keys_of_model(given: dict[str, Any], is_train: bool) -> None:
     if not (isinstance(model, type) and issubclass(model, SRModel)):
         return
     if "network_g" not in given:
-        raise OptionsError("network_g: missing")
-    convert(given["network_g"], _Typed, "network_g")
+        raise OptionsError("network_g: missing; name a network, such as {type: PromptCIR}")
+    typed(given["network_g"], _Typed, "network_g")
     if is_train:
-        convert(given["train"], _SRTraining, "train")
+        typed(given["train"], _SRTraining, "train")
     elif given["val"]["save_img"] and "suffix" not in given["val"] and not is_ours(model):
-        raise OptionsError("val.suffix: missing; save_img needs it, and ~ stands for the name")
+        raise OptionsError(
+            "val.suffix: missing; save_img needs it, and ~ means the name of the run"
+        )
 
 
 def _require_different_names(datasets: Mapping[str, Any]) -> None:
-    """Results and images of data sets are kept by their names."""
+    """Check that no two data sets share a name, by which results and images are stored."""
     phases: dict[str, str] = {}
     for phase, section in datasets.items():
         if phase == "train":
@@ -326,20 +330,22 @@ def _require_different_names(datasets: Mapping[str, Any]) -> None:
         other = phases.setdefault(section["name"], phase)
         if other != phase:
             raise OptionsError(
-                f"datasets.{phase}.name: {section['name']} is the name of datasets.{other} too;"
-                " give each its own, by which results are kept"
+                f"datasets.{phase}.name: {section['name']} is also the name of datasets.{other};"
+                " give each its own name, under which its results are stored"
             )
 
 
 def _require_parts(opt: Mapping[str, Any]) -> None:
-    """Check that what the options ask of this machine is there."""
+    """Check that this machine has the GPU and the packages that the options require."""
     if opt["num_gpu"] > 0 and not torch.cuda.is_available():
-        raise OptionsError(f"num_gpu: {opt['num_gpu']}, but there is no GPU; write 0 or auto")
+        raise OptionsError(f"num_gpu: it is {opt['num_gpu']}, but there is no GPU; write 0 or auto")
     if not opt["is_train"] or "debug" in opt["name"]:
         return
     wandb = (opt["logger"].get("wandb") or {}).get("project") is not None
     if wandb and not opt["logger"]["use_tb_logger"]:
-        raise OptionsError("logger.wandb.project: needs use_tb_logger: true, which it copies")
+        raise OptionsError(
+            "logger.wandb.project: needs logger.use_tb_logger: true, whose values it copies"
+        )
     for module, wanted, key in (
         ("tensorboard", opt["logger"]["use_tb_logger"], "use_tb_logger"),
         ("wandb", wandb, "wandb"),

@@ -1,8 +1,8 @@
 """Every change that basicsr-cir makes to BasicSR, in one table.
 
 A patch replaces one attribute of a BasicSR module or class by what its ``wrap`` makes of the
-original. The rows are those of the README's table of defects. BasicSR's own files stay untouched,
-and each replacement is harmless where upstream has mended the defect.
+original. :func:`table` prints the table of ``docs/basicsr_patches.md``. BasicSR's own files stay
+untouched, and each replacement is harmless if upstream has fixed the defect.
 """
 
 import builtins
@@ -37,12 +37,12 @@ class Patch:
     """One replaced attribute of BasicSR."""
 
     target: str
-    """``module:attribute``, with dots in the attribute for a member. A builtin is replaced for its
-    module alone."""
+    """``module:attribute``, with dots in the attribute for a member. A builtin is replaced in that
+    module only."""
     wrap: Callable[[Any], Any]
-    """Takes the original attribute, returns the replacement."""
+    """Takes the original attribute and returns the replacement."""
     rows: tuple[int, ...]
-    """Numbers of the defects that it answers."""
+    """Numbers of the defects that it corrects."""
     defect: str
     """What goes wrong without it, in one line."""
 
@@ -94,31 +94,31 @@ PATCHES: tuple[Patch, ...] = (
         "basicsr.utils.registry:Registry.get",
         lookup.name_the_near,
         (),
-        "a name that is not registered is answered without the near ones, and misleadingly",
+        "the error for an unknown name suggests no similar names and misleads",
     ),
     Patch(
         "basicsr.utils.options:ordered_yaml",
         parsing.read_numbers,
         (12,),
-        "1e-4 in an options file is read as text",
+        "`1e-4` in an options file is read as a string",
     ),
     Patch(
         "basicsr.utils.options:_postprocess_yml_value",
         parsing.force_numbers,
         (12,),
-        "1e-4 and -1 in --force_yml are read as text",
+        "`1e-4` and `-1` in `--force_yml` are read as strings",
     ),
     Patch(
         "basicsr.utils.options:osp",
         parsing.expand_lists,
         (),
-        "a list of folders for dataroot_gt or dataroot_lq is a TypeError",
+        "a list of folders for `dataroot_gt` or `dataroot_lq` raises a TypeError",
     ),
     Patch(
         "basicsr.utils.options:open",
         encoding.open_in_its_encoding,
         (14,),
-        "texts that are not ASCII need a locale of UTF-8, and none may have a byte order mark",
+        "non-ASCII text needs a UTF-8 locale, and a byte order mark is an error",
     ),
     *(
         Patch(
@@ -143,7 +143,8 @@ PATCHES: tuple[Patch, ...] = (
             f"basicsr.{module}:parse_options",
             parsing.sound_options,
             (12, 13, 25),
-            "misspelled keys do nothing; missing ones and a missing tensorboard are found late",
+            "misspelled keys have no effect; missing keys and a missing tensorboard are noticed"
+            " late",
         )
         for module in ("utils.options", "train", "test")
     ),
@@ -152,7 +153,7 @@ PATCHES: tuple[Patch, ...] = (
             f"basicsr.{module}:make_exp_dirs",
             rehearsal.rehearse_first,
             (10, 13, 28),
-            "an earlier run is renamed before the new options prove sound; a test without weights"
+            "an earlier run is renamed before the new options are checked; a test without weights"
             " measures a random network",
         )
         for module in ("train", "test")
@@ -161,13 +162,13 @@ PATCHES: tuple[Patch, ...] = (
         "basicsr.models.base_model:BaseModel.load_network",
         checkpoint.load_any_container,
         (11, 29),
-        "figures of a partly loaded network look like any; files that cannot be read are not named",
+        "a partly loaded network is measured like any other; an unreadable file is not named",
     ),
     Patch(
         "basicsr.utils.registry:METRIC_REGISTRY._obj_map",
         metric_guards.guarded_registry,
         (27,),
-        "equal images have infinite PSNR, small ones SSIM nan and NIQE an obscure error",
+        "equal images have infinite PSNR; for small images, SSIM is NaN and NIQE fails obscurely",
     ),
     *(
         Patch(f"basicsr.metrics:{name}", metric_guards.guarded, (27,), "as above")
@@ -177,7 +178,7 @@ PATCHES: tuple[Patch, ...] = (
         "basicsr.train:load_resume_state",
         lambda _: resume.load_resume_state,
         (3, 21),
-        "resuming needs a GPU; --auto_resume takes state and weights of two different runs",
+        "resuming needs a GPU; `--auto_resume` mixes state and weights of different runs",
     ),
     Patch(
         "basicsr.utils.dist_util:init_dist",
@@ -195,31 +196,31 @@ PATCHES: tuple[Patch, ...] = (
         "basicsr.models.base_model:BaseModel.model_to_device",
         distributed.wrap_on_any_device,
         (5,),
-        "distributed networks need a GPU, and trainable weights",
+        "distributed networks need a GPU and trainable weights",
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.validation",
         distributed.on_bare_networks,
         (23,),
-        "validation in one of several processes waits for the others to share buffers",
+        "validation in one of several processes waits for the others to broadcast buffers",
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.validation",
         training.last_validation_at_total,
         (26,),
-        "the last validation is counted as iteration total_iter + 1 and repeats one",
+        "the last validation is done twice, and counted as iteration `total_iter` + 1",
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.validation",
         saving.best_metrics_into_state,
         (24,),
-        "a state saved at a validation does not know what was best there",
+        "a training state saved at a validation lacks its best metrics",
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.save_network",
         lambda _: saving.save_network,
         (),
-        "a full disk or a killed run leaves half a checkpoint in place of the earlier one",
+        "a full disk or a killed run replaces the earlier checkpoint by half of the new one",
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.save_training_state",
@@ -231,27 +232,27 @@ PATCHES: tuple[Patch, ...] = (
         "basicsr.models.base_model:BaseModel.resume_training",
         lambda _: saving.resume_training,
         (24,),
-        "as above, for taking them up",
+        "as above, for loading them",
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.setup_schedulers",
         training.sound_periods,
         (10,),
-        "learning-rate periods that are too short end the training in its middle",
+        "a learning-rate schedule that is too short ends the training early",
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.model_ema",
         ema.with_buffers,
         (22,),
-        "averaged weights keep the buffers of the untrained network",
+        "EMA weights keep the buffers of the untrained network",
     ),
     *(
         Patch(
             f"basicsr.{module}:build_dataloader",
             training.sound_loader,
             (2, 8, 18),
-            "spawned workers lack the missing modules; persistent_workers without workers is an"
-            " error; a batch larger than the data set trains nothing",
+            "spawned data loader workers cannot import BasicSR; `persistent_workers` without"
+            " workers is an error; with a batch larger than the data set, nothing is trained",
         )
         for module in ("data", "train", "test")
     ),
@@ -259,27 +260,27 @@ PATCHES: tuple[Patch, ...] = (
         "basicsr.train:create_train_val_dataloader",
         training.one_stream,
         (17, 24),
-        "training ends before total_iter where batches do not divide the data set; a resumed run"
-        " begins its epoch anew; random streams depend on the number of workers and repeat every"
-        " epoch",
+        "training ends before `total_iter` if the batch size does not divide the data set; a"
+        " resumed run restarts its epoch; random streams depend on the number of workers and repeat"
+        " in every epoch",
     ),
     Patch(
         "basicsr.train:create_train_val_dataloader",
         prefetch.without_gpu,
         (7,),
-        "prefetch_mode: cuda needs a GPU",
+        "`prefetch_mode: cuda` fails without a GPU",
     ),
     Patch(
         "basicsr.data.prefetch_dataloader:CPUPrefetcher.__init__",
         prefetch.lazy_start,
         (19,),
-        "prefetching with persistent workers hangs: the loader is opened twice",
+        "prefetching with persistent workers hangs, because the loader is opened twice",
     ),
     Patch(
         "basicsr.data.prefetch_dataloader:PrefetchDataLoader.__iter__",
         prefetch.one_thread_at_a_time,
         (19,),
-        "an unfinished epoch leaves a second reader on persistent workers",
+        "after an unfinished epoch, two threads read from persistent workers",
     ),
     Patch(
         "basicsr.data.prefetch_dataloader:PrefetchGenerator",
@@ -292,7 +293,7 @@ PATCHES: tuple[Patch, ...] = (
             f"basicsr.data.prefetch_dataloader:{method}",
             prefetch.one_line_errors,
             (),
-            "an error in a worker is buried in its traceback",
+            "the error of a data loader worker is buried in its traceback",
         )
         for method in ("CPUPrefetcher.next", "CUDAPrefetcher.preload")
     ),
@@ -300,14 +301,14 @@ PATCHES: tuple[Patch, ...] = (
         "basicsr.utils.file_client:FileClient.get",
         images.remember_source,
         (),
-        "a file that cannot be read is not named",
+        "an unreadable file is not named",
     ),
     *(
         Patch(
             f"basicsr.{module}:imfrombytes",
             images.name_unreadable,
             (),
-            "as above: this names it",
+            "as above, for decoding",
         )
         for module in _READERS
     ),
@@ -316,8 +317,8 @@ PATCHES: tuple[Patch, ...] = (
             f"basicsr.{module}:imwrite",
             images.write_by_python,
             (),
-            "an image whose name is not UTF-8 kills the process; a full disk leaves half a file, of"
-            " which nothing is said",
+            "writing an image whose name is not UTF-8 kills the process; a full disk silently"
+            " leaves half a file",
         )
         for module in _WRITERS
     ),
@@ -325,26 +326,26 @@ PATCHES: tuple[Patch, ...] = (
         "basicsr.train:init_tb_logger",
         board.survive_full_disk,
         (),
-        "a disk that is too full for TensorBoard's file ends the training",
+        "a disk too full for TensorBoard's file ends the training",
     ),
     Patch(
         "basicsr.train:MessageLogger",
         lambda _: progress.TrainingLog,
         (),
-        "the log has no speed but seconds, and its estimate of the end is wrong in a resumed run",
+        "the log shows seconds but no speed, and its ETA is wrong in a resumed run",
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.update_learning_rate",
         stopping.save_and_stop,
         (),
-        "SIGTERM, which clusters send before they kill, loses what was trained since the last save",
+        "SIGTERM, which clusters send before they kill, loses all training since the last save",
     ),
     Patch("basicsr.train:train_pipeline", stopping.stop_on_sigterm, (), "as above"),
     Patch(
         "basicsr.models.base_model:BaseModel.update_learning_rate",
         training.validate_what_was_missed,
         (),
-        "a run killed between a save and its validation does not validate there when it is resumed",
+        "a run killed between a save and its validation skips that validation when it resumes",
     ),
     *(
         Patch(
@@ -398,20 +399,20 @@ _ELSEWHERE = (
         "the module is supplied by `cir_host.compat`",
     ),
     (
-        "`torch.distributed.launch` passes `--local-rank`, an unknown argument",
+        "`torch.distributed.launch` passes `--local-rank`, which BasicSR does not know",
         "6",
         "nothing; the command `basicsr` rewrites its arguments",
     ),
 )
-"""Defects that are answered without replacing an attribute: defect, number, answer."""
+"""Defects corrected without replacing an attribute: defect, number, correction."""
 
 
 def table() -> str:
-    """Return all answered defects as a Markdown table, a row for each defect."""
+    """Return all corrected defects as a Markdown table with a row for each defect."""
     rows: dict[str, tuple[str, list[str]]] = {}
     defect = ""
     for patch in PATCHES:
-        # "as above": one more replacement for the defect of the row before
+        # "as above": a further replacement for the defect of the previous row
         defect = defect if patch.defect.startswith("as above") else patch.defect
         numbers = ", ".join(map(str, patch.rows))
         rows.setdefault(defect, (numbers, []))[1].append(patch.target.removeprefix("basicsr."))

@@ -1,4 +1,4 @@
-"""BasicSR's prefetchers made sound: they end, raise what went wrong, and run without a GPU."""
+"""Corrections of BasicSR's prefetchers: they end, report errors, and run without a GPU."""
 
 import queue
 import re
@@ -23,8 +23,8 @@ class _Failure:
 class PrefetchThread(Iterator[Any]):
     """Iterates over batches in a thread, ahead of its reader.
 
-    It takes the place of BasicSR's ``PrefetchGenerator``, whose thread dies of an exception without
-    a word, so that the reader waits for ever. Here the reader gets the exception.
+    It replaces BasicSR's ``PrefetchGenerator``, whose thread dies silently of an exception, so the
+    reader waits forever. Here the reader gets the exception.
     """
 
     def __init__(self, batches: Iterator[Any], depth: int) -> None:
@@ -47,11 +47,11 @@ class PrefetchThread(Iterator[Any]):
         return item
 
     def stop(self) -> None:
-        """End the thread, so that the iterator behind it is free for another reader."""
+        """Stop the thread, so that another reader can use the iterator."""
         self._stop.set()
         while self._thread.is_alive():
             try:
-                self._queue.get(timeout=0.05)  # makes room where the thread waits to put
+                self._queue.get(timeout=0.05)  # lets a blocked put() return
             except queue.Empty:
                 continue
         self._over = True
@@ -69,9 +69,9 @@ class PrefetchThread(Iterator[Any]):
 
 
 def one_thread_at_a_time(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``PrefetchDataLoader.__iter__`` end its earlier thread before it starts another.
+    """Make ``PrefetchDataLoader.__iter__`` stop its earlier thread before it starts another.
 
-    With ``persistent_workers`` both would read from one and the same iterator.
+    With ``persistent_workers``, both would read from the same iterator.
     """
 
     @wraps(original)
@@ -86,9 +86,9 @@ def one_thread_at_a_time(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def lazy_start(_original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``CPUPrefetcher`` open its loader when it is first read, not when it is made.
+    """Make ``CPUPrefetcher`` open its loader on the first read, not in the constructor.
 
-    ``reset`` at the start of the first epoch would otherwise open it a second time.
+    Otherwise ``reset`` at the start of the first epoch would open it a second time.
     """
 
     def __init__(self: Any, loader: Any) -> None:  # noqa: N807 (the method's own name)
@@ -103,13 +103,13 @@ def _when_read(loader: Any) -> Iterator[Any]:
 
 
 def without_gpu(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``create_train_val_dataloader`` prefetch by the CPU where there is no GPU."""
+    """Make ``create_train_val_dataloader`` prefetch with the CPU if there is no GPU."""
 
     @wraps(original)
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> Any:
         train = opt["datasets"]["train"]
         if train.get("prefetch_mode") == "cuda" and not torch.cuda.is_available():
-            logger.warning("datasets.train.prefetch_mode: no GPU here, using 'cpu'.")
+            logger.warning("datasets.train.prefetch_mode: there is no GPU; using cpu.")
             train["prefetch_mode"] = "cpu"
         return original(opt, logger)
 
@@ -117,9 +117,9 @@ def without_gpu(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def one_line_errors(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a method that reads batches raise a worker's ``UserError`` with its own message.
+    """Make a method that reads batches raise a worker's ``UserError`` with its original message.
 
-    torch puts the worker's traceback into the message; it stays visible as the cause.
+    PyTorch puts the worker's traceback into the message; that error remains as the cause.
     """
 
     @wraps(original)

@@ -1,4 +1,4 @@
-"""What a training tells of itself: a line for people, scalars for TensorBoard, a file for plots."""
+"""The log of a training: a line to read, scalars for TensorBoard, a file for plots."""
 
 import json
 import os
@@ -13,16 +13,16 @@ import torch
 from basicsr.utils.logger import MessageLogger
 
 RECORDS = "training.jsonl"
-"""In the run's folder: one JSON object per line of the log."""
+"""File in the run's folder with one JSON object for each line of the log."""
 
 
 class TrainingLog(MessageLogger):
     """BasicSR's ``MessageLogger`` with the run's speed, and a file that ``basicsr plot`` reads.
 
-    A resumed run goes on in the file; lines of iterations that it trains again are removed.
+    A resumed run appends to the file; lines of iterations that it repeats are removed first.
 
     Args:
-        opt: The options, with ``data_plan`` and ``validations``, which are given the writer.
+        opt: The options, with ``data_plan`` and ``validations``; the latter gets the writer.
         start_iter: Iterations done before this start.
         tb_logger: TensorBoard's writer, or None.
     """
@@ -41,8 +41,8 @@ class TrainingLog(MessageLogger):
         """Log one iteration.
 
         Args:
-            log_vars: ``iter``, ``lrs`` (by group), ``time`` and ``data_time`` (seconds per
-                iteration, the first with the second in it), then losses and other numbers.
+            log_vars: ``iter``, ``lrs`` (one per group), ``time`` and ``data_time`` (seconds per
+                iteration; ``time`` includes ``data_time``), then losses and other numbers.
         """
         if not self.is_first:
             return
@@ -53,7 +53,7 @@ class TrainingLog(MessageLogger):
             values.pop("data_time"),
         )
         rates = values.pop("lrs")
-        values.pop("epoch")  # BasicSR counts the one stream as one epoch
+        values.pop("epoch")  # BasicSR counts the single stream as one epoch
         record = {
             "iter": iteration,
             "epoch": self.plan.epoch(iteration),
@@ -95,7 +95,7 @@ class TrainingLog(MessageLogger):
 
 
 def read_records(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a run; a line that a killed run left unfinished is passed over."""
+    """Yield the records of a run; skip a line that a killed run left incomplete."""
     if not file.exists():
         return
     for line in file.read_text(encoding="utf-8").splitlines():
@@ -106,7 +106,7 @@ def read_records(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def memory_gb() -> float:
-    """Return the most memory in use so far, in GB: the GPU's where there is one, else the RAM."""
+    """Return the peak memory so far in GB: of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     if os.name != "posix":

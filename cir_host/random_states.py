@@ -1,4 +1,4 @@
-"""Every random state of a process: as plain values for a file, and kept as it was."""
+"""Saving, restoring and preserving the random states of a process."""
 
 import random
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ def random_states() -> dict[str, Any]:
     """Return the states of Python's, NumPy's and torch's global generators.
 
     Returns:
-        Tensors and plain values, which ``torch.load(..., weights_only=True)`` reads.
+        Tensors and plain values, which ``torch.load(..., weights_only=True)`` can read.
     """
     kind, keys, *rest = np.random.get_state()
     return {
@@ -25,9 +25,9 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Set the generators to what :func:`random_states` returned.
+    """Set the generators to the states that :func:`random_states` returned.
 
-    The states of GPUs that are not there are left out.
+    States of GPUs that this machine lacks are ignored.
     """
     random.setstate(states["python"])
     kind, keys, *rest = states["numpy"]
@@ -39,7 +39,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 @contextmanager
 def kept_random_states() -> Iterator[None]:
-    """Leave the generators of the CPU where they stood, so that a run goes on to draw the same."""
+    """Restore the CPU's generators afterwards, so the run draws the same numbers as without."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:

@@ -1,4 +1,4 @@
-"""Registering into BasicSR's registries without ever displacing what is there."""
+"""Registration in BasicSR's registries that never replaces another package's entry."""
 
 import logging
 import sys
@@ -6,32 +6,32 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
-if TYPE_CHECKING:  # BasicSR is imported by whoever needs it, not by registering
+if TYPE_CHECKING:  # registering does not import BasicSR
     from basicsr.utils.registry import Registry
 
 T = TypeVar("T", bound=Callable[..., Any])
 
 Kind: TypeAlias = Literal["arch", "dataset", "model", "loss", "metric"]
-"""What BasicSR has a registry for."""
+"""The kinds of objects that BasicSR has a registry for."""
 
 _REGISTRIES = "basicsr.utils.registry"
 
 _logger = logging.getLogger("basicsr")
 
 _waiting: list[tuple[Kind, Callable[..., Any]]] = []
-"""What was registered before BasicSR was imported."""
+"""Objects registered before BasicSR was imported."""
 
 
 def register(registry: "Kind | Registry") -> Callable[[T], T]:
     """Return a decorator that registers a class or function under its ``__name__``.
 
-    The first holder of a name keeps it: where another package holds the name already, ours is
-    registered as ``NAME_cir`` and one warning says so. Registering the same object again, as a
-    second import or a reload does, replaces it silently.
+    The first holder of a name keeps it: if another package holds the name, ours is registered as
+    ``NAME_cir``, with a warning. Registering the same object again, as a second import or a reload
+    does, replaces it silently.
 
     Args:
-        registry: One of BasicSR's, or its kind. By its kind, BasicSR need not be imported: its
-            registry receives the object once it is.
+        registry: One of BasicSR's registries, or its kind. Given a kind, BasicSR need not be
+            imported: its registry receives the object when it is.
     """
 
     def decorate(obj: T) -> T:
@@ -47,7 +47,7 @@ def register(registry: "Kind | Registry") -> Callable[[T], T]:
 
 
 def fill_registries() -> None:
-    """Put what was registered before BasicSR was imported into its registries."""
+    """Move the objects registered before BasicSR was imported into its registries."""
     while _waiting:
         kind, obj = _waiting.pop(0)
         _put(_registry_of(kind), obj)
@@ -70,7 +70,7 @@ def _put(registry: "Registry", obj: Any) -> None:
         )
     if candidate != name and holder is None:
         _logger.warning(
-            "%s in BasicSR's %s registry belongs to %s; the one of basicsr-cir is %s.",
+            "%s in BasicSR's %s registry belongs to %s; that of basicsr-cir is %s.",
             name,
             registry._name,
             registry._obj_map[name].__module__,
@@ -79,10 +79,10 @@ def _put(registry: "Registry", obj: Any) -> None:
 
 
 def beside_ours(original: Callable[..., None]) -> Callable[..., None]:
-    """Make ``Registry._do_register`` take a name that we hold under the newcomer's package.
+    """Make ``Registry._do_register`` accept a name that we already hold, as ``NAME_package``.
 
-    A package imported after this one that registers one of our names by BasicSR's own decorator
-    is then ``NAME_package``, with one warning, where BasicSR ends its import by an assertion.
+    BasicSR would end the import of the other package by an assertion. Here its object gets the
+    package's name as a suffix, with a warning.
     """
 
     @wraps(original)
@@ -95,7 +95,7 @@ def beside_ours(original: Callable[..., None]) -> Callable[..., None]:
         package = obj.__module__.partition(".")[0]
         original(self, wanted, obj, package)
         _logger.warning(
-            "%s in BasicSR's %s registry belongs to basicsr-cir; the one of %s is %s_%s.",
+            "%s in BasicSR's %s registry belongs to basicsr-cir; that of %s is %s_%s.",
             wanted,
             self._name,
             package,

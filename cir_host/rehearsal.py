@@ -1,6 +1,6 @@
-"""A run rehearsed before its folder is made, so that bad options cannot cost a good run.
+"""A rehearsal of a run before its folder is made, so that bad options cannot cost an earlier run.
 
-BasicSR renames the folder of an earlier run of the same name and only then builds data sets and
+BasicSR renames the folder of an earlier run of the same name, and only then builds data sets and
 networks. The rehearsal builds them first, on the CPU or without memory, and writes nothing.
 """
 
@@ -30,16 +30,16 @@ from cir_host.parsing import command_line
 from cir_host.random_states import kept_random_states
 
 _REFUSALS = (OSError, AssertionError, LookupError, TypeError, ValueError, RuntimeError)
-"""What BasicSR's constructors raise on options that they cannot use."""
+"""Errors of BasicSR's constructors on options that they cannot use."""
 
 
 def rehearse_first(original: Callable[..., Any]) -> Callable[..., Any]:
     """Make ``make_exp_dirs`` rehearse the run before it archives the earlier one.
 
-    The first of several processes rehearses, and all of them raise what it finds.
+    Of several processes, the first one rehearses, and all of them raise its error.
 
     Raises:
-        UserError: The run would fail; nothing on disk has changed.
+        UserError: The run would fail. Nothing on disk has changed.
     """
 
     @wraps(original)
@@ -65,25 +65,25 @@ def rehearse_first(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             original(opt)
         except OSError as error:
-            raise UserError(f"{error.filename}: cannot be made ({error.strerror})") from error
+            raise UserError(f"{error.filename}: cannot be created ({error.strerror})") from error
 
     return make_exp_dirs
 
 
 def rehearse(opt: dict[str, Any]) -> None:
-    """Build what a run builds, from copies of its options.
+    """Build the data sets, networks, optimizers and schedules of a run from copies of its options.
 
-    What belongs to other packages than BasicSR and ours is built too, but not called.
+    Classes of other packages than BasicSR and ours are built, but no methods of theirs are called.
 
     Raises:
-        UserError: A file is missing or would be archived, a data set or network cannot be built, a
-            checkpoint does not fit, or the optimizer or scheduler cannot be what the options say.
+        UserError: A file is missing or would be archived, a data set, network, optimizer or
+            schedule cannot be built, or a checkpoint does not fit.
     """
     opt = deepcopy(opt)
     _check_paths(opt)
     for phase, section in opt["datasets"].items():
         _build_dataset(opt, section, f"datasets.{phase}")
-    model = _bare_model(opt)
+    model = model_without_networks(opt)
     sections = [key for key in opt if key.startswith("network_") and opt[key]]
     for key in sections if opt["is_train"] else ["network_g"]:
         if key in opt:
@@ -96,7 +96,7 @@ def rehearse(opt: dict[str, Any]) -> None:
 
 
 def _check_paths(opt: Mapping[str, Any]) -> None:
-    """Nothing that the run reads may lie in the folder that it will rename."""
+    """Check that nothing that the run reads lies in the folder that it will rename."""
     folder = Path(opt["path"]["experiments_root" if opt["is_train"] else "results_root"]).resolve()
     read: dict[str, Any] = {"-opt": command_line()[0]}
     for key, value in opt["path"].items():
@@ -114,15 +114,15 @@ def _check_paths(opt: Mapping[str, Any]) -> None:
     for key, path in named:
         if folder.exists() and Path(path).resolve().is_relative_to(folder):
             raise OptionsError(
-                f"{key}: {path} lies in {folder}, which this run would rename to make place for"
+                f"{key}: {path} lies in {folder}, which this run would rename to make room for"
                 f" itself; choose another `name` than {opt['name']!r}"
             )
 
 
 def _build_dataset(opt: Mapping[str, Any], section: dict[str, Any], where: str) -> None:
-    """Build a data set and its loader; read a sample where the class is BasicSR's.
+    """Build a data set and its loader; if the class is BasicSR's, also read a sample.
 
-    BasicSR's classes look up most of their keys only then, in the middle of a run.
+    BasicSR's classes look up most of their keys only when a sample is read.
     """
     cls = DATASET_REGISTRY.get(section["type"])
     with _named(where, section["type"]):
@@ -146,40 +146,46 @@ def _build_dataset(opt: Mapping[str, Any], section: dict[str, Any], where: str) 
 
 
 def _build_network(section: Mapping[str, Any], where: str) -> nn.Module:
-    """Build a network without memory, or on the CPU where its constructor needs values.
+    """Build a network without memory, or on the CPU if its constructor needs values.
 
-    Only on the CPU if it is neither BasicSR's nor ours: it might keep tensors for later networks.
+    A network that is neither BasicSR's nor ours is built on the CPU, since it might keep tensors
+    for later networks.
     """
     arguments = {key: value for key, value in deepcopy(section).items() if key != "type"}
     cls = ARCH_REGISTRY.get(section["type"])
     if known_to_us(cls):
-        # whatever goes wrong, the constructor proper says whether the options are to blame
+        # if this fails, building on the CPU tells whether the options are to blame
         with suppress(Exception), torch.device("meta"):
             return cast(nn.Module, cls(**deepcopy(arguments)))
     with _named(where, section["type"]):
         return cast(nn.Module, cls(**arguments))
 
 
-def _bare_model(opt: dict[str, Any]) -> Any:
-    """A model object of which the constructor has not run: enough to call single methods."""
+def model_without_networks(opt: dict[str, Any]) -> Any:
+    """Return a model that only BasicSR's ``BaseModel`` has set up, on the CPU.
+
+    The constructor of its own class would build and load every network. What is called on this
+    model may use what ``BaseModel`` sets: ``opt``, ``is_train``, ``device``, ``optimizers`` and
+    ``schedulers``. That holds for BasicSR's methods that the rehearsal calls, and is the contract
+    of ``rehearse(network)`` of our models.
+    """
     cls = MODEL_REGISTRY.get(opt["model_type"])
-    model = object.__new__(cls)
-    model.opt, model.is_train = opt, opt["is_train"]
+    model = cls.__new__(cls)
+    BaseModel.__init__(model, opt)
     model.device = torch.device("cpu")
-    model.optimizers, model.schedulers = [], []
     return model
 
 
 def _load(model: Any, key: str, network: nn.Module) -> None:
-    """Load the checkpoint that the options name for a network, the way that the model will."""
+    """Load the checkpoint that the options name for a network, as the model will."""
     paths, label = model.opt["path"], key.removeprefix("network_")
     path = paths.get(f"pretrain_{key}")
     if path is None:
         declared = getattr(getattr(network, "facts", None), "has_weights", True)
         if isinstance(model, SRModel) and not model.is_train and declared:
             raise OptionsError(
-                f"path.pretrain_{key}: missing; a test of {type(network).__name__} without weights"
-                " would measure a random network"
+                f"path.pretrain_{key}: missing; name a checkpoint, since a test of"
+                f" {type(network).__name__} without weights would measure a random network"
             )
     elif _loads_as_basicsr(type(model)):
         try:
@@ -193,20 +199,22 @@ def _load(model: Any, key: str, network: nn.Module) -> None:
 
 
 def _loads_as_basicsr(cls: type) -> bool:
-    """Whether a model's loading needs nothing that a constructor of others might set up."""
+    """Whether loading needs nothing that a constructor of another package might set up."""
     methods = ("load_network", "get_bare_model")
     return issubclass(cls, BaseModel) and all(known_to_us(getattr(cls, m)) for m in methods)
 
 
 def _set_up_training(model: Any) -> None:
-    """Build optimizer and schedulers for one number instead of a network."""
+    """Build optimizers and schedulers for a single parameter in place of the network."""
     options = model.opt["train"]
     if not isinstance(model, SRModel) or not known_to_us(type(model)):
         return
     if type(model).init_training_settings is SRModel.init_training_settings and not (
         options.get("pixel_opt") or options.get("perceptual_opt")
     ):
-        raise OptionsError("train.pixel_opt: missing, and no perceptual_opt; one loss is needed")
+        raise OptionsError(
+            "train.pixel_opt: missing, and so is train.perceptual_opt; give at least one loss"
+        )
     for key in (key for key in ("optim_g", "optim_d") if key in options):
         kind = options[key].pop("type")
         with _named(f"train.{key}", kind, lambda: _optimizers_of(model)):
@@ -233,14 +241,14 @@ def _schedulers_of(model: Any) -> list[str]:
 
 
 def _supported(build: Callable[[str], None], names: Mapping[str, Any]) -> list[str]:
-    """Those names of classes that ``build`` does not refuse as unknown."""
+    """Return the names of the classes that ``build`` does not refuse as unknown."""
     found = []
     for name in (name for name, value in names.items() if isinstance(value, type)):
         try:
             build(name)
         except (NotImplementedError, UserError):
             continue
-        except _REFUSALS:  # known, but it needs arguments
+        except _REFUSALS:  # known, but needs arguments
             pass
         found.append(name)
     return sorted(found)
@@ -248,12 +256,12 @@ def _supported(build: Callable[[str], None], names: Mapping[str, Any]) -> list[s
 
 @contextmanager
 def _named(where: str, kind: str, names: Callable[[], list[str]] | None = None) -> Iterator[None]:
-    """Put the section's name before what a constructor says of its options.
+    """Put the section's name in front of a constructor's error about its options.
 
     Args:
         where: The section.
-        kind: What is built from it.
-        names: Gives the names that could stand for ``kind``, where it is not implemented.
+        kind: The type that is built from it.
+        names: Returns the names that are implemented, if ``kind`` is not.
     """
     try:
         yield
@@ -275,7 +283,7 @@ def _named(where: str, kind: str, names: Callable[[], list[str]] | None = None) 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep BasicSR's logger quiet, and as it was: its first user sets it up for the whole run."""
+    """Silence BasicSR's logger, and leave it as it was, since its first user sets it up."""
     logger = logging.getLogger("basicsr")
     initialized = dict(basicsr_logger.initialized_logger)
     disabled = logger.disabled
@@ -283,7 +291,7 @@ def _silence() -> Iterator[None]:
     logger.disabled = True
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they come again when the run itself builds this
+            warnings.simplefilter("ignore")  # the run itself repeats them
             yield
     finally:
         logger.disabled = disabled

@@ -1,4 +1,4 @@
-"""Resuming a run: from its own folder, on any device, and never from half of it."""
+"""Resuming a run from its own folder, on any device, with state and networks that fit."""
 
 import logging
 import pickle
@@ -11,23 +11,23 @@ from basicsr.utils import check_resume
 from cir_host.checkpoint import read_state_dict
 from cir_host.errors import UserError
 
-# BasicSR's get_root_logger would close the logger to the log file, which is set up after resuming.
+# Not get_root_logger(): the first call sets up the logger, and the log file comes after resuming.
 _logger = logging.getLogger("basicsr")
 
 _KEYS = {"epoch", "iter", "optimizers", "schedulers"}
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """Load the training state that the options ask for, in place of BasicSR's function.
+    """Load the training state that the options name; replaces BasicSR's function.
 
-    With ``--auto_resume`` it is the newest one in the run's own folder; one that cannot be used,
-    such as a file cut short when the run was killed, is skipped with a warning. Otherwise it is
-    ``path.resume_state``. ``opt["resumed_from"]`` then holds the epoch, the iteration
-    and the number of samples drawn.
+    With ``--auto_resume``, it is the newest state in the run's own folder; states that cannot be
+    used, such as a truncated file, are skipped with a warning. Otherwise it is
+    ``path.resume_state``. ``opt["resumed_from"]`` is set to the epoch, the iteration and the number
+    of samples drawn.
 
     Returns:
-        The state, with tensors on the CPU; the optimizers move them where they belong. None where
-        there is nothing to resume.
+        The state, with tensors on the CPU; the optimizers move them to their device. None if there
+        is nothing to resume.
 
     Raises:
         UserError: The state, or a network saved with it, is missing, damaged or of another run.
@@ -69,12 +69,12 @@ def _newest_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
 def _load(path: Path, opt: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"path.resume_state: {path} does not exist")
+        raise UserError(f"path.resume_state: {path} does not exist; name a file of training_states")
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path}: damaged, or holding other objects than tensors and plain values; resume from"
+            f"{path}: damaged, or holds other objects than tensors and plain values; resume from"
             " another file of training_states"
         ) from error
     if not isinstance(state, dict) or not state.keys() >= _KEYS:
@@ -84,14 +84,14 @@ def _load(path: Path, opt: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_networks(state: Path, iteration: int, opt: dict[str, Any]) -> None:
-    """Training goes on with the networks of this run's folder, saved with the state."""
+    """Check the networks that were saved with the state in this run's folder."""
     ignored = opt["path"].get("ignore_resume_networks") or ()
     models = Path(opt["path"]["models"])
     for network in (key for key in opt if key.startswith("network_") and key not in ignored):
         file = models / f"net_{network.removeprefix('network_')}_{iteration}.pth"
         if not file.is_file():
             raise UserError(
-                f"{state}: the network saved with it is missing: {file}; name must be that of the"
-                f" run that saved the state, and is {opt['name']!r}"
+                f"{state}: the network saved with it is missing: {file}; `name` must be the name of"
+                f" the run that saved the state, but is {opt['name']!r}"
             )
         read_state_dict(file)  # raises if it is damaged

@@ -1,8 +1,8 @@
-"""The training samples of a run as one stream, of which every iteration takes its part.
+"""The training samples of a run as a single stream, from which each iteration takes its share.
 
-BasicSR begins an epoch anew in every resumed run, and drops what is left of it at its end. Here an
-iteration's samples follow from the number of samples drawn before it, whatever the epoch is, so
-that a run goes on at any iteration, in any number of processes, as if it had never stopped.
+BasicSR restarts the epoch in a resumed run, and drops the incomplete batch at its end. Here the
+samples of an iteration depend only on the number of samples drawn before, so a run resumes at any
+iteration, with any number of processes, as if it had never stopped.
 """
 
 import random
@@ -19,11 +19,11 @@ from cir_host.random_states import kept_random_states
 
 
 class SampleIndex(int):
-    """An index into a data set that also knows its epoch and its position in it.
+    """An index into a data set, with its epoch and its position in the epoch.
 
-    It is an ``int`` for every data set; ours derive their random stream from ``epoch`` and
-    ``position``, so that samples do not depend on the number of workers, and cut crops of
-    ``crop_size`` pixels where it is not None.
+    For other data sets it is an ``int``. Ours derive their random stream from ``epoch`` and
+    ``position``, so samples do not depend on the number of workers, and take crops of ``crop_size``
+    pixels if it is not None.
     """
 
     epoch: int
@@ -45,13 +45,13 @@ class SampleIndex(int):
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training with batches of one size."""
+    """A part of the training with a fixed batch and crop size."""
 
     last_iter: int
     batch_size: int
-    """Samples of an iteration over all processes."""
+    """Samples of an iteration, over all processes."""
     crop_size: int | None = None
-    """Edge of the crops in pixels; None leaves it to the data set."""
+    """Side of the crops in pixels; None: by the data set."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,19 @@ class DataPlan:
 
     images: int
     epoch_size: int
-    """Samples of an epoch: the images times ``dataset_enlarge_ratio``."""
+    """Samples per epoch: the number of images times ``dataset_enlarge_ratio``."""
     stages: tuple[Stage, ...]
     start_iter: int = 0
     start_sample: int = 0
-    """Samples that were drawn when iteration ``start_iter`` had ended."""
+    """Samples drawn by the end of iteration ``start_iter``."""
 
     def stage(self, iteration: int) -> Stage:
-        """Return the stage of an iteration, counted from 1; the last one goes on for ever."""
+        """Return the stage of an iteration, counted from 1; the last stage has no end."""
         ends = [stage.last_iter for stage in self.stages]
         return self.stages[min(bisect_left(ends, iteration), len(ends) - 1)]
 
     def drawn(self, iteration: int) -> int:
-        """Return how many samples the run has drawn when an iteration has ended."""
+        """Return how many samples the run has drawn by the end of an iteration."""
         drawn, done = self.start_sample, self.start_iter
         for stage in self.stages:
             last = iteration if stage is self.stages[-1] else min(stage.last_iter, iteration)
@@ -86,17 +86,17 @@ class DataPlan:
 
 
 class TrainingBatches(Sampler[list[SampleIndex]]):
-    """All batches from a plan's start to the last iteration, as one process takes them.
+    """All batches of one process, from a plan's start to the last iteration.
 
-    An epoch is in the order of BasicSR's ``EnlargedSampler``, and a batch may begin in one and end
-    in the next. Processes take turns at the samples of an iteration, so that these are the same for
-    any number of processes with the same batch in all.
+    An epoch has the order of BasicSR's ``EnlargedSampler``, and a batch may extend into the next
+    epoch. Processes take turns at the samples of an iteration, so with the same total batch size
+    these are the same for any number of processes.
 
     Args:
-        plan: What each iteration takes.
+        plan: The samples of each iteration.
         total_iter: The last iteration.
-        rank: This process.
-        world_size: How many processes there are.
+        rank: The rank of this process.
+        world_size: The number of processes.
     """
 
     def __init__(self, plan: DataPlan, total_iter: int, rank: int = 0, world_size: int = 1) -> None:
@@ -127,14 +127,14 @@ class TrainingBatches(Sampler[list[SampleIndex]]):
 
 
 class SeededSamples(Dataset[Any]):
-    """A data set of BasicSR or of others, with a random stream for each sample as ours have.
+    """A data set of BasicSR or another package, with a random stream of its own for each sample.
 
-    These draw from the global generators of Python, NumPy and torch, which would make samples
-    depend on the number of workers, and repeat them in every epoch.
+    Such data sets use the global generators of Python, NumPy and PyTorch, so their samples would
+    depend on the number of workers and repeat in every epoch.
 
     Args:
-        dataset: Any data set with a length; a crop size goes into its ``opt["gt_size"]``.
-        manual_seed: The run's.
+        dataset: Any data set with a length. A crop size is set as its ``opt["gt_size"]``.
+        manual_seed: The seed of the run.
     """
 
     def __init__(self, dataset: Sequence[Any], manual_seed: int) -> None:

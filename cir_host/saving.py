@@ -1,4 +1,4 @@
-"""Networks and training states on disk: written whole, complete, and no more than wanted."""
+"""Saving networks and training states: whole, complete, and only as many as wanted."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from cir_host.random_states import random_states, set_random_states
 from cir_host.training import validated_at
 
 _FAILURES = (OSError, RuntimeError)
-"""What ``torch.save`` raises on a full disk, depending on where it notices."""
+"""Errors of ``torch.save`` on a full disk, depending on when it notices."""
 
 _LATEST = -1
 """BasicSR's number for the end of the training."""
@@ -35,7 +35,7 @@ _OF_THE_OPTIONS = frozenset(
         "restarts",
     }
 )
-"""Attributes of BasicSR's schedulers that the options say, which a resumed run may change."""
+"""Attributes of BasicSR's schedulers that come from the options; a resumed run may change them."""
 
 
 def save_network(
@@ -45,21 +45,21 @@ def save_network(
     current_iter: int | str,
     param_key: str | Sequence[str] = "params",
 ) -> None:
-    """Save networks in BasicSR's format, in place of ``BaseModel.save_network``.
+    """Save networks in BasicSR's format; replaces ``BaseModel.save_network``.
 
-    BasicSR writes over the earlier file and goes on after a failure with half of one. The
-    options of the network go with it, as the weights do not tell all of them.
+    BasicSR writes over the earlier file, and after a failure continues with half a file. This also
+    stores the options of the network, since the weights do not determine all of them.
 
     Args:
         self: The model.
         net: One network, or several for one file.
         net_label: Start of the file's name.
         current_iter: The iteration, -1 for the end of the training, or another end of the name.
-        param_key: A container key for each network.
+        param_key: The container key of each network.
 
     Raises:
-        UserError: The network of the end of the training cannot be written. At an iteration this is
-            an error in the log; its training state is then not written either.
+        UserError: The network cannot be written at the end of the training. At an earlier iteration
+            the failure is logged, and the training state of that iteration is not written either.
     """
     if self.opt["rank"] != 0:
         return
@@ -78,20 +78,20 @@ def save_network(
     except _FAILURES as error:
         if current_iter == _LATEST:
             raise UserError(
-                f"{file}: cannot be written ({error}); free the disk and resume"
+                f"{file}: cannot be written ({error}); make room on the disk and resume"
             ) from error
         _report(file, error)
         self._unsaved_at = current_iter
 
 
 def save_training_state(self: Any, epoch: int, current_iter: int) -> None:
-    """Save all that a run needs to go on as if nothing had happened.
+    """Save all that is needed to resume a run exactly; replaces ``BaseModel.save_training_state``.
 
-    In place of ``BaseModel.save_training_state``. Beside BasicSR's keys, the state holds the number
-    of samples drawn (``samples``), the random states of every process (``random``), the data sets
-    that were validated at this iteration (``validated``), the best metrics so far
-    (``best_metric_results``) and what the model's ``state_of_training`` returns
-    (``model``). Then what ``logger.keep_checkpoints`` does not want any more is deleted.
+    Besides BasicSR's keys, the state holds the number of samples drawn (``samples``), the random
+    states of every process (``random``), the data sets validated at this iteration (``validated``),
+    the best metrics so far (``best_metric_results``) and the result of the model's
+    ``state_of_training`` (``model``). Checkpoints beyond ``logger.keep_checkpoints`` are deleted
+    afterwards.
     """
     if current_iter == _LATEST:
         return
@@ -121,10 +121,10 @@ def save_training_state(self: Any, epoch: int, current_iter: int) -> None:
 
 
 def resume_training(self: Any, resume_state: Mapping[str, Any]) -> None:
-    """Take up a training state, in place of ``BaseModel.resume_training``.
+    """Load a training state into a model; replaces ``BaseModel.resume_training``.
 
-    Periods and milestones of the learning rate are those of the options, which may have been
-    lengthened.
+    The periods and milestones of the learning-rate schedule come from the options, which may extend
+    them.
 
     Raises:
         UserError: The state belongs to another kind of model.
@@ -133,15 +133,16 @@ def resume_training(self: Any, resume_state: Mapping[str, Any]) -> None:
         ours, saved = getattr(self, kind), resume_state[kind]
         if len(ours) != len(saved):
             raise UserError(
-                f"path.resume_state: holds {len(saved)} {kind}, {self.opt['model_type']} has"
-                f" {len(ours)}; it is of another model"
+                f"path.resume_state: holds {len(saved)} {kind}, but {self.opt['model_type']} has"
+                f" {len(ours)}; give a state of the same model_type"
             )
     for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=True):
         try:
             optimizer.load_state_dict(saved)
         except ValueError as error:
             raise UserError(
-                f"path.resume_state: its optimizer does not fit this run's parameters ({error})"
+                f"path.resume_state: its optimizer does not fit this run's parameters ({error});"
+                " give a state of the same network and groups"
             ) from error
     for scheduler, saved in zip(self.schedulers, resume_state["schedulers"], strict=True):
         scheduler.load_state_dict({k: v for k, v in saved.items() if k not in _OF_THE_OPTIONS})
@@ -157,9 +158,9 @@ def resume_training(self: Any, resume_state: Mapping[str, Any]) -> None:
 
 
 def best_metrics_into_state(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``BaseModel.validation`` save the state of its iteration again, with what it found.
+    """Make ``BaseModel.validation`` save the state of its iteration again, with its best metrics.
 
-    BasicSR saves first and validates then, and a run resumed there would not know.
+    BasicSR saves before it validates, so a run resumed from that state would not know them.
     """
 
     @wraps(original)
@@ -174,7 +175,7 @@ def best_metrics_into_state(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _lacks_validation(opt: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-    """Whether the run was stopped before all data sets were validated at the state's iteration."""
+    """Whether the run stopped before all data sets were validated at the state's iteration."""
     if not opt.get("val") or state["iter"] % opt["val"]["val_freq"] or "validated" not in state:
         return False
     names = {s["name"] for key, s in opt["datasets"].items() if key.split("_")[0] == "val"}
@@ -182,7 +183,7 @@ def _lacks_validation(opt: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
 
 
 def _plain(best: Mapping[str, Any]) -> dict[str, Any]:
-    """Return BasicSR's best metrics without NumPy's numbers, which ``weights_only`` refuses."""
+    """Return BasicSR's best metrics without NumPy scalars, which ``weights_only`` refuses."""
     return {
         data_set: {
             metric: {**record, "val": float(record["val"])} for metric, record in metrics.items()
@@ -217,5 +218,5 @@ def _delete_old(opt: Mapping[str, Any]) -> None:
 
 def _report(file: Path, error: Exception) -> None:
     get_root_logger().error(
-        f"{file} cannot be written ({error}). Training goes on; the earlier checkpoints are whole."
+        f"{file}: cannot be written ({error}). Training continues; earlier checkpoints are intact."
     )

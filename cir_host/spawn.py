@@ -1,9 +1,8 @@
-"""Worker processes that are spawned: they import this package before anything of BasicSR.
+"""Spawned data loader workers, which must import this package before BasicSR.
 
-A worker unpickles its data set, which imports the data set's module and with it BasicSR. Where
-the main script cannot be imported again, nothing has supplied the modules of
-:mod:`cir_host.compat` by then. So the pickle of every data set that is not ours begins with a
-function of this module.
+A worker unpickles its data set, which imports the data set's module and BasicSR. If the main script
+cannot be imported again, nothing has installed the import hook by then. So the pickle of every data
+set that is not ours begins with a function of this module.
 """
 
 import copyreg
@@ -12,7 +11,7 @@ from typing import Any
 
 
 def import_host_first(dataset: object) -> None:
-    """Have a data set, and those of every registered class, pickled as this module describes."""
+    """Pickle a data set, and those of every registered class, as this module describes."""
     from basicsr.utils.registry import DATASET_REGISTRY  # a worker imports this module first
 
     for cls in (type(dataset), *(cls for _, cls in DATASET_REGISTRY)):

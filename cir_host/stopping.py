@@ -1,4 +1,4 @@
-"""SIGTERM, which schedulers of clusters send before they kill: save, then end."""
+"""On SIGTERM, which clusters send before they kill a job, save the state and exit."""
 
 import signal
 import threading
@@ -15,21 +15,21 @@ _asked = threading.Event()
 
 
 class Stopped(SystemExit):
-    """The end of a run that was asked to stop and has saved its state."""
+    """Raised when a run was asked to stop and has saved its state."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 def stopping() -> bool:
-    """Whether this process was asked to stop, so that long work may be left undone."""
+    """Whether this process was asked to stop, so that long work may be skipped."""
     return _asked.is_set()
 
 
 def stop_on_sigterm(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``train_pipeline`` end a run that gets a SIGTERM after its iteration, with a state.
+    """Make ``train_pipeline`` save the state after the current iteration on SIGTERM, and exit.
 
-    The exit status is 143, as that of a process which the signal ends.
+    The exit status is 143, the usual one of a process that SIGTERM ends.
     """
 
     @wraps(original)
@@ -40,7 +40,7 @@ def stop_on_sigterm(original: Callable[..., Any]) -> Callable[..., Any]:
         before = signal.signal(signal.SIGTERM, _ask)
         try:
             original(root_path)
-            if stopping():  # after the last iteration: the validation was left undone
+            if stopping():  # after the last iteration, the validation was skipped
                 raise Stopped
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -50,10 +50,10 @@ def stop_on_sigterm(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def save_and_stop(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``BaseModel.update_learning_rate``, with which an iteration begins, end a stopping run.
+    """Make ``BaseModel.update_learning_rate``, which begins an iteration, end a stopping run.
 
     Raises:
-        Stopped: The state of the iteration before is saved.
+        Stopped: The state of the previous iteration is saved.
     """
 
     @wraps(original)
@@ -63,8 +63,8 @@ def save_and_stop(original: Callable[..., Any]) -> Callable[..., Any]:
             if getattr(self, "_saved_at", None) != done:
                 self.save(-1, done)
             get_root_logger().warning(
-                f"Stopped by SIGTERM after iteration {done}; its state is saved, --auto_resume goes"
-                " on from there."
+                f"Stopped by SIGTERM after iteration {done}, whose state is saved; resume with"
+                " --auto_resume."
             )
             raise Stopped
         original(self, current_iter, *args, **kwargs)

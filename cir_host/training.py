@@ -1,4 +1,4 @@
-"""BasicSR's training loop made sound: its length, its loaders, its last validation."""
+"""Corrections of BasicSR's training loop: its length, its data loaders, its last validation."""
 
 import math
 import os
@@ -23,25 +23,25 @@ from cir_host.stopping import stopping
 
 @dataclass
 class Validations:
-    """What a validation outside BasicSR's loop needs; ``opt["validations"]``."""
+    """Loaders and writer for validations outside BasicSR's loop; ``opt["validations"]``."""
 
     loaders: list[Any]
     tb_logger: Any = None
 
     def __deepcopy__(self, memo: Any) -> "Validations":
-        """Return the object itself: a model copies its options."""
+        """Return the object itself, since a model copies its options."""
         return self
 
 
 def one_stream(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``create_train_val_dataloader`` give all batches of the run as one long epoch.
+    """Make ``create_train_val_dataloader`` return all batches of the run as one long epoch.
 
-    BasicSR rounds the batches of an epoch up, while its loader drops the last incomplete one, and
-    so ends before ``total_iter``; a resumed run begins its epoch anew. Here the loader goes on
-    where ``opt["resumed_from"]`` stopped, and ends at ``total_iter``. ``opt["data_plan"]`` then
-    tells which samples an iteration takes.
+    BasicSR counts the incomplete last batch of an epoch, which its loader drops, so it ends before
+    ``total_iter``; a resumed run restarts its epoch. Here the loader continues where
+    ``opt["resumed_from"]`` stopped and ends at ``total_iter``. ``opt["data_plan"]`` holds which
+    samples an iteration takes.
 
-    A model may have ``training_stages(opt, batch_size)``, which returns stages of other sizes.
+    A model may define ``training_stages(opt, batch_size)``, which returns stages of other sizes.
     """
 
     @wraps(original)
@@ -51,11 +51,11 @@ def one_stream(original: Callable[..., Any]) -> Callable[..., Any]:
         batches = TrainingBatches(plan, total_iter, opt["rank"], opt["world_size"])
         opt["validations"] = Validations(val_loaders)
         logger.info(
-            f"Samples per epoch: {plan.epoch_size}; by iteration {total_iter} the run has drawn"
-            f" {plan.drawn(total_iter)}, {plan.drawn(total_iter) / plan.epoch_size:.2f} epochs."
+            f"Samples per epoch: {plan.epoch_size}; samples up to iteration {total_iter}:"
+            f" {plan.drawn(total_iter)} ({plan.drawn(total_iter) / plan.epoch_size:.2f} epochs)."
         )
         start_epoch = opt.get("resumed_from", {"epoch": 0})["epoch"]
-        # BasicSR trains from the epoch of the state to the last one, both included
+        # BasicSR trains from the epoch of the state to the last one, inclusive
         return _streaming(loader, batches, opt), sampler, val_loaders, start_epoch, total_iter
 
     return create_train_val_dataloader
@@ -71,13 +71,13 @@ def _plan(opt: Mapping[str, Any], loader: Any) -> DataPlan:
     else:
         stages = (Stage(total_iter, batch_size),)
     start = opt.get("resumed_from", {"epoch": 0, "iter": 0})
-    # a state of BasicSR's own does not tell how far its epoch was
+    # a state saved by plain BasicSR does not say how far its epoch was
     drawn = start.get("samples", start["epoch"] * epoch_size)
     return DataPlan(images, epoch_size, stages, start["iter"], drawn)
 
 
 def _streaming(loader: Any, batches: TrainingBatches, opt: Mapping[str, Any]) -> Any:
-    """Return a loader as BasicSR made it, but for the samples that it yields."""
+    """Return a loader with the settings of BasicSR's, but the run's own batches."""
     dataset = loader.dataset
     if not getattr(dataset, "seeds_samples", False):
         dataset = SeededSamples(dataset, opt["manual_seed"])
@@ -86,7 +86,7 @@ def _streaming(loader: Any, batches: TrainingBatches, opt: Mapping[str, Any]) ->
         dataset=dataset,
         batch_sampler=batches,
         worker_init_fn=partial(_start_worker, loader.worker_init_fn),
-        # an iterator draws a number when it starts, and the global generator must not give it
+        # an iterator draws a seed when it starts; it must not come from the global generator
         generator=torch.Generator().manual_seed(opt["manual_seed"]),
         **{name: getattr(loader, name) for name in kept if hasattr(loader, name)},
     )
@@ -100,7 +100,7 @@ def _start_worker(original: Callable[[int], None], worker: int) -> None:
 
 
 def _obey_parent() -> None:
-    """End a worker by its parent's SIGTERM alone, not by one to all processes of the run.
+    """Let only a SIGTERM from the parent end a worker, not one to all processes of the run.
 
     The parent still needs the worker for the samples of its last iteration.
     """
@@ -110,10 +110,10 @@ def _obey_parent() -> None:
 
 
 def sound_periods(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``setup_schedulers`` refuse periods of the learning rate that end before the training.
+    """Make ``setup_schedulers`` refuse a learning-rate schedule that ends before the training.
 
     Raises:
-        OptionsError: Periods sum to less than ``total_iter``.
+        OptionsError: The periods sum to less than ``total_iter``.
     """
 
     @wraps(original)
@@ -125,25 +125,25 @@ def sound_periods(original: Callable[..., Any]) -> Callable[..., Any]:
             if reach < total_iter - 1:
                 raise OptionsError(
                     f"train.scheduler.periods: they sum to {reach}, less than train.total_iter"
-                    f" {total_iter}; training would stop there with an error"
+                    f" {total_iter}; lengthen them, or training would fail there"
                 )
             if reach > total_iter:
                 get_root_logger().warning(
                     f"train.scheduler.periods sum to {reach}, more than train.total_iter"
-                    f" {total_iter}: the learning rate will not come down to its end."
+                    f" {total_iter}: the learning rate will not reach its final value."
                 )
 
     return setup_schedulers
 
 
 def sound_loader(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``build_dataloader`` refuse loaders that yield nothing, and others' workers importable.
+    """Make ``build_dataloader`` refuse loaders without batches, and prepare spawned workers.
 
-    ``persistent_workers`` is dropped where there are no workers, which BasicSR has in every
-    validation and test, and torch refuses.
+    Without workers, as in BasicSR's validations and tests, ``persistent_workers`` is dropped, since
+    PyTorch would refuse it.
 
     Raises:
-        UserError: The data set is empty, or holds less than one training batch.
+        UserError: The data set is empty, or has fewer samples than one training batch.
     """
 
     @wraps(original)
@@ -153,14 +153,14 @@ def sound_loader(original: Callable[..., Any]) -> Callable[..., Any]:
         import_host_first(dataset)
         section = dataset_opt.get("name", dataset_opt["phase"])
         if isinstance(dataset, Sized) and len(dataset) == 0:
-            raise UserError(f"Data set {section!r} holds no images; check its folders in datasets")
+            raise UserError(f"data set {section!r}: holds no images; check its folders in datasets")
         in_training = dataset_opt["phase"] == "train"
         if not (in_training and dataset_opt["num_worker_per_gpu"]):
             dataset_opt = {k: v for k, v in dataset_opt.items() if k != "persistent_workers"}
         loader = original(dataset, dataset_opt, *args, **kwargs)
         if in_training and len(loader) == 0:
             raise UserError(
-                f"Data set {section!r}: {len(dataset)} images give {len(loader.sampler)} samples"
+                f"data set {section!r}: {len(dataset)} images give {len(loader.sampler)} samples"
                 f" per epoch and process, less than one batch of {loader.batch_size}; lower"
                 " batch_size_per_gpu or raise dataset_enlarge_ratio"
             )
@@ -170,10 +170,10 @@ def sound_loader(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def last_validation_at_total(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``BaseModel.validation`` after the loop stand at ``total_iter``, once.
+    """Make the validation after the training loop count as ``total_iter``, and happen once.
 
-    BasicSR's loop may end with the iteration counted beyond the last. A data set that was
-    validated at ``total_iter`` inside the loop is not measured again.
+    BasicSR's loop may leave the iteration one too high. A data set that was validated at
+    ``total_iter`` within the loop is not validated again.
     """
 
     @wraps(original)
@@ -188,7 +188,7 @@ def last_validation_at_total(original: Callable[..., Any]) -> Callable[..., Any]
         current_iter = min(current_iter, total_iter)
         if validated.get(dataloader) == current_iter:
             return
-        with kept_random_states():  # training draws the same, validated or not
+        with kept_random_states():  # training draws the same numbers without a validation
             original(self, dataloader, current_iter, tb_logger, save_img)
         if not stopping():
             validated[dataloader] = current_iter
@@ -197,16 +197,16 @@ def last_validation_at_total(original: Callable[..., Any]) -> Callable[..., Any]
 
 
 def validated_at(model: Any, iteration: int) -> list[str]:
-    """Return the names of the data sets that a model has validated at an iteration."""
+    """Return the names of the data sets that a model validated at an iteration."""
     validated = vars(model).get("_validated_at", {})
     return [loader.dataset.opt["name"] for loader, at in validated.items() if at == iteration]
 
 
 def validate_what_was_missed(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``BaseModel.update_learning_rate`` begin a resumed run with the validation it lacks.
+    """Make ``BaseModel.update_learning_rate`` begin a resumed run with the validation it missed.
 
-    BasicSR saves first and validates then: a run that was killed between the two would not validate
-    that iteration any more.
+    BasicSR saves before it validates, so a run killed in between would never validate that
+    iteration.
     """
 
     @wraps(original)

@@ -1,4 +1,4 @@
-"""The weights that the package carries: ``NAME.safetensors``, each with its card ``NAME.md``."""
+"""The bundled weights: ``NAME.safetensors``, each with its model card ``NAME.md``."""
 
 from pathlib import Path
 
@@ -9,34 +9,32 @@ _FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """Return the names of all weights."""
+    """Return the names of all bundled weights."""
     return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
 
 
 def path_of(name: str) -> Path:
-    """Return the file of the weights of a name.
+    """Return the file of the bundled weights of a name.
 
     Raises:
-        UserError: There are none; the message lists the names.
+        UserError: No weights have that name; the message lists the names.
     """
     if name not in names():
         raise UserError(
-            f"{name}: no such file, nor weights of that name in the package (it has:"
+            f"{name}: no such file, and no bundled weights of that name (there are:"
             f" {', '.join(names()) or 'none'})"
         )
     return _FOLDER / f"{name}.safetensors"
 
 
 def default_weights() -> Path:
-    """Return the file of the weights that restore where no others are named."""
+    """Return the file of the weights that restore by default."""
     return path_of("promptcir_s_x1")
 
 
+@checkpoint.register_finder
 def _find(path: Path) -> Path | None:
-    """Take a name without a folder, with or without ``.safetensors``, for weights of ours."""
+    """Return the bundled weights of a name without a folder, with or without ``.safetensors``."""
     if path.name != str(path) or path.suffix not in ("", ".safetensors"):
         return None
     return path_of(path.stem)
-
-
-checkpoint.finders.append(_find)

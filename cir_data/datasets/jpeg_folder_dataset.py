@@ -11,7 +11,7 @@ from cir_data.images.color import to_color
 from cir_data.images.decoding import decode_compressed
 from cir_data.options import JPEGFolderOptions
 from cir_data.storage.dataroots import open_images
-from cir_host.options import convert
+from cir_host.options import typed
 from cir_host.registration import register
 
 
@@ -33,7 +33,7 @@ class JPEGFolderDataset(Dataset[Sample]):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt  # BasicSR's validation reads the name here
-        self.options = convert(opt, self.options_type, f"datasets.{opt.get('phase')}")
+        self.options = typed(opt, self.options_type, f"datasets.{opt.get('phase')}")
         roots = open_images("dataroot_lq", self.options.dataroot_lq, self.options.meta_info_file)
         self.compressed = list(chain.from_iterable(roots))
 

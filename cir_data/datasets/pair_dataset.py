@@ -23,7 +23,7 @@ from cir_data.storage.dataroots import open_images
 from cir_data.storage.stored_images import StoredImages
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
-from cir_host.options import convert
+from cir_host.options import typed
 from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 
 _MOST_TRIES = 100
@@ -46,7 +46,7 @@ class PairDataset(Dataset[PairSample], ABC):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt  # BasicSR's validation reads the name here
-        self.options = convert(opt, self.options_type, f"datasets.{opt.get('phase')}")
+        self.options = typed(opt, self.options_type, f"datasets.{opt.get('phase')}")
         roots = open_images("dataroot_gt", self.options.dataroot_gt, self.options.meta_info_file)
         self.originals = StoredImages(chain.from_iterable(roots))
         self.unreadable = UnreadableImages(len(self.originals))

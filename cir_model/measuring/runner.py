@@ -12,7 +12,7 @@ from basicsr.data import build_dataset
 from basicsr.utils import tensor2img
 from tqdm import tqdm
 
-from cir_data.storage.sources import some
+from cir_data.messages import first_few
 from cir_host.errors import UserError
 from cir_host.file_names import printable
 from cir_model.measuring import protocol
@@ -118,7 +118,7 @@ def measure(
             failed[str(error)] = None
     if failed:
         raise UserError(
-            f"could not measure: {some(list(failed))}; all other scores are in {store.path}, and"
+            f"could not measure: {first_few(list(failed))}; all other scores are in {store.path}, and"
             " the same command measures the rest"
         )
 

@@ -23,7 +23,7 @@ from cir_data.messages import first_few
 from cir_host.distributed import connected
 from cir_host.errors import OptionsError, UndefinedMetric, UserError
 from cir_host.file_names import folded, printable
-from cir_host.options import convert
+from cir_host.options import typed
 from cir_host.stopping import stopping
 from cir_model.measuring.record import Measurement
 from cir_model.measuring.validation_files import DataSetResult, markdown_table, write_results
@@ -56,7 +56,7 @@ class MeasuringModel(SRModel):
     @staticmethod
     def val_options(opt: Mapping[str, Any]) -> ValOptions:
         """Return the checked section ``val``; without one, no images are saved."""
-        return convert(opt.get("val") or {"save_img": False}, ValOptions, "val")
+        return typed(opt.get("val") or {"save_img": False}, ValOptions, "val")
 
     def _further_network(self, path: str) -> nn.Module:
         if self.is_train:

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from cir_host.distributed import connected
 from cir_host.errors import UserError
-from cir_host.options import convert
+from cir_host.options import typed
 from cir_host.registration import register
 from cir_host.sampler import Stage
 from cir_model.losses.building import Losses, check_losses
@@ -48,7 +48,7 @@ class CIRModel(MeasuringModel):
     @classmethod
     def train_options(cls, opt: Mapping[str, Any]) -> TrainOptions:
         """Return the checked section ``train``."""
-        return convert(opt["train"], cls.train_options_type, "train")
+        return typed(opt["train"], cls.train_options_type, "train")
 
     @classmethod
     def training_stages(cls, opt: Mapping[str, Any], batch_size: int) -> tuple[Stage, ...]:

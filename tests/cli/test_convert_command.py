@@ -134,9 +134,9 @@ def test_what_the_format_cannot_hold_is_one_line(tmp_path, capsys, state, reason
     ("arguments", "message"),
     [
         (["-o", "net.txt"], "give .safetensors, .pth or .onnx"),
-        (["-o", "absent/net.pth"], "no folder absent"),
-        (["-o", "net.pth"], "net.pth: exists; --overwrite replaces it"),
-        (["-o", "new.pth", "--network", "HAT"], "give a section like '{type: HAT, upscale: 2}'"),
+        (["-o", "absent/net.pth"], "the folder absent does not exist"),
+        (["-o", "net.pth"], "net.pth: exists; give --overwrite to replace it"),
+        (["-o", "new.pth", "--network", "HAT"], "give a section such as '{type: HAT, upscale: 2}'"),
         (["-o", "new.pth", "--key", "ours"], "holds no state dict 'ours'"),
     ],
 )
@@ -250,7 +250,7 @@ def test_half_precision_and_the_network_of_an_options_file(tmp_path, capsys):
     x = image(64, 64)
     torch.testing.assert_close(restore(loaded, x), restore(network, x), rtol=0, atol=2e-3)
     assert convert(tmp_path, "-o", str(tmp_path / "net.onnx"), "--half") == 2
-    assert "--half: ONNX is written in float32" in capsys.readouterr().err
+    assert "--half: ONNX files are written in float32" in capsys.readouterr().err
 
 
 def test_half_precision_refuses_what_it_cannot_hold(tmp_path, capsys):
@@ -270,4 +270,4 @@ def test_an_options_file_without_a_network(tmp_path, capsys):
     options.write_text("name: run\n")
     flags = ["-o", str(tmp_path / "a.pth"), "--network", str(options)]
     assert convert(tmp_path, *flags) == 2
-    assert "or an options file that has network_g" in capsys.readouterr().err
+    assert "or an options file with network_g" in capsys.readouterr().err

@@ -80,7 +80,7 @@ def test_a_file_of_an_unknown_or_impossible_network_is_shown_all_the_same(tmp_pa
     torch.save({"stem": torch.zeros(2, 3)}, tmp_path / "net.pth")
     assert main(["models", str(tmp_path / "net.pth")]) == 0
     shown = capsys.readouterr().out
-    assert "none that is known here" in shown
+    assert "network:      unknown" in shown
     assert "1 of 6 numbers" in shown
     section = json.dumps({"type": "Another", "width": 8})
     save_file({"stem": torch.zeros(2, 3)}, tmp_path / "net.safetensors", {"network_g": section})

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cir_arch.network import entries
 from cir_cli import models, restore
@@ -77,6 +78,15 @@ def test_what_it_refers_to_exists(document):
             assert anchor in anchors(target.read_text(encoding="utf-8")), f"{link}#{anchor}"
     for name in re.findall(r"-opt ([\w/.]+\.yml)", text):
         assert name in {*shipped(), "mine.yml", "NAME.yml"}, name
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    (code,) = re.findall(r"^```python\n(.*?)^```", text_of("README.md"), re.MULTILINE | re.DOTALL)
+    Image.radial_gradient("L").resize((24, 16)).convert("RGB").save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    with Image.open("restored.png") as restored:
+        assert (restored.mode, restored.size) == ("RGB", (24, 16))
 
 
 def test_every_page_is_found_from_the_readme():

@@ -81,13 +81,13 @@ def test_file_to_file_and_streams(tmp_path, monkeypatch):
     [
         (["missing.jpg"], "out", "missing.jpg: no such file"),
         (["none*.jpg"], "out", "no file matches"),
-        (["p"], "p", "is the input folder"),
+        (["p"], "p", "is also the input folder"),
         (["p"], "p/a.jpg", "is a file"),
-        (["empty"], "out", "no pictures"),
-        (["-", "p"], "out", "only input"),
+        (["empty"], "out", "no images"),
+        (["-", "p"], "out", "cannot be combined"),
         (["p"], "-", "single file"),
-        (["p/a.jpg"], "p/a.jpg", "is the input"),
-        (["-"], "out.xyz", "give a file with one of"),
+        (["p/a.jpg"], "p/a.jpg", "is also the input"),
+        (["-"], "out.xyz", "the suffix names no format; use one of"),
         (["p/a.jpg", "q/p/a.jpg"], ".", "overwritten"),
     ],
 )
@@ -155,11 +155,11 @@ def test_everything_that_is_left_out_is_told(tmp_path, monkeypatch):
     assert left_out.lines() == [
         "files of other kinds: 4 (by suffix: 2 .txt, 1 without, 1 .heic)",
         "hidden files and folders: 1",
-        f"linked folders, which must be inputs themselves: 1 ({photos / 'linked'})",
+        f"linked folders (name them as inputs to restore them): 1 ({photos / 'linked'})",
         f"pipes and devices: 1 ({photos / 'pipe.jpg'})",
     ]
     assert left_out.unreadable == [
-        f"{photos / 'gone.jpg'}: a link to a file that is not there",
+        f"{photos / 'gone.jpg'}: a link to a missing file",
         f"{photos / 'd'}: Permission denied",
     ]
 
@@ -182,7 +182,7 @@ def test_patterns_that_pathlib_refuses(tmp_path):
     [
         (["~nobody/x.jpg"], "out", "~nobody/x.jpg: no such file"),
         (["~nobody/*.jpg"], "out", "no file matches"),
-        (["a.jpg"], "out.bmp", "give a file with one of"),
+        (["a.jpg"], "out.bmp", "the suffix names no format; use one of"),
         (["a.jpg", "b.jpg"], "out.png", "names a file"),
         (["."], "out.png", "names a file"),
         (["."], "", "is empty"),

@@ -109,7 +109,7 @@ def test_what_cannot_be_read_fails_and_the_rest_is_restored(folder, capsys):
     (folder / "in/note.txt").write_text("x")
     assert run("in", "-o", "out") == 1
     err = capsys.readouterr().err
-    assert "error: in/gone.jpg: a link to a file that is not there" in err
+    assert "error: in/gone.jpg: a link to a missing file" in err
     assert "left out: files of other kinds: 1 (by suffix: 1 .txt)" in err
     assert "1 restored, 0 copied, 0 skipped, 1 failed" in err
 
@@ -180,11 +180,11 @@ def test_the_report_of_an_interrupted_batch_is_written(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("variables", "status", "said"),
     [
-        ({"RANK": "1"}, 0, "RANK=1 alone is ignored"),
-        ({"WORLD_SIZE": "4"}, 0, "WORLD_SIZE=4 alone is ignored"),
+        ({"RANK": "1"}, 0, "RANK=1 is ignored"),
+        ({"WORLD_SIZE": "4"}, 0, "WORLD_SIZE=4 is ignored"),
         ({"RANK": "x", "WORLD_SIZE": "2"}, 2, "RANK=x and WORLD_SIZE=2"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, 2, "RANK=2 and WORLD_SIZE=2"),
-        ({"RANK": "0", "WORLD_SIZE": "2"}, 0, "Part 1 of 2"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, 0, "part 1 of 2"),
     ],
 )
 def test_variables_of_torchrun(variables, status, said, folder, capsys, monkeypatch):

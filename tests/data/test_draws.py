@@ -4,13 +4,13 @@ import pytest
 from cir_data.draws import Mixture
 from cir_data.options import JPEGRestorationOptions
 from cir_host.errors import OptionsError
-from cir_host.options import convert
+from cir_host.options import typed
 
 
 def options(quality, phase="train"):
     section = {"name": "T", "type": "JPEGRestorationDataset", "phase": phase, "gt_size": 32}
     section |= {"dataroot_gt": "x", "quality": quality}
-    return convert(section, JPEGRestorationOptions, f"datasets.{phase}")
+    return typed(section, JPEGRestorationOptions, f"datasets.{phase}")
 
 
 def drawn(quality, count=6000):

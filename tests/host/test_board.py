@@ -27,6 +27,5 @@ def test_a_full_disk_is_one_error_and_ends_nothing():
     assert writer.values == [1]
     assert writer.log_dir == "runs/x"
     assert log == [
-        "runs/x: cannot be written (No space left on device); TensorBoard shows nothing from here"
-        " on."
+        "runs/x: cannot be written (No space left on device); TensorBoard gets no further values."
     ]

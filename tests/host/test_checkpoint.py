@@ -165,7 +165,7 @@ def safetensors_file(path, cut):
     [
         ("absent.pth", lambda p: None, None, "no such file"),
         ("folder.pth", lambda p: p.mkdir(), None, "a folder, not a file"),
-        ("empty.pth", lambda p: p.write_bytes(b""), None, "an empty file"),
+        ("empty.pth", lambda p: p.write_bytes(b""), None, "is empty"),
         ("page.pth", lambda p: p.write_text("\n<!DOCTYPE html><p>404"), None, "a web page"),
         ("note.pth", lambda p: p.write_text("Not found"), None, "a text file"),
         (
@@ -190,7 +190,7 @@ def safetensors_file(path, cut):
             r"fractions\.Fraction",
         ),
         ("list.pth", lambda p: torch_file(p, [torch.ones(1)]), None, "holds a list"),
-        ("epoch.pth", lambda p: torch_file(p, {"epoch": 1}), None, "'epoch' in it is no tensor"),
+        ("epoch.pth", lambda p: torch_file(p, {"epoch": 1}), None, "'epoch' in it is not a tensor"),
         (
             "keys.pth",
             lambda p: torch_file(p, {"params": STATE}),
@@ -199,8 +199,8 @@ def safetensors_file(path, cut):
         ),
         ("net.safetensors", lambda p: safetensors_file(p, 90), None, "not a whole safetensors"),
         ("misnamed.pth", lambda p: safetensors_file(p, 90), None, "not a whole safetensors"),
-        ("gzip.pth", lambda p: p.write_bytes(gzip.compress(WHOLE)), None, "by gzip; unpack it"),
-        ("tar.pth", tar_file, None, "packed by tar; unpack it"),
+        ("gzip.pth", lambda p: p.write_bytes(gzip.compress(WHOLE)), None, "with gzip; unpack it"),
+        ("tar.pth", tar_file, None, "packed with tar; unpack it"),
         ("zeros.pth", lambda p: p.write_bytes(bytes(999)), None, "damaged .* zeros"),
         ("onnx.pth", lambda p: p.write_bytes(b"\x08\x0a\x12\x07pytorch"), None, "an ONNX model"),
         (
@@ -209,10 +209,25 @@ def safetensors_file(path, cut):
             None,
             r"2 checkpoints \(a\.pth, b\.safetensors\); unpack it",
         ),
-        ("arrays.npz", lambda p: zipped(p, a_npy=b""), None, r"without a checkpoint .* a\.npy"),
-        ("no.zip", zipped, None, "without a checkpoint in it; it holds nothing"),
-        ("web.zip", lambda p: zipped(p, a_pth=b"<html>"), None, r"web\.zip, a\.pth in it: a web"),
-        ("bomb.zip", lambda p: zipped(p, a_pth=bytes(10**6)), None, "would be 1,000,000 bytes"),
+        (
+            "arrays.npz",
+            lambda p: zipped(p, a_npy=b""),
+            None,
+            r"without a checkpoint; it holds .*a\.npy",
+        ),
+        ("no.zip", zipped, None, "without a checkpoint; it holds nothing"),
+        (
+            "web.zip",
+            lambda p: zipped(p, a_pth=b"<html>"),
+            None,
+            r"web\.zip, a\.pth in it: is a web",
+        ),
+        (
+            "bomb.zip",
+            lambda p: zipped(p, a_pth=bytes(10**6)),
+            None,
+            "would unpack to 1,000,000 bytes",
+        ),
         ("nested.zip", lambda p: (zipped(p), zipped(p, a_pth=p.read_bytes())), None, "in a zip"),
         (
             "encrypted.zip",
@@ -228,14 +243,14 @@ def safetensors_file(path, cut):
         ),
         ("pipe.pth", os.mkfifo, None, "a pipe or device, not a file"),
         ("n" * 300 + ".pth", lambda p: None, None, "File name too long"),
-        ("cycle.pth", inside_itself, None, "'params' in it is no tensor"),
+        ("cycle.pth", inside_itself, None, "'params' in it is not a tensor"),
         ("list_beside.pth", lambda p: torch_file(p, {**STATE, "l": [1]}), None, "'l' in it is no"),
         ("several.pth", lambda p: torch_file(p, {0: STATE, 1: STATE}), None, r"several \(0, 1\)"),
         (
             "4.state",
             lambda p: torch_file(p, {"epoch": 1, "iter": 4, "optimizers": [], "schedulers": []}),
             None,
-            "a training state, without a network",
+            "a training state without a network",
         ),
         (
             "program.pth",
@@ -249,7 +264,7 @@ def safetensors_file(path, cut):
             os.fsdecode(b"caf\xe9.pth"),
             lambda p: p.write_text("no"),
             None,
-            r"caf\\udce9.pth: a text",
+            r"caf\\udce9.pth: is a text",
         ),
     ],
 )
@@ -277,8 +292,8 @@ def test_a_file_name_that_is_not_utf8_is_no_hindrance(tmp_path, kind):
         (torch.eye(3).to_sparse_csr(), "sparse_csr"),
         (torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "float4_e2m1fn_x2"),
         (torch._empty_affine_quantized([2], scale=1, zero_point=0, dtype=torch.qint8), "qint8"),
-        (torch.ones(2, device="meta"), "a shape, but no numbers"),
-        (torch.ones(1).expand(10**12), "claims 1,000,000,000,000 numbers"),
+        (torch.ones(2, device="meta"), "a shape but no values"),
+        (torch.ones(1).expand(10**12), "claims 1,000,000,000,000 values"),
     ],
     ids=["sparse", "csr", "packed", "quantised", "meta", "repeated"],
 )
@@ -527,8 +542,8 @@ def test_basicsr_s_models_do_not_test_half_a_network(tmp_path):
     with basicsr_log() as log:
         stock_model(True).load_network(net, str(file), strict=False)
     fills, loaded = log  # not BasicSR's list of every name
-    assert "fills TinyBatchNorm only in part: 7 of 8 tensors (123 of 231 parameters)" in fills
-    assert loaded.endswith(f"loaded from {file}, its params")
+    assert "fills only part of TinyBatchNorm: 7 of 8 tensors (123 of 231 parameters)" in fills
+    assert loaded.endswith(f"loaded from {file}, key params")
 
 
 def test_a_file_of_which_nothing_fits_is_an_error():

@@ -77,7 +77,7 @@ def test_the_rank_that_torch_s_launcher_adds_is_understood(tmp_path, monkeypatch
 @pytest.mark.parametrize("module", [dist_util, basicsr.utils.options])
 def test_a_start_without_the_launcher_says_how_to_start(monkeypatch, module, launcher, variable):
     monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(UserError, match=rf"{variable} is not set; start the command by .*run "):
+    with pytest.raises(UserError, match=rf"{variable} is not set; start the command with .*run "):
         module.init_dist(launcher)
 
 
@@ -103,11 +103,11 @@ def variables(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"RANK": "x"}, "RANK is 'x', not an integer from 0 on"),
+        ({"RANK": "x"}, "RANK is 'x', not an integer of at least 0"),
         ({"RANK": "-1"}, "RANK is '-1'"),
         ({"RANK": "1.0"}, "RANK is '1.0'"),
         ({"RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', not an integer from 1 on"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', not an integer of at least 1"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
         ({"WORLD_SIZE": None}, "WORLD_SIZE is not set"),
         ({"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x'"),
@@ -136,7 +136,7 @@ def free_port():
 def test_a_process_that_does_not_come_ends_the_wait_with_a_line(variables):
     port = free_port()
     variables({**SOUND, "RANK": "1", "MASTER_PORT": port})
-    with pytest.raises(UserError, match=rf"process 1 of 2 at 127.0.0.1:{port} does not reach"):
+    with pytest.raises(UserError, match=rf"process 1 of 2 at 127.0.0.1:{port} cannot reach"):
         dist_util.init_dist("pytorch", timeout=timedelta(seconds=1))
 
 

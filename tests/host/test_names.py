@@ -154,7 +154,7 @@ def test_keys_of_path_make_no_folders_elsewhere(monkeypatch, tmp_path, capsys, i
     opt = parse(monkeypatch, tmp_path, options, is_train=is_train)
     error = capsys.readouterr().err
     for key in keys:
-        assert f"warning: path.{key}: has no effect; this run goes to " in error
+        assert f"warning: path.{key}: has no effect; this run is written to " in error
     for key in others:
         assert f"warning: path.{key}: no code reads this key" in error
     module = "train" if is_train else "test"
@@ -166,7 +166,7 @@ def test_keys_of_path_make_no_folders_elsewhere(monkeypatch, tmp_path, capsys, i
 def test_a_folder_that_cannot_be_made_is_named(monkeypatch, tmp_path):
     write_pairs(tmp_path)
     (tmp_path / "experiments").write_text("a file")
-    with pytest.raises(UserError, match=r"experiments.*: cannot be made \("):
+    with pytest.raises(UserError, match=r"experiments.*: cannot be created \("):
         run_here(monkeypatch, tmp_path, train_options(tmp_path))
 
 
@@ -203,7 +203,7 @@ def test_utf_16_without_a_mark_is_named(monkeypatch, tmp_path):
     text = yaml.safe_dump(train_options(tmp_path))
     (tmp_path / "a.yml").write_bytes(text.encode("utf-16-le"))
     monkeypatch.setattr("sys.argv", ["basicsr", "-opt", str(tmp_path / "a.yml")])
-    with pytest.raises(OptionsError, match=r"a\.yml: not text in UTF-8.*save it as UTF-8"):
+    with pytest.raises(OptionsError, match=r"a\.yml: neither UTF-8 nor UTF-16.*save it as UTF-8"):
         parse_options(str(tmp_path))
 
 
@@ -224,7 +224,9 @@ def test_two_data_sets_of_one_name_would_overwrite_each_other_s_results(monkeypa
 def test_wandb_without_tensorboard_is_found_before_anything_is_made(monkeypatch, tmp_path):
     options = train_options(tmp_path)
     options["logger"]["wandb"] = {"project": "p"}
-    with pytest.raises(OptionsError, match=r"^logger\.wandb\.project: needs use_tb_logger: true"):
+    with pytest.raises(
+        OptionsError, match=r"^logger\.wandb\.project: needs logger\.use_tb_logger: true"
+    ):
         parse(monkeypatch, tmp_path, options)
 
 

@@ -19,7 +19,7 @@ from host_tools import fresh_logger, test_options, train_options, write_options,
 
 from cir_host import parsing, patches
 from cir_host.errors import OptionsError
-from cir_host.options import DatasetOptions, convert
+from cir_host.options import DatasetOptions, typed
 
 
 class Quality(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,7 +48,7 @@ SECTION = {"name": "T", "type": "D", "phase": "train", "dataroot_gt": "x", "qual
 
 
 def test_a_right_section_becomes_a_struct():
-    options = convert({**SECTION, "quality": {"range": [10, 70]}}, Options, "datasets.train")
+    options = typed({**SECTION, "quality": {"range": [10, 70]}}, Options, "datasets.train")
     assert options.quality.range == (10, 70)
     assert options.color == "rgb"
 
@@ -70,14 +70,14 @@ def test_a_right_section_becomes_a_struct():
 )
 def test_a_wrong_section_is_one_line_naming_the_key(change, message):
     with pytest.raises(OptionsError) as caught:
-        convert({**SECTION, **change}, Options, "datasets.train")
+        typed({**SECTION, **change}, Options, "datasets.train")
     assert str(caught.value) == f"datasets.train{message}"
 
 
 def test_a_missing_key_is_named():
     section = {k: v for k, v in SECTION.items() if k != "quality"}
     with pytest.raises(OptionsError, match=r"^datasets\.train\.quality: missing$"):
-        convert(section, Options, "datasets.train")
+        typed(section, Options, "datasets.train")
 
 
 @pytest.fixture
@@ -160,8 +160,8 @@ def test_forced_values_are_numbers_too(parse, tmp_path):
         ("foo:bar=3", "no section foo"),
         ("train:foo:bar=3", r"no section train\.foo"),
         ("train:total_iter:bar=3", r"no section train\.total_iter"),
-        ("name", "one `=`"),
-        ("name=a=b", "one `=`"),
+        ("name", "a single `=`"),
+        ("name=a=b", "a single `=`"),
         ("train:optim_g:betas=[0.9,", "cannot read the value"),
     ],
 )
@@ -176,9 +176,9 @@ def test_a_forced_value_that_cannot_be_set_is_named(parse, tmp_path, entry, reas
     [
         ("a: [1, 2\nb: 3", "line 2: not YAML"),
         ("a: \t- b", "line 1: not YAML"),
-        ("just text", "holds no `key: value` lines, but 'just text'"),
-        ("", "but None"),
-        ("name: caf\xe9".encode("latin-1"), "not text in UTF-8"),
+        ("just text", "expected lines `key: value`; it holds 'just text'"),
+        ("", "it holds None"),
+        ("name: caf\xe9".encode("latin-1"), "neither UTF-8"),
     ],
 )
 def test_a_file_that_holds_no_options_is_named(parse, content, reason):
@@ -442,7 +442,7 @@ def test_a_missing_tensorboard_is_found_before_anything_is_made(parse, tmp_path,
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_a_missing_gpu_is_named(parse, tmp_path):
-    with pytest.raises(OptionsError, match=r"^num_gpu: 1, but there is no GPU"):
+    with pytest.raises(OptionsError, match=r"^num_gpu: it is 1, but there is no GPU"):
         parse({**train_options(tmp_path), "num_gpu": 1})
 
 

@@ -56,14 +56,14 @@ def test_an_unreadable_image_ends_the_training_and_is_named(tmp_path, options):
     done = run_python(script(tmp_path, options), tmp_path, timeout=60, check=False)
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
-    assert last == f"error: {file}: not an image that can be read; remove or replace it"
+    assert last == f"error: {file}: cannot be read as an image; remove or replace it"
 
 
 @pytest.mark.parametrize("size", [0, 100])
 def test_an_unreadable_image_is_named_without_prefetching(tmp_path, options, monkeypatch, size):
     options["datasets"]["train"]["prefetch_mode"] = None
     break_image(tmp_path, "val/gt/001.png", size)
-    with pytest.raises(UserError, match=r"val/gt/001\.png: not an image"):
+    with pytest.raises(UserError, match=r"val/gt/001\.png: cannot be read as an image"):
         run_here(monkeypatch, tmp_path, options)
 
 
@@ -79,7 +79,7 @@ def test_cuda_prefetching_without_a_gpu_is_done_by_the_cpu(tmp_path, options, mo
     with basicsr_log() as log:
         run_here(monkeypatch, tmp_path, options)
     assert checkpoints(tmp_path) == [4, 8, 12]
-    assert sum("no GPU here, using 'cpu'" in message for message in log) == 1
+    assert sum("there is no GPU; using cpu" in message for message in log) == 1
 
 
 def test_cuda_prefetching_stays_with_a_gpu(tmp_path, options, monkeypatch):

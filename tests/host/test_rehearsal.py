@@ -86,7 +86,7 @@ PIXELS = "experiments/tiny/models/net_g_latest.pth"
         ("network_g", {"num_feat": -1}, ["network_g: SRVGGNetCompact cannot be built"]),
         ("network_g", {"num_feat": 8}, ["does not fit SRVGGNetCompact", "mismatching"]),
         ("path", {"pretrain_network_g": "no.pth"}, ["path.pretrain_network_g: no file no.pth"]),
-        ("path", {"pretrain_network_g": "page.pth"}, ["page.pth: a web page"]),
+        ("path", {"pretrain_network_g": "page.pth"}, ["page.pth: is a web page"]),
         (
             "train.optim_g",
             {"type": "AdamX"},

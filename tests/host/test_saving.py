@@ -58,7 +58,7 @@ def test_a_full_disk_costs_no_earlier_checkpoint(tmp_path, options, monkeypatch)
         run_here(monkeypatch, tmp_path, options, "--auto_resume")
     failed = [message for message in log if "cannot be written" in message]
     assert len(failed) >= 2
-    assert "14.state cannot be written" in failed[0]
+    assert "14.state: cannot be written" in failed[0]
     assert {f: f.read_bytes() for f in kept if f.name != "net_g_latest.pth"} == {
         f: content for f, content in kept.items() if f.name != "net_g_latest.pth"
     }
@@ -95,5 +95,5 @@ def test_a_state_of_another_model_is_refused(tmp_path, options, monkeypatch):
     state = torch.load(file, weights_only=True)
     state["optimizers"] *= 2
     torch.save(state, file)
-    with pytest.raises(UserError, match="holds 2 optimizers, SRModel has 1"):
+    with pytest.raises(UserError, match="holds 2 optimizers, but SRModel has 1"):
         run_here(monkeypatch, tmp_path, options, "--auto_resume")

@@ -70,7 +70,7 @@ def test_an_empty_data_set_is_refused(tmp_path, options, monkeypatch, section):
     for kind in ("gt", "lq"):
         for file in (tmp_path / section / kind).iterdir():
             file.unlink()
-    with pytest.raises(UserError, match=f"'{section}' holds no images"):
+    with pytest.raises(UserError, match=f"'{section}': holds no images"):
         run_here(monkeypatch, tmp_path, options)
 
 

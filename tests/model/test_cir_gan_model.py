@@ -24,6 +24,7 @@ from vgg_tools import narrow_vgg
 
 from cir_cli.options_files import find
 from cir_host.errors import OptionsError, UserError
+from cir_host.rehearsal import model_without_networks
 from cir_model import CIRGANModel
 
 NETWORK = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 1, "upscale": 1}
@@ -186,8 +187,7 @@ def test_weights_that_cannot_be_had_are_named(monkeypatch):
     )
     with pytest.raises(UserError, match=f"^{wanted}"):
         model()
-    before_building = CIRGANModel.__new__(CIRGANModel)
-    before_building.opt = options()
+    before_building = model_without_networks({**options(), "is_train": True})
     with pytest.raises(OptionsError, match=rf"^train\.perceptual_opt: {wanted}"):
         before_building.rehearse(torch.nn.Conv2d(3, 3, 1))
 

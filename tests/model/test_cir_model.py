@@ -21,7 +21,7 @@ from training_tools import assert_close, batch, model, step, weights
 
 import cir_data  # noqa: F401 (registers its data sets)
 from cir_host.errors import OptionsError, UserError
-from cir_host.options import convert
+from cir_host.options import typed
 from cir_host.sampler import Stage
 from cir_model import CIRModel
 from cir_model.measuring.validation import _UniqueNames
@@ -229,7 +229,7 @@ def test_validation_shows_images_and_keeps_the_best_of_all_data_sets(tmp_path):
     photographs(tmp_path / "photos", size=24)
     made = model()
     made.opt["val"] = {**made.opt["val"], "save_best": "psnr"}
-    made.validation_options = convert(made.opt["val"], ValOptions, "val")
+    made.validation_options = typed(made.opt["val"], ValOptions, "val")
     made.opt["path"].update(experiments_root=str(tmp_path), models=str(tmp_path))
     section = {**made.opt["datasets"]["val"], "dataroot_gt": str(tmp_path / "photos")}
     section.update(phase="val", scale=1, manual_seed=0)
@@ -370,7 +370,7 @@ def test_stages_of_the_training():
 )
 def test_options_that_cannot_be_meant_are_named(change, message):
     with pytest.raises(OptionsError, match=message):
-        convert({**train_options()["train"], **change}, TrainOptions, "train")
+        typed({**train_options()["train"], **change}, TrainOptions, "train")
 
 
 @pytest.mark.parametrize("wanted", [True, False])

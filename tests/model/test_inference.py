@@ -10,7 +10,7 @@ from vector_tools import filled
 import cir_arch  # noqa: F401
 from cir_arch.facts import NetworkFacts
 from cir_host.errors import OptionsError, UserError
-from cir_host.options import convert
+from cir_host.options import typed
 from cir_model.restoring import memory
 from cir_model.restoring.inference import Restorer, restore_tensor
 from cir_model.restoring.options import InferenceOptions
@@ -237,7 +237,7 @@ def test_compiled_gives_the_same():
 )
 def test_options_that_cannot_be_used(option, message):
     with pytest.raises(OptionsError, match=message):
-        convert(option, InferenceOptions, "val")
+        typed(option, InferenceOptions, "val")
 
 
 def test_tiles_share_the_quality_that_fbcnn_predicts():

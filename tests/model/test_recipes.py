@@ -18,6 +18,7 @@ import cir_data  # noqa: F401 (registers its data sets)
 import cir_model  # noqa: F401
 from cir_cli.options_files import shipped
 from cir_host import option_keys
+from cir_host.rehearsal import model_without_networks
 
 CROP = 32
 """Edge of the small image: the largest total stride of a network is 32."""
@@ -65,9 +66,7 @@ def test_two_steps(name, photos, monkeypatch):
     cls, given = MODEL_REGISTRY.get(options["model_type"]), copy.deepcopy(options)
     made = cls(options)
     network = made.get_bare_model(made.net_g)
-    before_building = cls.__new__(cls)
-    before_building.opt = given
-    before_building.rehearse(network)
+    model_without_networks(given).rehearse(network)
     before = {n: p.clone() for n, p in network.named_parameters() if p.requires_grad}
     frozen = {n: p.clone() for n, p in network.named_parameters() if not p.requires_grad}
     data = DataLoader(build_dataset(given["datasets"]["train"]), batch_size=2)

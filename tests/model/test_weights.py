@@ -119,7 +119,9 @@ def test_a_name_without_a_folder_is_looked_up(tmp_path, monkeypatch):
     for other in ("folder/net.safetensors", "net.pth"):
         with pytest.raises(UserError, match="no such file"):
             read_checkpoint(other)
-    with pytest.raises(UserError, match=r"other: no such file, nor weights .* \(it has: net\)"):
+    with pytest.raises(
+        UserError, match=r"other: no such file, and no bundled weights .* \(there are: net\)"
+    ):
         read_checkpoint("other.safetensors")
     Path("net.safetensors").write_bytes(b"mine")
     assert locate(Path("net.safetensors")) == Path("net.safetensors")

@@ -1,0 +1,77 @@
+"""Commands import little before they need it; train and test take the flags of BasicSR."""
+
+import argparse
+import sys
+
+import pytest
+from host_tools import run_python
+from PIL import Image
+
+from cir_cli import parsers
+from cir_host import patches
+
+HELP = """
+import sys
+from cir_cli.main import COMMANDS, main
+for name in COMMANDS:
+    try:
+        main([name, "--help"])
+    except SystemExit as end:
+        assert end.code == 0, name
+    assert "torch" not in sys.modules, name
+"""
+
+RESTORE = """
+import sys
+import cir_cli.restore
+from cir_cli.main import main
+heavy = ("basicsr", "torchvision", "scipy", "cv2")
+loaded = [name for name in heavy if name in sys.modules]
+assert not loaded, f"import cir_cli.restore imports {loaded}"
+assert main(["restore", "small.jpg", "-o", "restored.png"]) == 0
+loaded = [name for name in heavy if name in sys.modules]
+assert not loaded, f"basicsr restore imports {loaded}"
+"""
+
+
+def test_no_help_imports_torch(tmp_path):
+    done = run_python(["-c", HELP], tmp_path)
+    assert done.stdout.count("usage: basicsr ") == 11
+
+
+def test_restoring_imports_neither_basicsr_nor_what_only_training_needs(tmp_path):
+    Image.radial_gradient("L").resize((16, 16)).convert("RGB").save(tmp_path / "small.jpg")
+    run_python(["-c", RESTORE], tmp_path)
+    with Image.open(tmp_path / "restored.png") as restored:
+        assert restored.size == (16, 16)
+
+
+class Parsed(Exception):
+    """Carries the parser that BasicSR has built."""
+
+
+def parser_of_basicsr(monkeypatch):
+    def parse_args(self):
+        raise Parsed(self)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    with pytest.raises(Parsed) as caught:
+        patches.original("basicsr.utils.options:parse_options")(".")
+    return caught.value.args[0]
+
+
+def flags(parser):
+    facts = ("option_strings", "dest", "nargs", "default", "choices", "required", "const")
+    return [
+        {fact: getattr(action, fact) for fact in facts}
+        # str converts nothing, as no type does
+        | {"type": None if action.type is str else action.type, "kind": type(action).__name__}
+        | {"choices": action.choices and sorted(action.choices)}
+        for action in parser._actions
+    ]
+
+
+@pytest.mark.parametrize("make", [parsers.train, parsers.test])
+def test_flags_of_train_and_test_are_basicsrs_own(make, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["basicsr"])
+    assert flags(make()) == flags(parser_of_basicsr(monkeypatch))
