@@ -31,18 +31,14 @@ ROOMS_BELOW = {
     "cir_data.degradations": {"cir_data.codecs", *_CODECS},
     "cir_data.datasets": {"cir_data.degradations", "cir_data.codecs", *_CODECS},
     "cir_model": set(),
-    "cir_model.training.options": {
-        "cir_model.restoring"
-    },  # which loss, measurement and training read
+    "cir_model.options": {"cir_model.restoring"},
     "cir_model.metrics": set(),
-    "cir_model.losses": {"cir_model.training.options"},
+    "cir_model.losses": {"cir_model.options"},
     "cir_model.restoring": set(),
-    "cir_model.measuring": {
-        *("cir_model.restoring", "cir_model.metrics", "cir_model.training.options")
-    },
+    "cir_model.measuring": {"cir_model.restoring", "cir_model.metrics", "cir_model.options"},
     "cir_model.training": {
         *("cir_model.measuring", "cir_model.restoring", "cir_model.metrics", "cir_model.losses"),
-        "cir_model.training.options",
+        "cir_model.options",
     },
 }
 """The rooms of two packages, each with those that it may import."""

@@ -12,7 +12,7 @@ from torch import Tensor, hub, nn
 from torchvision.models import get_model_weights
 
 from cir_host.errors import OptionsError, UserError
-from cir_model.training.options import Arguments, TrainOptions
+from cir_model.options import Arguments, TrainOptions
 
 
 class Losses(nn.Module):

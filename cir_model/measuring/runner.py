@@ -118,8 +118,8 @@ def measure(
             failed[str(error)] = None
     if failed:
         raise UserError(
-            f"could not measure: {first_few(list(failed))}; all other scores are in {store.path}, and"
-            " the same command measures the rest"
+            f"could not measure: {first_few(list(failed))}; all other scores are in"
+            f" {store.path}, and the same command measures the rest"
         )
 
 

@@ -27,8 +27,8 @@ from cir_host.options import typed
 from cir_host.stopping import stopping
 from cir_model.measuring.record import Measurement
 from cir_model.measuring.validation_files import DataSetResult, markdown_table, write_results
+from cir_model.options import ValOptions
 from cir_model.restoring.inference import Restorer
-from cir_model.training.options import ValOptions
 
 
 class MeasuringModel(SRModel):

@@ -12,8 +12,8 @@ from cir_arch.basicsr_networks import facts_of
 from cir_host.errors import OptionsError, UserError
 from cir_host.registration import register
 from cir_model.measuring.validation import evaluating
+from cir_model.options import CaVETrainOptions
 from cir_model.training.cir_model import CIRModel
-from cir_model.training.options import CaVETrainOptions
 
 QUALITY_ERROR = "calculate_quality_error"
 

@@ -12,8 +12,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from cir_host.errors import OptionsError
 from cir_host.registration import register
+from cir_model.options import GANTrainOptions
 from cir_model.training.cir_model import CIRModel
-from cir_model.training.options import GANTrainOptions
 from cir_model.training.running_statistics import RunningStatistics
 
 

@@ -24,9 +24,9 @@ from cir_model.measuring.validation import (
     check_precision,
     codec_of,
 )
+from cir_model.options import LoggerOptions, TrainOptions, ValOptions
 from cir_model.restoring.inference import AUTOCAST
 from cir_model.training.groups import freeze, parameter_groups
-from cir_model.training.options import LoggerOptions, TrainOptions, ValOptions
 from cir_model.training.running_statistics import RunningStatistics
 
 

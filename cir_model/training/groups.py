@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from cir_host.errors import OptionsError
-from cir_model.training.options import GroupOptions, TrainOptions
+from cir_model.options import GroupOptions, TrainOptions
 
 
 def freeze(network: nn.Module, groups: list[GroupOptions]) -> None:

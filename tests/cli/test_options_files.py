@@ -22,8 +22,8 @@ from cir_cli.options_reference import schema_text
 from cir_data.draws import Mixture, WeightedDraw
 from cir_host.errors import OptionsError
 from cir_host.options import typed
+from cir_model.options import GroupOptions, ValOptions
 from cir_model.training.groups import freeze
-from cir_model.training.options import GroupOptions, ValOptions
 
 
 def load(name):

@@ -25,7 +25,7 @@ from cir_host.options import typed
 from cir_host.sampler import Stage
 from cir_model import CIRModel
 from cir_model.measuring.validation import _UniqueNames
-from cir_model.training.options import TrainOptions, ValOptions
+from cir_model.options import TrainOptions, ValOptions
 
 
 def test_the_step_is_the_plain_formula():
