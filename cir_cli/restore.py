@@ -22,7 +22,7 @@ from cir_cli.restore_views import Report, write_comparison
 from cir_data.images.writing import write_file
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
-from cir_model.restoring.files import Job, Outcome, read_regular_file, restore_bytes, restore_file
+from cir_model.restoring.files import Job, Outcome, read_regular_file, restore_bytes, restore_job
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.options import InferenceOptions, RestoreOptions
 from cir_weights import default_weights
@@ -117,7 +117,7 @@ class _Batch:
 
     def _restore(self, job: Job) -> Outcome:
         if STANDARD_STREAM not in (str(job.source), str(job.restored)):
-            return restore_file(job, self.restorer, self.options)
+            return restore_job(job, self.restorer, self.options)
         if str(job.source) == STANDARD_STREAM:
             data = sys.stdin.buffer.read()
         else:

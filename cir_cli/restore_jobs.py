@@ -28,10 +28,6 @@ IN_FOLDERS = EXTENSIONS | {
 }
 """Suffixes of the files that are taken from folders, beside JPEGs of any name."""
 
-_FORMATS = {".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".tiff": "tiff"} | {
-    suffix: name for name, suffix in SUFFIXES.items()
-}
-
 _JPEG_START = b"\xff\xd8\xff"
 
 _Found: TypeAlias = tuple[Path, PurePosixPath]
@@ -155,7 +151,7 @@ def _real(path: Path) -> Path:
 def _names_a_file(inputs: Sequence[str], output: str) -> bool:
     path = Path(output)
     only_a_file = len(inputs) == 1 and expanded(inputs[0]).is_file()
-    looks_like_a_file = path.suffix.lower() in IN_FOLDERS | _FORMATS.keys()
+    looks_like_a_file = path.suffix.lower() in IN_FOLDERS | FORMATS.keys()
     return only_a_file and looks_like_a_file and not (path.is_dir() or output.endswith(os.sep))
 
 
@@ -167,17 +163,17 @@ def _single(inputs: Sequence[str], output: str, wanted: str) -> Job:
     if output == STANDARD_STREAM:
         file_format = _format_of(PurePosixPath(source.name), wanted)
         return Job(source, target, target, file_format)
-    if target.suffix.lower() not in _FORMATS:
+    if target.suffix.lower() not in FORMATS:
         raise UserError(
-            f"-o {output}: the suffix names no format; use one of {', '.join(sorted(_FORMATS))}"
+            f"-o {output}: the suffix names no format; use one of {', '.join(sorted(FORMATS))}"
         )
     if target.exists() and source.exists() and target.samefile(source):
         raise UserError(f"-o {target}: is also the input; give another file")
-    return Job(source, target, target, _FORMATS[target.suffix.lower()], exact=True)
+    return Job(source, target, target, FORMATS[target.suffix.lower()], exact=True)
 
 
 def _format_of(name: PurePosixPath, wanted: str) -> str:
-    return _FORMATS.get(name.suffix.lower(), "png") if wanted == "same" else wanted
+    return FORMATS.get(name.suffix.lower(), "png") if wanted == "same" else wanted
 
 
 def _found(inputs: Sequence[str], output: Path, left_out: LeftOut) -> list[_Found]:
@@ -300,8 +296,8 @@ def _copied_names(names: Sequence[PurePosixPath]) -> list[PurePosixPath]:
 def _restored_name(name: PurePosixPath, file_format: str, wanted: str, step: int) -> PurePosixPath:
     """Return the n-th choice of a name: ``a.png``, ``a.jpg.png``, ``a.jpg.1.png``."""
     suffix = SUFFIXES[file_format]
-    known = name.suffix.lower() in IN_FOLDERS | _FORMATS.keys()
-    if step == 0 and wanted == "same" and name.suffix.lower() in _FORMATS:
+    known = name.suffix.lower() in IN_FOLDERS | FORMATS.keys()
+    if step == 0 and wanted == "same" and name.suffix.lower() in FORMATS:
         return name
     if step == 0 and known:
         return name.with_name(short_name(name.stem, suffix))

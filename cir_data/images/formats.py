@@ -19,3 +19,8 @@ OTHER_IMAGES = frozenset(
     }
 )
 """Suffixes of images that are not read from a folder; the user is told about them."""
+
+FORMATS = {".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".tiff": "tiff"} | {
+    suffix: name for name, suffix in SUFFIXES.items()
+}
+"""The formats by all suffixes that select them."""

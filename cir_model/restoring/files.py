@@ -10,13 +10,14 @@ from typing import Any, Literal
 from PIL import Image
 
 from cir_data.images.errors import DECODING_ERRORS
-from cir_data.images.formats import SIXTEEN_BITS
+from cir_data.images.formats import FORMATS, SIXTEEN_BITS
 from cir_data.images.metadata import metadata_of
 from cir_data.images.reading import FileFacts, Picture, examine, read
 from cir_data.images.writing import Encoding, write_file
 from cir_data.images.xmp import source_of, with_source
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
+from cir_model.restoring.images import default_restorer
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.options import RestoreOptions
 from cir_model.restoring.pictures import as_tensor, restore_picture
@@ -60,40 +61,61 @@ class Outcome:
     """Input and output, if the image was restored."""
 
 
-def restore_file(job: Job, restorer: Restorer, options: RestoreOptions | None = None) -> Outcome:
+def restore_file(
+    source: Path | str,
+    output: Path | str,
+    restorer: Restorer | None = None,
+    options: RestoreOptions | None = None,
+) -> Outcome:
     """Restore a file, or copy it byte for byte if it needs no restoration.
 
-    An existing result is kept unless ``options.overwrite`` is set. A restored image names in its
-    XMP the content that it was made from, and a copy equals it, so results of other files are told
-    apart. If another file has the path, the result gets a name of its own.
+    An existing result that was made from this file is kept, unless ``options.overwrite`` is set.
 
     Args:
-        job: The file, and the paths of its result.
-        restorer: The network.
+        source: An image file.
+        output: The file to write; its suffix selects the format, see
+            :data:`cir_data.images.formats.FORMATS`. A copy keeps the format of the source.
+        restorer: The networks; None: the bundled weights.
         options: What to restore, and how to write it; None: the defaults.
 
     Returns:
         What happened, with the content and the path of the result.
 
     Raises:
-        UserError: The file cannot be read, restored or written, or its path is taken and
-            ``job.exact`` is set.
+        UserError: The file cannot be read, restored or written, the suffix is unknown, or another
+            file has the path of the output.
 
     Example:
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> from PIL import Image
-        >>> from cir_model import default_restorer, restore_file
-        >>> from cir_model.restoring.files import Job
+        >>> from cir_model import restore_file
         >>> with TemporaryDirectory() as name:
-        ...     source, target = Path(name, "photo.jpg"), Path(name, "restored.png")
+        ...     source = Path(name, "photo.jpg")
         ...     Image.new("RGB", (48, 32), "teal").save(source, quality=10)
-        ...     job = Job(source, restored=target, copied=target, format="PNG")
-        ...     outcome = restore_file(job, default_restorer("cpu"))
+        ...     outcome = restore_file(source, Path(name, "restored.png"))
         >>> outcome.action, outcome.note
         ('restored', 'JPEG quality 10')
     """
-    options = options or RestoreOptions()
+    target = Path(output)
+    file_format = FORMATS.get(target.suffix.lower())
+    if file_format is None:
+        raise UserError(f"{target}: the suffix must be one of {', '.join(sorted(FORMATS))}")
+    job = Job(Path(source), target, target, file_format, exact=True)
+    return restore_job(job, restorer or default_restorer(), options or RestoreOptions())
+
+
+def restore_job(job: Job, restorer: Restorer, options: RestoreOptions) -> Outcome:
+    """Restore a file of a batch, or copy it byte for byte if it needs no restoration.
+
+    An existing result is kept unless ``options.overwrite`` is set. A restored image names in its
+    XMP the content that it was made from, and a copy equals it, so results of other files are told
+    apart. If another file has the path, the result gets a name of its own.
+
+    Raises:
+        UserError: The file cannot be read, restored or written, or its path is taken and
+            ``job.exact`` is set.
+    """
     where = str(job.source)
     data = read_regular_file(job.source)
     facts = examine(data, where)

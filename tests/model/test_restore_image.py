@@ -7,7 +7,7 @@ from PIL import Image
 
 from cir_arch import Identity
 from cir_host.errors import UserError
-from cir_model import restore_image
+from cir_model import restore_file, restore_image
 from cir_model.restoring.images import default_restorer
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.options import InferenceOptions
@@ -84,3 +84,15 @@ def test_the_bundled_weights_improve_a_photograph(tmp_path):
     errors = [np.square(np.asarray(i, float) - reference).mean() for i in (jpeg, restored)]
     assert errors[1] < 0.9 * errors[0]
     assert default_restorer() is default_restorer()
+
+
+def test_a_file_is_restored_in_python(tmp_path, identity):
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "a.jpg", quality=30)
+    outcome = restore_file(tmp_path / "a.jpg", tmp_path / "a.webp", identity)
+    assert (outcome.action, outcome.pixels) == ("restored", 256 * 256)
+    with Image.open(outcome.output) as image:
+        assert (image.format, image.size) == ("WEBP", (256, 256))
+    again = restore_file(str(tmp_path / "a.jpg"), str(tmp_path / "a.webp"), identity)
+    assert again.action == "skipped"
+    with pytest.raises(UserError, match="suffix must be one of"):
+        restore_file(tmp_path / "a.jpg", tmp_path / "a.bmp", identity)
