@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from cir_data.images.formats import EXTENSIONS, SUFFIXES
+from cir_data.images.formats import EXTENSIONS, FORMATS, SUFFIXES
 from cir_host.errors import UserError
 from cir_host.file_names import expanded, folded, short_name
 from cir_model.restoring.files import Job

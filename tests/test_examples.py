@@ -20,7 +20,7 @@ def with_examples():
                 yield module.name
 
 
-@pytest.mark.parametrize("name", with_examples())
+@pytest.mark.parametrize("name", list(with_examples()))
 def test_the_examples_of_a_module_give_what_they_say(name):
     result = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
     assert result.attempted > 0
