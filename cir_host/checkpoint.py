@@ -156,6 +156,11 @@ def read_checkpoint(
     Raises:
         UserError: The file is missing, damaged, not a checkpoint, or holds other objects than
             tensors and plain values; or the key does not exist.
+
+    Example:
+        >>> import cir_weights  # so that bundled weights are found by name
+        >>> read_checkpoint("promptcir_s_x1").container
+        'safetensors'
     """
     path = locate(Path(path))
     source = printable(str(path))

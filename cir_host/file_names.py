@@ -19,6 +19,12 @@ def short_name(stem: str, ending: str = "", longest: int = LONGEST_NAME) -> str:
         stem: The part that may be cut.
         ending: The part that is kept whole, such as ``.png``.
         longest: The most bytes that the result may have.
+
+    Example:
+        >>> short_name("holiday", ".png")
+        'holiday.png'
+        >>> len(short_name("holiday" * 50, ".png"))
+        255
     """
     if _byte_count(stem + ending) <= longest:
         return stem + ending

@@ -37,7 +37,12 @@ class UnknownNameError(OptionsError, KeyError):
 
 
 def near(word: object, known: Iterable[str]) -> str:
-    """Return ``; did you mean "..."?`` with the nearest known words, or nothing."""
+    """Return ``; did you mean "..."?`` with the most similar known words, or an empty string.
+
+    Example:
+        >>> near("qualty", ["quality", "scale"])
+        '; did you mean "quality"?'
+    """
     by_folded = {name.casefold(): name for name in known}
     matches = get_close_matches(str(word).casefold(), by_folded, n=3, cutoff=0.7)
     words = " or ".join(f'"{by_folded[match]}"' for match in matches)

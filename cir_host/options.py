@@ -46,6 +46,15 @@ def typed(section: Mapping[str, Any], struct_type: type[S], where: str) -> S:
     Raises:
         OptionsError: A key is unknown (the most similar known one is named) or missing, or a value
             has the wrong type or is out of range.
+
+    Example:
+        >>> class Optimizer(msgspec.Struct, forbid_unknown_fields=True):
+        ...     lr: float
+        >>> typed({"lr": 2}, Optimizer, "train.optim_g")
+        Optimizer(lr=2.0)
+        >>> typed({"lr": "fast"}, Optimizer, "train.optim_g")
+        Traceback (most recent call last):
+        cir_host.errors.OptionsError: train.optim_g.lr: expected float, got str; it is 'fast'
     """
     try:
         return msgspec.convert(section, struct_type)

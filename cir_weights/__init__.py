@@ -18,6 +18,10 @@ def path_of(name: str) -> Path:
 
     Raises:
         UserError: No weights have that name; the message lists the names.
+
+    Example:
+        >>> path_of("promptcir_s_x1").name
+        'promptcir_s_x1.safetensors'
     """
     if name not in names():
         raise UserError(

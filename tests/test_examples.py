@@ -14,10 +14,10 @@ PACKAGES = ("cir_host", "cir_weights", "cir_arch", "cir_data", "cir_model", "cir
 def with_examples():
     for package in PACKAGES:
         folder = find_spec(package).submodule_search_locations
-        for module in pkgutil.walk_packages(folder, f"{package}."):
-            file = Path(find_spec(module.name).origin)
-            if ">>>" in file.read_text(encoding="utf-8"):
-                yield module.name
+        below = (module.name for module in pkgutil.walk_packages(folder, f"{package}."))
+        for name in (package, *below):
+            if ">>>" in Path(find_spec(name).origin).read_text(encoding="utf-8"):
+                yield name
 
 
 @pytest.mark.parametrize("name", list(with_examples()))
