@@ -124,11 +124,7 @@ def _write(output: Path, write: Callable[[Path], object]) -> None:
         part.replace(output)
     except OSError as error:
         raise UserError(f"-o {printable(str(output))}: {error.strerror or error}") from error
-    except (
-        LookupError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # the format cannot hold a type or a name
+    except (LookupError, ValueError, RuntimeError) as error:  # a dtype or name the format lacks
         raise UserError(f"-o {printable(str(output))}: {reason(error)}") from error
     finally:
         part.unlink(missing_ok=True)

@@ -62,9 +62,8 @@ class Report:
         pictures = [
             _as_url(image.resize(size) if shown < 1 else image) for image in (first, second)
         ]
-        shown_name = os.fsencode(name).decode(
-            "utf-8", "replace"
-        )  # file names need not be UTF-8, the page is
+        # the page is UTF-8, but file names need not be
+        shown_name = os.fsencode(name).decode("utf-8", "replace")
         caption = " · ".join(
             html.escape(part) for part in (shown_name, f"{width} × {height}", note) if part
         )

@@ -139,9 +139,7 @@ def _load_pickled(path: Path, source: str, container: str) -> CheckpointFile:
     try:
         # given a path, PyTorch would decide by the suffix
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # the caller refuses what they warn of, or it is harmless
+            warnings.simplefilter("ignore")  # harmless, or the caller refuses the content
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         stranger = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))

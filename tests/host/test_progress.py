@@ -103,5 +103,5 @@ def test_curves_are_drawn(tmp_path, capsys):
     (run / "metrics.csv").unlink()
     with pytest.raises(UserError, match=r"run: holds neither training\.jsonl nor metrics\.csv"):
         plot.run([str(run)])
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="neither this folder nor experiments"):
         plot.run([str(tmp_path / "nothing")])
