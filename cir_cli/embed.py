@@ -117,7 +117,7 @@ def project(vectors: Points, method: str) -> Points:
         from sklearn.manifold import TSNE
     except ImportError:
         raise UserError(
-            "--method tsne needs scikit-learn; `pip install scikit-learn`, or give pca"
+            "--method tsne needs scikit-learn: pip install 'basicsr-cir[tsne]', or give pca"
         ) from None
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     placed: Points = TSNE(perplexity=perplexity, random_state=0).fit_transform(centred)

@@ -162,7 +162,7 @@ def _told(outcome: Outcome) -> str:
     if outcome.action == "skipped":
         return f"skipped, {outcome.note} (--overwrite restores it again)"
     if outcome.action == "copied":
-        return f"{outcome.note}, copied (--force restores it)"
+        return f"{outcome.note}, copied" + " (--force restores it)" * outcome.restorable
     return f"{outcome.note}{', ' if outcome.note else ''}restored to {outcome.output}"
 
 

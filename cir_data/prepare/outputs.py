@@ -35,7 +35,7 @@ def check_output(output: Path, overwrite: bool) -> bool:
     except (OSError, ValueError) as error:
         raise UserError(f"{output}: {getattr(error, 'strerror', None) or error}") from error
     if not overwrite:
-        raise UserError(f"{output}: exists already; --overwrite replaces it")
+        raise UserError(f"{output}: exists already; give --overwrite to replace it")
     return True
 
 

@@ -54,6 +54,8 @@ class Outcome:
     """The path of the result, if it was written to a file."""
     pixels: int = 0
     """Number of input pixels that were restored."""
+    restorable: bool = True
+    """Whether ``force`` would restore a file that was copied."""
     warnings: tuple[str, ...] = ()
     """What the user should know, such as dropped metadata."""
     before: Picture | None = None
@@ -133,7 +135,7 @@ def restore_job(job: Job, restorer: Restorer, options: RestoreOptions) -> Outcom
                 return Outcome("skipped", f"{path} was made from it", output=path)
         if os.path.lexists(wanted):
             if job.exact:
-                raise UserError(f"{wanted}: exists; --overwrite replaces it")
+                raise UserError(f"{wanted}: exists; give --overwrite to replace it")
             target = own
             warning = (f"{wanted} exists and was not made from it; written to {own}",)
     outcome = restore_bytes(data, where, job.format, restorer, options, facts)
@@ -167,7 +169,8 @@ def restore_bytes(
     """
     facts = facts or examine(data, where)
     if reason := _needs_nothing(facts, options):
-        return Outcome("copied", _with_pixel_quality(reason, data, where, facts, restorer), data)
+        note = _with_pixel_quality(reason, data, where, facts, restorer)
+        return Outcome("copied", note, data, restorable=facts.frames == 1)
     if facts.pixels > options.max_pixels:
         raise UserError(
             f"{where}: {facts.width} x {facts.height} pixels are more than --max-pixels"
@@ -189,7 +192,15 @@ def restore_bytes(
     warnings = picture.warnings
     if dropped := (*picture.metadata.dropped, *dropped):
         warnings = (*warnings, f"dropped {', '.join(dropped)}")
-    return Outcome("restored", note, content, None, facts.pixels, warnings, picture, restored)
+    return Outcome(
+        "restored",
+        note,
+        content,
+        pixels=facts.pixels,
+        warnings=warnings,
+        before=picture,
+        after=restored,
+    )
 
 
 def read_regular_file(path: Path) -> bytes:
@@ -231,7 +242,8 @@ def _needs_nothing(facts: FileFacts, options: RestoreOptions) -> str:
     if options.force:
         return ""
     if facts.lossless:
-        return f"lossless {facts.format}"
+        frames = f" of {facts.frames} frames" if facts.frames > 1 else ""
+        return f"lossless {facts.format}{frames}"
     if facts.quality is not None and facts.quality >= options.fine_quality:
         return f"JPEG quality {_quality_text(facts)}"
     return ""

@@ -88,7 +88,7 @@ def test_an_output_file_that_exists_is_an_error(folder, capsys):
     assert run("in/a.jpg", "-o", "x.png") == 0
     assert "skipped" in capsys.readouterr().err
     assert run("in/b.jpg", "-o", "x.png") == 1
-    assert "x.png: exists; --overwrite replaces it" in capsys.readouterr().err
+    assert "x.png: exists; give --overwrite to replace it" in capsys.readouterr().err
 
 
 def test_pipes_and_devices_are_not_waited_for(folder, capsys):
@@ -207,3 +207,13 @@ def test_files_for_pages_and_strips_are_looked_at_first(folder, capsys):
     assert "in: is a folder; give a file" in err
     assert "in/a.jpg: is a file; give a folder" in err
     assert not Path("out").exists()
+
+
+def test_a_lossless_animation_is_copied(folder, capsys):
+    frames = [Image.new("L", (9, 9), value) for value in (0, 100)]
+    frames[0].save(folder / "in/a.gif", save_all=True, append_images=frames[1:])
+    assert run("in", "-o", "out") == 0
+    assert "in/a.gif: lossless GIF of 2 frames, copied\n" in capsys.readouterr().err
+    assert (folder / "out/a.gif").read_bytes() == (folder / "in/a.gif").read_bytes()
+    assert run("in", "-o", "forced", "--force") == 1
+    assert "in/a.gif: holds 2 frames" in capsys.readouterr().err
