@@ -35,8 +35,8 @@ from cir_data.images.channels import Samples
 from cir_data.images.reading import read
 from cir_data.images.writing import Encoding
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.options import InferenceOptions
 from cir_model.restoring.pictures import restore_picture
+from cir_model.restoring.settings import InferenceOptions
 
 PUBLISHED = {"tile": 384, "overlap": 96, "tiling": "ntire2024"}
 

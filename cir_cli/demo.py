@@ -29,7 +29,7 @@ from cir_cli.options_files import find
 from cir_cli.showcase import SHOWPIECES, photograph, show, side_by_side, stacked
 from cir_host.errors import UserError
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.settings import InferenceOptions
 from cir_weights import default_weights
 
 PHOTOGRAPHS = {

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from cir_cli.flags import at_least, image_size, number, shard, share, tile
 from cir_data.images.formats import SUFFIXES
-from cir_model.restoring.options import FINE_QUALITY, MAX_PIXELS, Ensemble
+from cir_model.restoring.settings import FINE_QUALITY, MAX_PIXELS, Ensemble
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".onnx")
 """Suffixes of the files that ``basicsr convert`` writes."""

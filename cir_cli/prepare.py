@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from cir_cli import parsers
 from cir_data.messages import first_few
+from cir_data.prepare.image_list import write_meta_info
 from cir_data.prepare.keys import keys_of
 from cir_data.prepare.known_datasets import KNOWN_DATASETS, KnownDataset
-from cir_data.prepare.meta_info import write_meta_info
 from cir_data.prepare.one_image import Settings
 from cir_data.prepare.outputs import PreparationReport, free_bytes
 from cir_data.prepare.preparation import Preparation

@@ -22,9 +22,9 @@ from cir_cli.restore_views import Report, write_comparison
 from cir_data.images.writing import write_file
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
-from cir_model.restoring.files import Job, Outcome, read_regular_file, restore_bytes, restore_job
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.options import InferenceOptions, RestoreOptions
+from cir_model.restoring.on_disk import Job, Outcome, read_regular_file, restore_bytes, restore_job
+from cir_model.restoring.settings import InferenceOptions, RestoreOptions
 from cir_weights import default_weights
 
 

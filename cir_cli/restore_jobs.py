@@ -11,7 +11,7 @@ from typing import TypeAlias
 from cir_data.images.formats import EXTENSIONS, FORMATS, SUFFIXES
 from cir_host.errors import UserError
 from cir_host.file_names import expanded, folded, short_name
-from cir_model.restoring.files import Job
+from cir_model.restoring.on_disk import Job
 
 STANDARD_STREAM = "-"
 

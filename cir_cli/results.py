@@ -15,7 +15,7 @@ from cir_model.measuring.runner import measure, plan
 from cir_model.measuring.store import Store
 from cir_model.metrics import perceptual
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.settings import InferenceOptions
 from cir_weights import default_weights
 
 

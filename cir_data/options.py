@@ -11,7 +11,7 @@ from cir_data.images.color import Color
 from cir_data.images.compression import Subsampling
 from cir_data.storage.dataroots import as_list
 from cir_data.storage.lmdb_source import is_lmdb
-from cir_host.options import DatasetOptions
+from cir_host.typed_options import DatasetOptions
 
 Roots = str | Annotated[list[str], Meta(min_length=1)]
 

@@ -6,7 +6,7 @@ import msgspec
 from basicsr.utils.registry import MODEL_REGISTRY
 from msgspec import Meta
 
-from cir_host.options import typed
+from cir_host.typed_options import typed
 
 
 class _Tile(msgspec.Struct, forbid_unknown_fields=True):

@@ -24,7 +24,7 @@ from basicsr.utils.registry import (
 
 from cir_host.errors import OptionsError
 from cir_host.lookup import look_up, near
-from cir_host.options import DatasetOptions, typed
+from cir_host.typed_options import DatasetOptions, typed
 
 _PIPELINES = ("train", "test", "models", "utils.options", "utils.misc", "utils.logger")
 """Modules of BasicSR that read options, besides models and data sets."""

@@ -17,7 +17,6 @@ from cir_host import (
     distributed,
     ema,
     encoding,
-    images,
     lookup,
     metric_guards,
     parsing,
@@ -30,6 +29,7 @@ from cir_host import (
     stopping,
     training,
 )
+from cir_host import image_files as images
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from .metrics import (
 from .metrics import (
     calculate_quality_error as calculate_quality_error,
 )
-from .restoring.files import restore_file as restore_file
-from .restoring.images import default_restorer as default_restorer
-from .restoring.images import restore_image as restore_image
-from .restoring.options import RestoreOptions as RestoreOptions
+from .restoring.in_memory import default_restorer as default_restorer
+from .restoring.in_memory import restore_image as restore_image
+from .restoring.on_disk import restore_file as restore_file
+from .restoring.settings import RestoreOptions as RestoreOptions
 from .training import (
     CaVEModel as CaVEModel,
 )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.settings import InferenceOptions
 
 Count = Annotated[float, Meta(ge=1)]
 """A number of iterations; options files may write ``5e3``."""

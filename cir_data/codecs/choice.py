@@ -1,6 +1,6 @@
 """The codec that an options file names."""
 
-from cir_data.codecs.base import Codec
+from cir_data.codecs.codec import Codec
 from cir_data.codecs.command import CommandCodec
 from cir_data.codecs.pillow import named_codec
 from cir_data.draws import IntegerOption, Mixture

@@ -14,7 +14,7 @@ from typing import IO
 
 from PIL import Image
 
-from cir_data.codecs.base import Codec, CodecError, QualityScale
+from cir_data.codecs.codec import Codec, CodecError, QualityScale
 from cir_data.images.color import to_color
 from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import numpy as np
 
-from cir_data.codecs.base import CodecError
+from cir_data.codecs.codec import CodecError
 from cir_data.codecs.jpeg import JPEG
 from cir_data.extras import needs_extra
 from cir_data.images.geometry import Pixels, Size, size_of

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, features
 
-from cir_data.codecs.base import Codec, QualityScale
+from cir_data.codecs.codec import Codec, QualityScale
 from cir_data.images.compression import UNKNOWN_QUALITY, Compression, Subsampling, Tables
 from cir_data.images.geometry import Pixels, Size, Window
 

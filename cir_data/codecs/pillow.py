@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from cir_data.codecs.base import Codec, CodecError, QualityScale
+from cir_data.codecs.codec import Codec, CodecError, QualityScale
 from cir_data.codecs.jpeg import JPEG
 from cir_data.extras import needs_extra
 from cir_data.images.compression import Compression

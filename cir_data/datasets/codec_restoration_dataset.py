@@ -7,7 +7,7 @@ import numpy as np
 
 from cir_data.codecs.choice import make_codec, qualities_of
 from cir_data.datasets.online_dataset import OnlineDataset
-from cir_data.degradations.base import Compress, Degradation
+from cir_data.degradations.degradation import Compress, Degradation
 from cir_data.options import CodecRestorationOptions
 from cir_host.registration import register
 

@@ -11,8 +11,8 @@ from cir_data.images.color import to_color
 from cir_data.images.decoding import decode_compressed
 from cir_data.options import JPEGFolderOptions
 from cir_data.storage.dataroots import open_images
-from cir_host.options import typed
 from cir_host.registration import register
+from cir_host.typed_options import typed
 
 
 @register("dataset")

@@ -9,8 +9,8 @@ import torch
 from cir_data.codecs.jpeg import JPEG
 from cir_data.datasets.online_dataset import OnlineDataset
 from cir_data.datasets.sample_fields import DoubleFacts
-from cir_data.degradations.base import Degradation
-from cir_data.degradations.jpeg import NO_GRID, JPEGDraws, first_compression, first_grid
+from cir_data.degradations.degradation import Degradation
+from cir_data.degradations.jpeg_degradation import NO_GRID, JPEGDraws, first_compression, first_grid
 from cir_data.images.geometry import Orientation, Pixels, Size, Window
 from cir_data.options import JPEGRestorationOptions
 from cir_host.registration import register

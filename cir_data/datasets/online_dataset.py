@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from cir_data.codecs.base import CodecError
+from cir_data.codecs.codec import CodecError
 from cir_data.datasets.pair_dataset import PairDataset, extend
 from cir_data.datasets.randomness import sample_generator
 from cir_data.datasets.sample_fields import PairSample, make_pair, make_sample
-from cir_data.degradations.base import Degradation
+from cir_data.degradations.degradation import Degradation
 from cir_data.images.decoding import decode
 from cir_data.images.geometry import Orientation, Pixels, Size, Window, size_of
 

@@ -23,8 +23,8 @@ from cir_data.storage.dataroots import open_images
 from cir_data.storage.stored_images import StoredImages
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
-from cir_host.options import typed
 from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
+from cir_host.typed_options import typed
 
 _MOST_TRIES = 100
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from cir_data.codecs.base import Codec, CodecError
 from cir_data.codecs.choice import make_codec, qualities_of
+from cir_data.codecs.codec import Codec, CodecError
 from cir_data.datasets.pair_dataset import PairDataset, extend
 from cir_data.datasets.partners import partners
 from cir_data.datasets.randomness import sample_generator
 from cir_data.datasets.sample_fields import UCSRSample, make_pair, make_sample
-from cir_data.degradations.base import Compress, Degradation
 from cir_data.degradations.bicubic import Reduce
+from cir_data.degradations.degradation import Compress, Degradation
 from cir_data.draws import Mixture
 from cir_data.images.color import Color, to_color
 from cir_data.images.compression import UNKNOWN_QUALITY, Compression

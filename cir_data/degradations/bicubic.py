@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from basicsr.utils.matlab_functions import calculate_weights_indices
 
-from cir_data.degradations.base import Step
+from cir_data.degradations.degradation import Step
 from cir_data.images.geometry import Pixels, Size, Window
 
 _REACH = 3

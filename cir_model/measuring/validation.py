@@ -23,8 +23,8 @@ from cir_data.messages import first_few
 from cir_host.distributed import connected
 from cir_host.errors import OptionsError, UndefinedMetric, UserError
 from cir_host.file_names import folded, printable
-from cir_host.options import typed
 from cir_host.stopping import stopping
+from cir_host.typed_options import typed
 from cir_model.measuring.record import Measurement
 from cir_model.measuring.validation_files import DataSetResult, markdown_table, write_results
 from cir_model.options import ValOptions

@@ -13,7 +13,7 @@ from cir_arch.basicsr_networks import facts_of, run
 from cir_arch.facts import NetworkFacts, Precision
 from cir_host.errors import UserError
 from cir_model.restoring import memory, ntire2024
-from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.settings import InferenceOptions
 from cir_model.restoring.symmetry import SYMMETRIES
 from cir_model.restoring.tiling import Run, Tiling, grid_of
 
@@ -54,7 +54,7 @@ class Restorer:
         >>> import torch
         >>> from cir_arch import load_network
         >>> from cir_model.restoring.inference import Restorer
-        >>> from cir_model.restoring.options import InferenceOptions
+        >>> from cir_model.restoring.settings import InferenceOptions
         >>> from cir_weights import default_weights
         >>> network = load_network(default_weights())
         >>> restorer = Restorer([network], InferenceOptions(tile=64, overlap=16))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cir_model.restoring.options import Ensemble
+from cir_model.restoring.settings import Ensemble
 
 Symmetry = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 

@@ -14,9 +14,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from cir_host.distributed import connected
 from cir_host.errors import UserError
-from cir_host.options import typed
 from cir_host.registration import register
 from cir_host.sampler import Stage
+from cir_host.typed_options import typed
 from cir_model.losses.building import Losses, check_losses
 from cir_model.measuring.validation import (
     MeasuringModel,

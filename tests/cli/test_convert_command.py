@@ -229,7 +229,7 @@ def test_onnx_of_promptcir_is_for_one_size(tmp_path, capsys, session):
     )
     for height, width in ((30, 40), (16, 17)):
         assert convert(tmp_path, *output, "--overwrite", "--size", f"{height}x{width}") == 0
-        assert "that height and width alone" in capsys.readouterr().out
+        assert "this height and width only" in capsys.readouterr().out
         assert session().get_inputs()[0].shape == [1, 3, height, width]
         assert_same_image(network, session(), (height, width))
 

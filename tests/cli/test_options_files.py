@@ -21,7 +21,7 @@ from cir_cli.options_files import find, shipped
 from cir_cli.options_reference import schema_text
 from cir_data.draws import Mixture, WeightedDraw
 from cir_host.errors import OptionsError
-from cir_host.options import typed
+from cir_host.typed_options import typed
 from cir_model.options import GroupOptions, ValOptions
 from cir_model.training.groups import freeze
 

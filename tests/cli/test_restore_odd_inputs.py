@@ -9,7 +9,7 @@ from basicsr.archs import build_network
 from PIL import Image
 
 from cir_cli import main, restore
-from cir_model.restoring import files as restoring
+from cir_model.restoring import on_disk as restoring
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from cir_model.measuring.protocol import COLUMNS, store_at
 from cir_model.measuring.provenance import facts_of_run
 from cir_model.measuring.runner import measure, plan
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.settings import InferenceOptions
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from data_tools import make, plain_jpeg, save, smooth_image, to_uint8, write_folder
 
-from cir_data.codecs.base import CodecError
 from cir_data.codecs.choice import make_codec
+from cir_data.codecs.codec import CodecError
 from cir_data.codecs.command import CommandCodec
 from cir_data.options import CommandOptions
 from cir_host.errors import OptionsError, UserError

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cir_data.codecs.jpeg import JPEG
-from cir_data.degradations.base import Compress, CutOff, Degradation, Resize
+from cir_data.degradations.degradation import Compress, CutOff, Degradation, Resize
 from cir_data.images.geometry import Window
 
 SAMPLINGS = st.sampled_from(("4:4:4", "4:2:2", "4:2:0"))

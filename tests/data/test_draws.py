@@ -4,7 +4,7 @@ import pytest
 from cir_data.draws import Mixture
 from cir_data.options import JPEGRestorationOptions
 from cir_host.errors import OptionsError
-from cir_host.options import typed
+from cir_host.typed_options import typed
 
 
 def options(quality, phase="train"):

@@ -19,7 +19,7 @@ from host_tools import fresh_logger, test_options, train_options, write_options,
 
 from cir_host import parsing, patches
 from cir_host.errors import OptionsError
-from cir_host.options import DatasetOptions, typed
+from cir_host.typed_options import DatasetOptions, typed
 
 
 class Quality(msgspec.Struct, forbid_unknown_fields=True):

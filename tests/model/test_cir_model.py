@@ -21,8 +21,8 @@ from training_tools import assert_close, batch, model, step, weights
 
 import cir_data  # noqa: F401 (registers its data sets)
 from cir_host.errors import OptionsError, UserError
-from cir_host.options import typed
 from cir_host.sampler import Stage
+from cir_host.typed_options import typed
 from cir_model import CIRModel
 from cir_model.measuring.validation import _UniqueNames
 from cir_model.options import TrainOptions, ValOptions

@@ -10,10 +10,10 @@ from vector_tools import filled
 import cir_arch  # noqa: F401
 from cir_arch.facts import NetworkFacts
 from cir_host.errors import OptionsError, UserError
-from cir_host.options import typed
+from cir_host.typed_options import typed
 from cir_model.restoring import memory
 from cir_model.restoring.inference import Restorer, restore_tensor
-from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.settings import InferenceOptions
 from cir_model.restoring.symmetry import SYMMETRIES
 
 

@@ -9,7 +9,7 @@ from torch import nn
 import cir_arch  # noqa: F401
 from cir_arch.facts import NetworkFacts
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.settings import InferenceOptions
 
 
 class Global(nn.Sequential):

@@ -8,9 +8,9 @@ from PIL import Image
 from cir_arch import Identity
 from cir_host.errors import UserError
 from cir_model import restore_file, restore_image
-from cir_model.restoring.images import default_restorer
+from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.options import InferenceOptions
+from cir_model.restoring.settings import InferenceOptions
 
 
 @pytest.fixture

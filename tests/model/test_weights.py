@@ -14,8 +14,8 @@ from cir_data.images.reading import read
 from cir_host.checkpoint import locate, read_checkpoint
 from cir_host.errors import UserError
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.options import InferenceOptions
 from cir_model.restoring.pictures import restore_picture
+from cir_model.restoring.settings import InferenceOptions
 
 needs_weights = pytest.mark.skipif(
     "promptcir_s_x1" not in cir_weights.names(), reason="cir_weights/promptcir_s_x1 is not there"

@@ -13,8 +13,8 @@ from cir_data.images.metadata import Metadata
 from cir_data.images.reading import Picture
 from cir_host.errors import UserError
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.options import InferenceOptions
 from cir_model.restoring.pictures import restore_picture
+from cir_model.restoring.settings import InferenceOptions
 from cir_weights import default_weights
 
 ImageOrArray = TypeVar("ImageOrArray", Image.Image, npt.NDArray[Any])

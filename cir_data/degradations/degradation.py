@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cir_data.codecs.base import Codec
+from cir_data.codecs.codec import Codec
 from cir_data.images.color import Color, to_color
 from cir_data.images.compression import Compression
 from cir_data.images.geometry import Pixels, Size, Window

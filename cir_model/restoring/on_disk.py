@@ -17,11 +17,11 @@ from cir_data.images.writing import Encoding, write_file
 from cir_data.images.xmp import source_of, with_source
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
-from cir_model.restoring.images import default_restorer
+from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.options import RestoreOptions
 from cir_model.restoring.pictures import as_tensor, restore_picture
 from cir_model.restoring.pixel_quality import pixel_quality, quality_network
+from cir_model.restoring.settings import RestoreOptions
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from cir_data.codecs.ijg_jpeg import IJGJpeg
 from cir_data.codecs.jpeg import JPEG
-from cir_data.degradations.base import Compress, CutOff, Degradation, Resize, Step
+from cir_data.degradations.degradation import Compress, CutOff, Degradation, Resize, Step
 from cir_data.draws import Mixture
 from cir_data.images.compression import UNKNOWN_QUALITY, Subsampling, Tables
 from cir_data.images.geometry import Boundary, Window
