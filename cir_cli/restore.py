@@ -118,18 +118,19 @@ class _Batch:
     def _restore(self, job: Job) -> Outcome:
         if STANDARD_STREAM not in (str(job.source), str(job.restored)):
             return restore_job(job, self.restorer, self.options)
+        to_file = not streams(job)
+        if to_file and os.path.lexists(job.restored) and not self.options.overwrite:
+            raise UserError(f"{job.restored}: exists; give --overwrite to replace it")
         if str(job.source) == STANDARD_STREAM:
             data = sys.stdin.buffer.read()
         else:
             data = read_regular_file(job.source)
         outcome = restore_bytes(data, _name(job), job.format, self.restorer, self.options)
-        if streams(job):
+        if to_file:
+            write_file(job.restored, outcome.data)
+        else:
             sys.stdout.buffer.write(outcome.data)
             sys.stdout.buffer.flush()
-        elif os.path.lexists(job.restored) and not self.options.overwrite:
-            raise UserError(f"{job.restored}: exists; give --overwrite to replace it")
-        else:
-            write_file(job.restored, outcome.data)
         return replace(outcome, output=job.restored)
 
     def _show(self, job: Job, outcome: Outcome) -> None:

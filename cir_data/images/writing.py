@@ -24,7 +24,7 @@ from cir_data.images.png_stream import chunk
 from cir_data.images.reading import Picture
 from cir_data.images.tiff_writing import TooLarge, encode_tiff
 from cir_host.errors import UserError
-from cir_host.files import write_whole
+from cir_host.files import write_bytes_whole
 
 _LARGEST = {"webp": 16383, "jpeg": 65500}
 
@@ -130,7 +130,7 @@ def write_file(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file: file.write(data))
+        write_bytes_whole(path, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -17,6 +17,7 @@ from cir_data.images.writing import Encoding, write_file
 from cir_data.images.xmp import source_of, with_source
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
+from cir_host.files import read_regular
 from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import as_tensor, restore_picture
@@ -186,9 +187,12 @@ def restore_bytes(
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     encoding = Encoding(file_format, options.quality)
-    metadata, dropped = encoding.fitted(restored.metadata)
-    marked = replace(metadata, xmp=with_source(metadata.xmp, _digest(data)))
-    content = encoding.encode(replace(restored, metadata=marked), where)
+    digest = _digest(data)
+    marked = replace(restored.metadata, xmp=with_source(restored.metadata.xmp, digest))
+    metadata, dropped = encoding.fitted(marked)
+    if metadata.xmp is None:  # the packet did not fit, but its new entry alone does
+        metadata = replace(metadata, xmp=with_source(None, digest))
+    content = encoding.encode(replace(restored, metadata=metadata), where)
     warnings = picture.warnings
     if dropped := (*picture.metadata.dropped, *dropped):
         warnings = (*warnings, f"dropped {', '.join(dropped)}")
@@ -210,12 +214,14 @@ def read_regular_file(path: Path) -> bytes:
         UserError: The file does not exist, is not a regular file, or cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():
-            kind = "a folder" if path.is_dir() else "a pipe or a device"
-            raise UserError(f"{path}: is {kind}, not a regular file")
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        reason = error.strerror
+        if path.is_dir():
+            reason = "is a folder, not a regular file"
+        elif path.exists() and not path.is_file():
+            reason = "is a pipe or a device, not a regular file"
+        raise UserError(f"{path}: {reason}") from error
 
 
 def _digest(data: bytes) -> str:

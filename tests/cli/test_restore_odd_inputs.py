@@ -217,3 +217,18 @@ def test_a_lossless_animation_is_copied(folder, capsys):
     assert (folder / "out/a.gif").read_bytes() == (folder / "in/a.gif").read_bytes()
     assert run("in", "-o", "forced", "--force") == 1
     assert "in/a.gif: holds 2 frames" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("blanks", [65_250, 65_400])
+def test_xmp_that_the_mark_makes_too_large_is_told(blanks, folder, capsys):
+    """JPEG holds 65,504 bytes of XMP: the packet alone fits, with the mark it does not."""
+    head = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="r">'
+    xmp = head + b" " * (blanks - len(head)) + b"</rdf:RDF></x:xmpmeta>"
+    picture(folder / "in/a.jpg", quality=30, xmp=xmp)
+    assert run("in", "-o", "out", "--format", "jpeg") == 0
+    err = capsys.readouterr().err
+    with Image.open("out/a.jpg") as image:
+        kept = xmp[:2000] in image.info["xmp"]
+    assert kept is not ("dropped XMP" in err)
+    assert run("in", "-o", "out", "--format", "jpeg") == 0
+    assert "0 restored, 0 copied, 1 skipped" in capsys.readouterr().err
