@@ -1,5 +1,6 @@
 """``basicsr embed``: plots the embeddings of CaVE by JPEG quality."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from cir_arch import load_network
 from cir_cli import parsers
 from cir_cli.figures import new_figure
-from cir_cli.restore_jobs import list_pictures
+from cir_cli.restore_jobs import LeftOut, list_pictures
 from cir_data.codecs.jpeg import JPEG
 from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage
@@ -41,7 +42,10 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"-o {output}: give a name that ends in .png, .svg or .pdf")
     if not output.parent.is_dir():
         raise UserError(f"-o {output}: no folder {output.parent}")
-    files = list_pictures(options.images)
+    left_out = LeftOut()
+    files = list_pictures(options.images, left_out)
+    for line in (*left_out.unreadable, *left_out.lines()):
+        print(f"left out: {line}", file=sys.stderr)
     qualities = sorted(set(options.qualities))
     if len(files) * len(qualities) < 3:
         raise UserError(

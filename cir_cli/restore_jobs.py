@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from cir_data.images.formats import EXTENSIONS, FORMATS, SUFFIXES
+from cir_data.messages import first_few
 from cir_host.errors import UserError
 from cir_host.file_names import expanded, folded, short_name
 from cir_model.restoring.on_disk import Job
@@ -52,10 +53,9 @@ class LeftOut:
         """Return one line for each kind of entry that is left out."""
         lines = []
         if self.other_files:
-            kinds = [f"{n} {suffix or 'without'}" for suffix, n in self.other_files.most_common(8)]
-            more = ", ..." if len(self.other_files) > 8 else ""
+            kinds = [f"{n} {suffix or 'without'}" for suffix, n in self.other_files.most_common()]
             total = self.other_files.total()
-            lines.append(f"files of other kinds: {total} (by suffix: {', '.join(kinds)}{more})")
+            lines.append(f"files of other kinds: {total} (by suffix: {first_few(kinds, 8)})")
         if self.hidden:
             lines.append(f"hidden files and folders: {self.hidden}")
         for paths, kind in (
@@ -63,8 +63,7 @@ class LeftOut:
             (self.irregular, "pipes and devices"),
         ):
             if paths:
-                some = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
-                lines.append(f"{kind}: {len(paths)} ({some})")
+                lines.append(f"{kind}: {len(paths)} ({first_few([str(path) for path in paths])})")
         return lines
 
 

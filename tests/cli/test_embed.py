@@ -44,11 +44,19 @@ def test_images_that_cannot_be_read_are_left_out_and_named(folder):
     os.mkfifo(pipe)
     files = [*sorted((folder / "photos").iterdir()), pipe]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embed, "list_pictures", lambda _: files)
+        patch.setattr(embed, "list_pictures", lambda *_: files)
         message = r"^2 of 5 images could not be read; a\.png shows the others\..*broken.*pipe"
         with pytest.raises(UserError, match=message):
             embed.run(["photos", "-m", "CaVE.pth", "-o", "a.png", "--qualities", "10"])
     assert Image.open("a.png").width > 100
+
+
+def test_what_the_folders_hold_beside_images_is_told(folder, capsys):
+    pytest.importorskip("matplotlib")
+    (folder / "photos/notes.txt").write_text("x")
+    embed.run(["photos", "-m", "CaVE.pth", "-o", "a.png", "--qualities", "10"])
+    said = capsys.readouterr().err
+    assert "left out: files of other kinds: 1 (by suffix: 1 .txt)" in said
 
 
 def test_a_picture_that_cannot_be_written_is_one_line(folder):
