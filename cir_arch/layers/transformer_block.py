@@ -1,13 +1,14 @@
 """Restormer's transformer block."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from cir_arch.layers.blocks import RepeatedBlock
 from cir_arch.layers.feed_forward import GDFN
 from cir_arch.layers.norm import LayerNorm
 from cir_arch.layers.transposed_attention import MDTA
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(RepeatedBlock):
     """MDTA, then GDFN, each behind a layer norm and added to its input; no convolution has a bias.
 
     Zamir et al., Restormer, CVPR 2022, fig. 2.
