@@ -141,6 +141,25 @@ class PairOptions(ImageOptions, kw_only=True):
         yield "dataroot_gt", self.dataroot_gt
 
 
+class OnlineOptions(PairOptions, kw_only=True):
+    """Keys of the data sets that compress clean images while loading."""
+
+    cache: Annotated[
+        bool,
+        Meta(
+            description="Training: decode all clean images once, into memory that the workers"
+            " share. The log tells its size."
+        ),
+    ] = False
+    as_uint8: Annotated[
+        bool,
+        Meta(
+            description="Training: samples hold 8-bit images, which our models divide by 255 on the"
+            " device: a quarter of the bytes to move, the same numbers."
+        ),
+    ] = False
+
+
 class FactorRange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """``{range: [0.5, 1.5]}``: a factor drawn uniformly between the two."""
 
@@ -173,6 +192,9 @@ class DoubleOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             " compressions, so that their block grids differ; random: draw each uniformly."
         ),
     ] = "none"
+    shift_probability: Annotated[
+        float, Meta(ge=0, le=1, description="Probability of the shift; otherwise the grids agree.")
+    ] = 1
     resize: Annotated[
         Factor | FactorRange | None,
         Meta(
@@ -190,11 +212,29 @@ class DoubleOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             and Mixture[int].of(self.quality).fixed
             and Mixture[Subsampling].of(self.subsampling).fixed
             and self.shift != "random"
+            and self.shift_probability in (0, 1)
             and not isinstance(self.resize, FactorRange)
         )
 
 
-class JPEGRestorationOptions(PairOptions, kw_only=True):
+class AlignedShare(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """``{mcu: 0.8}``: this share of the crops starts at the corner of an MCU, the others anywhere."""
+
+    mcu: Annotated[float, Meta(ge=0, le=1, description="Share of the aligned crops.")]
+
+
+class OtherCodecOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A share of crops by another codec: ``{codec: webp, quality: {range: [5, 95]}, share: 0.05}``."""
+
+    codec: Annotated[CodecName, Meta(description="webp, avif, hevc or jxl.")]
+    quality: Annotated[IntegerOption[int], Meta(description="On the codec's own scale.")]
+    share: Annotated[float, Meta(ge=0, le=1, description="Share of the crops.")]
+    context: Annotated[
+        int, Meta(ge=0, description="Compress at most this many pixels around the crop.")
+    ] = 32
+
+
+class JPEGRestorationOptions(OnlineOptions, kw_only=True):
     """Keys of ``JPEGRestorationDataset``."""
 
     quality: Annotated[
@@ -235,12 +275,44 @@ class JPEGRestorationOptions(PairOptions, kw_only=True):
         Meta(description="Compress images twice, like images that were saved repeatedly."),
     ] = None
     align: Annotated[
-        Literal["none", "mcu"],
+        Literal["none", "mcu"] | AlignedShare,
         Meta(
             description="Training: mcu: crops start at the corner of an MCU (8 or 16 pixels), as if"
-            " patches were cut before compression. none: anywhere."
+            " patches were cut before compression. none: anywhere. {mcu: 0.8}: so many at a corner,"
+            " the others anywhere."
         ),
     ] = "none"
+    grey_share: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Training, color: rgb: this share of the images becomes grey before"
+            " compression; the sample has three equal channels.",
+        ),
+    ] = 0
+    clean_share: Annotated[
+        float,
+        Meta(
+            ge=0, le=1, description="Training: this share of the crops is not compressed; quality 100."
+        ),
+    ] = 0
+    page_share: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Training: this share of the crops shows drawn pages of text and shapes"
+            " instead of the images.",
+        ),
+    ] = 0
+    other: Annotated[
+        OtherCodecOptions | None,
+        Meta(
+            description="Training: a share of the crops is compressed by another codec; their quality"
+            " is unknown (-1), since scales differ."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -248,6 +320,10 @@ class JPEGRestorationOptions(PairOptions, kw_only=True):
             raise ValueError("give either quality or tables")
         if self.progressive and self.library != "pillow":
             raise ValueError("progressive needs library: pillow")
+        if self.grey_share and self.color != "rgb":
+            raise ValueError("grey_share needs color: rgb")
+        if self.clean_share + (self.other.share if self.other else 0) > 1:
+            raise ValueError("clean_share and other.share must not add up to more than 1")
         if self.phase == "train":
             return
         if self.quality is not None and not isinstance(self.quality, int):
@@ -298,7 +374,7 @@ class CommandOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         check_range(self.quality_range)
 
 
-class CodecRestorationOptions(PairOptions, kw_only=True):
+class CodecRestorationOptions(OnlineOptions, kw_only=True):
     """Keys of ``CodecRestorationDataset``."""
 
     codec: Annotated[

@@ -11,9 +11,14 @@ from cir_data.datasets.online_dataset import OnlineDataset
 from cir_data.datasets.sample_fields import DoubleFacts
 from cir_data.degradations.degradation import Degradation
 from cir_data.degradations.jpeg_degradation import NO_GRID, JPEGDraws, first_compression, first_grid
+from cir_data.images.color import Color
+from cir_data.images.drawn_pages import TRAINING_PAGES, drawn_page
 from cir_data.images.geometry import Orientation, Pixels, Size, Window
-from cir_data.options import JPEGRestorationOptions
+from cir_data.options import AlignedShare, JPEGRestorationOptions
 from cir_host.registration import register
+
+_MACROBLOCK: Size = (16, 16)
+"""The grid of codecs other than JPEG."""
 
 
 @register("dataset")
@@ -45,13 +50,28 @@ class JPEGRestorationDataset(OnlineDataset):
         """Draw one or two compressions, and the steps between them."""
         return self._draws.draw(rng)
 
-    def grid(self, degradation: Degradation) -> Size:
-        """Return the grid on which crops start; ``align: mcu`` gives that of the last JPEG."""
-        if self.options.align == "none":
+    def grid(self, degradation: Degradation, rng: np.random.Generator) -> Size:
+        """Return the grid on which a crop starts: that of the last JPEG, or any pixel."""
+        align = self.options.align
+        share = align.mcu if isinstance(align, AlignedShare) else float(align == "mcu")
+        if not share or (share < 1 and rng.random() >= share):
             return 1, 1
         codec = degradation.last.codec
-        assert isinstance(codec, JPEG)  # JPEGDraws uses no other codec
+        if not isinstance(codec, JPEG):
+            return _MACROBLOCK
         return codec.unit(grey=self.options.color != "rgb")
+
+    def clean(self, index: int, rng: np.random.Generator) -> Pixels:
+        """Return the image, or a drawn page."""
+        share = self.options.page_share
+        if share and rng.random() < share:
+            return drawn_page(int(rng.integers(TRAINING_PAGES)))
+        return super().clean(index, rng)
+
+    def color(self, rng: np.random.Generator) -> Color:
+        """Return the colour space of a training sample: that of the options, or grey."""
+        share = self.options.grey_share
+        return "gray" if share and rng.random() < share else self.options.color
 
     def facts(
         self, degradation: Degradation, window: Window, orientation: Orientation, lq: Pixels

@@ -1,5 +1,6 @@
 """The keys of samples: one image or a pair, with the facts of its compression."""
 
+from collections.abc import Callable
 from typing import TypedDict
 
 import numpy as np
@@ -14,7 +15,7 @@ class Sample(TypedDict):
     """A compressed image. Torch's ``default_collate`` accepts every value."""
 
     lq: Tensor
-    """(C, H, W), float32 in [0, 1]; RGB where C is 3."""
+    """(C, H, W), float32 in [0, 1], or uint8 with ``as_uint8``; RGB where C is 3."""
     lq_path: str
     quality: int
     """On the scale of the codec, 1 to 100 for JPEG; -1 if unknown."""
@@ -28,7 +29,7 @@ class PairSample(Sample):
     """A compressed image with its ground truth."""
 
     gt: Tensor
-    """(C, H, W), float32 in [0, 1]; RGB where C is 3."""
+    """(C, H, W), like ``lq``."""
     gt_path: str
 
 
@@ -55,21 +56,10 @@ class DoubleFacts(TypedDict):
     """The resize factor between the two compressions."""
 
 
-def make_sample(lq: Pixels, lq_path: str, compression: Compression, boundary: Boundary) -> Sample:
-    """Create a sample; ``lq`` is (H, W) or (H, W, 3)."""
-    return {
-        "lq": to_tensor(lq),
-        "lq_path": lq_path,
-        "quality": compression.quality,
-        "subsampling": compression.subsampling,
-        "codec": compression.codec,
-        "block_offset": torch.tensor(boundary),
-    }
-
-
-def make_pair(sample: Sample, gt: Pixels, gt_path: str) -> PairSample:
-    """Add the ground truth to a sample; ``gt`` is (H, W) or (H, W, 3)."""
-    return {**sample, "gt": to_tensor(gt), "gt_path": gt_path}
+def to_bytes(image: Pixels) -> Tensor:
+    """Convert an 8-bit image, (H, W) or (H, W, 3), to (C, H, W), uint8."""
+    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    return torch.from_numpy(np.array(planes, order="C"))
 
 
 def to_tensor(image: Pixels) -> Tensor:
@@ -79,6 +69,30 @@ def to_tensor(image: Pixels) -> Tensor:
         >>> to_tensor(np.full((4, 6, 3), 255, np.uint8))[:, 0, 0]
         tensor([1., 1., 1.])
     """
-    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     # transposing bytes takes a third of the time of transposing floats
-    return torch.from_numpy(np.array(planes, order="C")).float().div_(255)
+    return to_bytes(image).float().div_(255)
+
+
+def make_sample(
+    lq: Pixels,
+    lq_path: str,
+    compression: Compression,
+    boundary: Boundary,
+    convert: Callable[[Pixels], Tensor] = to_tensor,
+) -> Sample:
+    """Create a sample; ``lq`` is (H, W) or (H, W, 3)."""
+    return {
+        "lq": convert(lq),
+        "lq_path": lq_path,
+        "quality": compression.quality,
+        "subsampling": compression.subsampling,
+        "codec": compression.codec,
+        "block_offset": torch.tensor(boundary),
+    }
+
+
+def make_pair(
+    sample: Sample, gt: Pixels, gt_path: str, convert: Callable[[Pixels], Tensor] = to_tensor
+) -> PairSample:
+    """Add the ground truth to a sample; ``gt`` is (H, W) or (H, W, 3)."""
+    return {**sample, "gt": convert(gt), "gt_path": gt_path}

@@ -27,6 +27,7 @@ from cir_data.images.compression import UNKNOWN_QUALITY, Compression
 from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
 from cir_data.images.geometry import Boundary, Orientation, Pixels
 from cir_data.images.jpeg_facts import compression_of
+from cir_data.images.opening import add_plugin
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def _unpack(data: bytes | memoryview, where: str) -> Pixels:
 
 @contextmanager
 def _opened(data: bytes | memoryview, where: str) -> Iterator[Image.Image]:
+    add_plugin(bytes(data[:32]))
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()  # now, because the TIFF reader turns the image and drops the orientation

@@ -6,13 +6,13 @@ SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}
 SIXTEEN_BITS = {"png", "tiff"}
 """Formats that can hold 16 bits per sample."""
 
-EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", ".pgm"})
+EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", ".pgm", ".jxl"})
 """Suffixes, in lower case, of the files that are read from a folder."""
 
 OTHER_IMAGES = frozenset(
     {
         *(".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp", ".jp2", ".j2k"),
-        *(".jpf", ".jpx", ".jxl", ".heic", ".heif", ".hif", ".avif", ".gif"),
+        *(".jpf", ".jpx", ".heic", ".heif", ".hif", ".avif", ".gif"),
         *(".apng", ".tga", ".pbm", ".pnm", ".pam", ".pfm", ".psd", ".exr"),
         *(".hdr", ".mpo", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"),
         *(".orf", ".rw2"),
