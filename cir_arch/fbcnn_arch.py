@@ -68,6 +68,7 @@ class FBCNN(ResidualUNet, RestorationNetwork):
         strides: Size of each level's predecessor over the level's size.
         quality_nc: Hidden channels of the quality head, and channels of the quality's embedding.
         use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
+        identity_start: Start as the identity: the untrained network returns its input.
 
     Raises:
         UserError: If an argument has the wrong length or an unknown value; the message names it.
@@ -83,6 +84,7 @@ class FBCNN(ResidualUNet, RestorationNetwork):
         strides: Sequence[int] = (2, 2, 2),
         quality_nc: int = 512,
         use_checkpoint: bool = False,
+        identity_start: bool = False,
     ) -> None:
         sizes = ResidualSizes(in_nc, nc, nb, strides, act_mode, use_checkpoint)
         super().__init__(sizes, out_nc or in_nc, QFAttention)
@@ -105,6 +107,8 @@ class FBCNN(ResidualUNet, RestorationNetwork):
         self.to_gamma_3, self.to_beta_3 = scale(2), shift(2)
         self.to_gamma_2, self.to_beta_2 = scale(1), shift(1)
         self.to_gamma_1, self.to_beta_1 = scale(0), shift(0)
+        if identity_start:
+            self._start_as_identity()
 
     @classmethod
     def arguments_from(cls, state: State) -> dict[str, Any] | None:
@@ -158,6 +162,44 @@ class FBCNN(ResidualUNet, RestorationNetwork):
             return out
         return out, strength if quality is None else self.qf_pred(features[-1])
 
+    @torch.no_grad()
+    def _start_as_identity(self) -> None:
+        """Let the first channels of level 1 carry the image from the head to the tail.
+
+        Nothing else reaches these channels or the output. The last layers of all branches start
+        small, so that training begins near the identity.
+
+        Raises:
+            UserError: Input and output differ in channels, or level 1 has no channel to spare.
+        """
+        count = self.sizes.in_nc
+        if self.m_tail.out_channels != count or self.sizes.nc[0] <= count:
+            raise UserError(
+                "identity_start: needs as many channels in the output as in the input, and more in"
+                f" level 1, not {count}, {self.m_tail.out_channels} and {self.sizes.nc[0]}"
+            )
+        centre = torch.eye(count)
+        for module in self.modules():
+            if isinstance(module, ResidualBranch):
+                last = module.res[-1]
+                assert isinstance(last, nn.Conv2d)
+                _shrink(last)
+        for part in (self.m_down1, self.m_up1):  # the blocks of level 1
+            for module in part:
+                if isinstance(module, ResidualBranch):
+                    nn.init.zeros_(module.res[-1].weight[:count])
+        _shrink(self.m_tail)
+        for conv in (self.m_head.weight[:count], self.m_tail.weight[:, :count]):
+            conv.zero_()
+            conv[:count, :count, 1, 1] = centre
+        nn.init.zeros_(self.m_head.bias[:count])
+        first = self.m_up1[0]
+        nn.init.zeros_(first.weight[:, :count])
+        nn.init.zeros_(first.bias[:count])
+        for beta in (self.to_beta_1, self.to_beta_2, self.to_beta_3):
+            _shrink(beta[0])
+        nn.init.zeros_(self.to_beta_1[0].weight[:count])
+
     def _modulations(self, quality: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return gamma and beta, (B, C, 1, 1), for level 3, 2 and 1."""
         embedding = self.qf_embed(quality)
@@ -170,6 +212,13 @@ class FBCNN(ResidualUNet, RestorationNetwork):
             (gamma(embedding)[..., None, None], beta(embedding)[..., None, None])
             for gamma, beta in pairs
         ]
+
+
+def _shrink(layer: nn.Conv2d | nn.Linear) -> None:
+    """Make the output of a layer small, and remove its bias."""
+    layer.weight.mul_(0.1)
+    if layer.bias is not None:
+        layer.bias.zero_()
 
 
 def _as_column(quality: float | Tensor, like: Tensor) -> Tensor:

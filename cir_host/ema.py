@@ -15,12 +15,22 @@ def with_buffers(original: Callable[..., Any]) -> Callable[..., Any]:
     initial values. Buffers are copied, not averaged; a buffer of another shape is a cache for the
     size of the last image and is left alone. Frozen parameters are copied too, since averaging
     would make them drift by rounding.
+
+    BasicSR averages tensor by tensor, with two launches for each; here one call averages all.
     """
 
     @wraps(original)
     @torch.no_grad()
     def model_ema(self: Any, decay: float = 0.999) -> None:
-        original(self, decay)
+        averages = dict(self.net_g_ema.named_parameters())
+        trained = {
+            name: parameter
+            for name, parameter in self.get_bare_model(self.net_g).named_parameters()
+            if parameter.requires_grad
+        }
+        averaged_ones = [averages[name] for name in trained]
+        torch._foreach_mul_(averaged_ones, decay)
+        torch._foreach_add_(averaged_ones, list(trained.values()), alpha=1 - decay)
         network = self.get_bare_model(self.net_g)
         frozen = ((n, p) for n, p in network.named_parameters() if not p.requires_grad)
         kept = dict(chain(network.named_buffers(), frozen))

@@ -113,6 +113,13 @@ class TrainOptions(Section, kw_only=True):
         float,
         Meta(ge=0, lt=1, description="Decay of the EMA weights, which validation uses; 0: no EMA."),
     ] = 0.0
+    ema_warmup: Annotated[
+        bool,
+        Meta(
+            description="Let the EMA forget the first iterations: in iteration n its decay is at most"
+            " (1 + n) / (10 + n)."
+        ),
+    ] = False
     pixel_opt: Annotated[
         Arguments | None, Meta(description="A loss, l_pix in the log: {type: L1Loss}.")
     ] = None
@@ -210,9 +217,16 @@ class CaVETrainOptions(TrainOptions, kw_only=True):
         Arguments | None,
         Meta(
             description="A loss on the predicted quality 1 - QF / 100, l_quality in the log:"
-            " {type: L1Loss, loss_weight: 1.0}."
+            " {type: L1Loss, loss_weight: 1.0}. Samples of unknown quality do not count."
         ),
     ] = None
+    quality_of: Annotated[
+        Literal["last", "lowest"],
+        Meta(
+            description="Which quality is learnt of an image that was compressed twice: of the last"
+            " compression, or the lower of the two."
+        ),
+    ] = "last"
 
     def loss_sections(self) -> Iterator[tuple[str, Arguments]]:
         """Yield the sections of all losses, with the one on the quality."""

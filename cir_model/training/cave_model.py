@@ -17,6 +17,9 @@ from cir_model.training.cir_model import CIRModel
 
 QUALITY_ERROR = "calculate_quality_error"
 
+_PATIENCE = 20
+"""The training ends if this many batches have no known quality, the first among them."""
+
 
 @register("model")
 class CaVEModel(CIRModel):
@@ -53,20 +56,25 @@ class CaVEModel(CIRModel):
         super().init_training_settings()
         section = self.options.quality_opt
         self.quality_loss = build_loss(section).to(self.device) if section else None
+        self._without_quality = 0
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Move a batch to the device: images, and ``quality`` (B,) from 1 to 100.
+        """Move a batch to the device: images, and ``quality`` (B,), -1 if unknown.
 
         Raises:
-            UserError: The loss needs the quality of a sample, which is unknown.
+            UserError: The loss needs qualities, and the batches so far had none.
         """
         if self.is_train and self.options.quality_opt:
             qualities = data.get("quality")
-            if qualities is None or (qualities < 1).any():
-                raise UserError(
-                    "train.quality_opt needs the quality of each sample, which datasets.train does"
-                    " not give; JPEGRestorationDataset with the key quality does"
-                )
+            if qualities is None or not (qualities >= 1).any():
+                self._without_quality += self._without_quality >= 0
+                if qualities is None or self._without_quality == _PATIENCE:
+                    raise UserError(
+                        "train.quality_opt needs the quality of each sample, which datasets.train"
+                        " does not give; JPEGRestorationDataset with the key quality does"
+                    )
+            else:
+                self._without_quality = -1  # some samples have one
         super().feed_data(data)
 
     def compute_losses(
@@ -77,9 +85,22 @@ class CaVEModel(CIRModel):
             output, predicted = self.network(lq, return_quality=True)
         losses: dict[str, Tensor] = self.losses(output.float(), gt, facts)
         if self.quality_loss is not None:
-            wanted = 1 - facts["quality"][:, None].float() / 100
-            losses["l_quality"] = self.quality_loss(predicted.float(), wanted)
+            quality = self._known_quality(facts)
+            wanted = 1 - quality / 100
+            # equal values add nothing to the mean; then it is taken over the known ones alone
+            known = quality >= 1
+            wanted = torch.where(known, wanted, predicted.detach().float())
+            share = known.float().mean().clamp_min(1 / len(known))
+            losses["l_quality"] = self.quality_loss(predicted.float(), wanted) / share
         return losses
+
+    def _known_quality(self, facts: Mapping[str, Tensor]) -> Tensor:
+        """Return the quality to learn, (B, 1), float32; below 1 if it is unknown."""
+        quality = facts["quality"]
+        if self.options.quality_of == "lowest" and "first_quality" in facts:
+            first = facts["first_quality"]
+            quality = torch.where((first >= 1) & (quality >= 1), quality.minimum(first), quality)
+        return quality[:, None].float()
 
     def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Restore a sample, and predict its quality if a metric needs it."""

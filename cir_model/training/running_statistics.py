@@ -21,6 +21,10 @@ class RunningStatistics:
         ]
         self._kept: list[Tensor] = []
 
+    def __bool__(self) -> bool:
+        """Return whether the networks have such statistics."""
+        return bool(self._buffers)
+
     def keep(self) -> None:
         """Copy them before the forward pass."""
         self._kept = [buffer.clone() for buffer in self._buffers]
