@@ -144,7 +144,6 @@ CASES = {
         ("ours", "fp32"),
         ("ours", "bf16"),
         ("ours, compiled", "bf16"),
-        ("ours, compiled", "fp32"),
     ],
 }
 

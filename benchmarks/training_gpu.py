@@ -149,10 +149,11 @@ def modes(options: argparse.Namespace) -> None:
             "data": {"as_uint8": False},
         },
     }
+    cases = {name: cases[name] for name in options.modes or cases}
     if options.small:
-        cases.pop("bf16, compiled")
+        cases.pop("bf16, compiled", None)
         if options.device == "cpu":
-            cases.pop("fp16")
+            cases.pop("fp16", None)
     print(f"\n| {options.short} steps from one seed | mean loss of the last lines | s per step |")
     print("|---|---|---|")
     for name, changes in cases.items():
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parts = {"speed": speed, "modes": modes, "resume": resume}
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--modes", nargs="+", help="only these, such as fp16")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--steps", type=int, default=60, help="of the bare loop")
