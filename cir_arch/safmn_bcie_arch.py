@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.blocks import BlockChain
-from cir_arch.layers.convolution import DepthwiseConv2d, MapConv2d, to_image, to_map
+from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_map
 from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
 from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State, entry_count, ratio
@@ -41,7 +41,7 @@ class SAFM(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.mfr = nn.ModuleList(
-            DepthwiseConv2d(channels // SCALES, bias=True) for _ in range(SCALES)
+            depthwise_conv(channels // SCALES, bias=True) for _ in range(SCALES)
         )
         self.aggr = MapConv2d(channels, channels, 1)
 

@@ -32,7 +32,7 @@ from torch import Tensor, is_grad_enabled, nn
 from torch.utils.checkpoint import checkpoint
 
 from cir_arch.facts import NetworkFacts
-from cir_arch.layers.convolution import DepthwiseConv2d, MapConv2d, to_image, to_map
+from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_map
 from cir_arch.layers.feed_forward import MLP
 from cir_arch.layers.initialization import init_linear_layers
 from cir_arch.layers.line_sampling import LineTaps, line_taps, sample_line
@@ -72,7 +72,7 @@ class PositionalEncoding(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.proj = DepthwiseConv2d(channels, bias=True)
+        self.proj = depthwise_conv(channels, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape."""

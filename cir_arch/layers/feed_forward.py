@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from cir_arch.layers.bands import in_bands
-from cir_arch.layers.convolution import DepthwiseConv2d, MapConv2d, to_image, to_map
+from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_map
 
 
 class MLP(nn.Module):
@@ -38,7 +38,7 @@ class GDFN(nn.Module):
         if hidden is None:
             hidden = int(channels * expansion)
         self.project_in = MapConv2d(channels, 2 * hidden, 1, bias=bias)
-        self.dwconv = DepthwiseConv2d(2 * hidden, bias)
+        self.dwconv = depthwise_conv(2 * hidden, bias)
         self.project_out = MapConv2d(hidden, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,8 +46,6 @@ class GDFN(nn.Module):
         return in_bands(self._of_rows, x, halo=1)
 
     def _of_rows(self, x: Tensor) -> Tensor:
-        if self.dwconv.has_kernel(x):
-            return self.project_out(self.dwconv.gated(self.project_in(x)))
         gate, value = (self._hidden(x, half) for half in range(2))
         out: Tensor = self.project_out(_GatedGELU.apply(gate, value))
         return out

@@ -81,7 +81,7 @@ class HAB(_FeedForwardBlock):
     def forward(self, x: Tensor, positions: PositionIndices) -> Tensor:
         """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
         normed = self.norm1(x)
-        attended = self.drop_path(self.attn(normed, positions.self_attention))
+        attended = self.drop_path(self.attn(normed, positions))
         x = torch.add(x + attended, self.conv_block(normed), alpha=self.conv_scale)
         out: Tensor = x + self.drop_path(self.feed_forward(x))
         return out

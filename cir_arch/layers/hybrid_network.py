@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cir_arch.layers.hybrid_attention import HybridSizes
@@ -11,6 +12,7 @@ from cir_arch.layers.window_attention import (
     extended_window,
     overlap_index,
     self_attention_index,
+    shift_masks,
 )
 from cir_host.errors import UserError
 
@@ -35,8 +37,13 @@ class HybridAttentionNetwork(nn.Module):
     def positions(self) -> PositionIndices:
         """The tables as the groups use them: without negative indices."""
         entries = (self.window_size + self.extended_size - 1) ** 2
+        index = self.relative_position_index_SA
+        # The compiler would trace through the cache and warn about it.
+        masks = shift_masks.__wrapped__ if torch.compiler.is_compiling() else shift_masks
         return PositionIndices(
-            self.relative_position_index_SA, self.relative_position_index_OCA.remainder(entries)
+            index,
+            self.relative_position_index_OCA.remainder(entries),
+            masks(self.window_size, self.window_size // 2, index.device),
         )
 
     def _load_from_state_dict(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cir_arch.layers.bands import Band, bands, joined
-from cir_arch.layers.convolution import DepthwiseConv2d, MapConv2d
+from cir_arch.layers.convolution import MapConv2d, depthwise_conv
 
 
 class MDTA(nn.Module):
@@ -21,7 +21,7 @@ class MDTA(nn.Module):
         self.heads = heads
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv = MapConv2d(channels, 3 * channels, 1, bias=False)
-        self.qkv_dwconv = DepthwiseConv2d(3 * channels, bias=False)
+        self.qkv_dwconv = depthwise_conv(3 * channels, bias=False)
         self.project_out = MapConv2d(channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

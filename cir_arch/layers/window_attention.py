@@ -16,12 +16,15 @@ MASKED = -100.0
 
 
 class PositionIndices(NamedTuple):
-    """The index tables that all blocks of a network share, int64."""
+    """The tables that all blocks of a network share; index tables are int64."""
 
     self_attention: Tensor
     """(N, N): row of the bias table for query and key of a window of N tokens."""
     overlap: Tensor
     """(N, N'): the same for a window and its extended window of N' tokens; may be negative."""
+    shift_masks: Tensor
+    """(4, 1, 1, N, N), float32, for maps that are shifted by half a window; see
+    :func:`shift_masks`."""
 
 
 def extended_window(window_size: int, overlap_ratio: float) -> int:
@@ -112,19 +115,13 @@ def position_bias(table: Tensor, index: Tensor) -> Tensor:
     return rows.t().reshape(1, heads, *index.shape)
 
 
-def shift_masks(window_size: int, shift: int, like: Tensor) -> Tensor:
-    """Return the masks of a shifted map's windows, (4, 1, 1, N, N); dtype and device of ``like``.
+@lru_cache(maxsize=32)
+def shift_masks(window_size: int, shift: int, device: torch.device) -> Tensor:
+    """Return the masks of a shifted map's windows, (4, 1, 1, N, N), float32.
 
     Only windows of the last row or column hold tokens from opposite sides of the map. So four masks
     serve a map of any size: for windows inside, in the last column, in the last row, in the corner.
     """
-    # The compiler would trace through the cache and warn about it.
-    masks = _shift_masks.__wrapped__ if torch.compiler.is_compiling() else _shift_masks
-    return masks(window_size, shift, like.dtype, like.device)
-
-
-@lru_cache(maxsize=32)
-def _shift_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # training could not use a cached inference tensor later
         wrapped = torch.arange(window_size, device=device) >= window_size - shift
         seam = wrapped[:, None] != wrapped[None, :]
@@ -134,7 +131,7 @@ def _shift_masks(window_size: int, shift: int, dtype: torch.dtype, device: torch
         )
         columns = (everywhere[:, None, :, None] & seam[None, :, None, :]).reshape_as(rows)
         masks = torch.stack((torch.zeros_like(rows), columns, rows, rows | columns))
-        return (masks * MASKED).to(dtype)[:, None, None]
+        return (masks * MASKED)[:, None, None]
 
 
 class WindowAttention(nn.Module):
@@ -152,13 +149,13 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+    def forward(self, x: Tensor, positions: PositionIndices) -> Tensor:
         """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
-        bias = position_bias(self.relative_position_bias_table, index)
+        bias = position_bias(self.relative_position_bias_table, positions.self_attention)
         if not self.shift:
             return self._attend(x, bias)
         x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        masks = iter(shift_masks(self.window_size, self.shift, bias))
+        masks = iter(positions.shift_masks)
         bands = [
             torch.cat([self._attend(part, bias + next(masks)) for part in self._parts(band, 2)], 2)
             for band in self._parts(x, 1)

@@ -201,7 +201,7 @@ def test_block_drops_attention_and_feed_forward_apart():
     x = torch.randn(1, 8, 8, 12).expand(64, -1, -1, -1)
     with torch.no_grad():
         normed = block.norm1(x[:1])
-        attended = block.attn(normed, positions.self_attention)
+        attended = block.attn(normed, positions)
         convolved = 0.01 * block.conv_block(normed)
         outcomes = []
         for keep_attention, keep_feed_forward in itertools.product((0, 1), repeat=2):
