@@ -6,11 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from cir_data.codecs.jpeg import JPEG
-from cir_data.datasets.online_dataset import OnlineDataset
+from cir_data.codecs.jpeg import LARGEST_UNIT
+from cir_data.datasets.online_dataset import OnlineDataset, happens
 from cir_data.datasets.sample_fields import DoubleFacts
 from cir_data.degradations.degradation import Degradation
-from cir_data.degradations.jpeg_degradation import NO_GRID, JPEGDraws, first_compression, first_grid
+from cir_data.degradations.jpeg_degradation import (
+    NO_GRID,
+    JPEGDraws,
+    first_compression,
+    first_grid,
+    told_quality,
+)
 from cir_data.images.geometry import Orientation, Pixels, Size, Window
 from cir_data.options import JPEGRestorationOptions
 from cir_host.registration import register
@@ -23,7 +29,8 @@ class JPEGRestorationDataset(OnlineDataset):
     A training crop equals the same crop of the whole compressed image bit for bit, so its block
     grid lies as in a part of a real JPEG. ``lq_path`` is the path of the clean image. With the
     option ``double``, samples also have the keys of
-    :class:`cir_data.datasets.sample_fields.DoubleFacts`.
+    :class:`cir_data.datasets.sample_fields.DoubleFacts`. In training, shares of the crops can be
+    grey, compressed by other codecs, not compressed, or parts of drawn pages.
 
     Args:
         opt: The section of the options file; :class:`JPEGRestorationOptions` lists the keys.
@@ -45,27 +52,29 @@ class JPEGRestorationDataset(OnlineDataset):
         """Draw one or two compressions, and the steps between them."""
         return self._draws.draw(rng)
 
-    def grid(self, degradation: Degradation) -> Size:
-        """Return the grid on which crops start; ``align: mcu`` gives that of the last JPEG."""
-        if self.options.align == "none":
-            return 1, 1
-        codec = degradation.last.codec
-        assert isinstance(codec, JPEG)  # JPEGDraws uses no other codec
-        return codec.unit(grey=self.options.color != "rgb")
+    def grid(self, rng: np.random.Generator) -> Size:
+        """Return the grid on which a crop starts; see the option ``align``."""
+        align = self.options.align
+        share = {"none": 0.0, "mcu": 1.0}[align] if isinstance(align, str) else align.mcu
+        aligned = share == 1 or happens(rng, share)
+        return (LARGEST_UNIT, LARGEST_UNIT) if aligned else (1, 1)
 
     def facts(
         self, degradation: Degradation, window: Window, orientation: Orientation, lq: Pixels
     ) -> Mapping[str, Any]:
-        """Return the draws of the first compression, if the options have one."""
-        if self.options.double is None:
-            return {}
+        """Return the quality that the options tell, and the draws of the first compression."""
+        double = self.options.double
+        told = told_quality(degradation, lowest=double is not None and double.tell == "lowest")
+        if double is None:
+            return {"quality": told}
         quality, subsampling, factor = first_compression(degradation)
         boundary = first_grid(degradation, window)
         if boundary != NO_GRID:
             boundary = orientation.move_boundary(boundary, lq)
-        return DoubleFacts(
+        first = DoubleFacts(
             first_quality=quality,
             first_subsampling=subsampling if lq.ndim == 3 or quality < 0 else "4:0:0",
             first_block_offset=torch.tensor(boundary),
             resize=factor,
         )
+        return {**first, "quality": told}

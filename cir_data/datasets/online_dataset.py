@@ -11,8 +11,10 @@ from cir_data.datasets.pair_dataset import PairDataset, extend
 from cir_data.datasets.randomness import sample_generator
 from cir_data.datasets.sample_fields import PairSample, make_pair, make_sample
 from cir_data.degradations.degradation import Degradation
-from cir_data.images.decoding import decode
+from cir_data.images.color import Color, to_color
+from cir_data.images.drawn_pages import FIRST_OF_TRAINING, LAST_SEED, drawn_page
 from cir_data.images.geometry import Orientation, Pixels, Size, Window, size_of
+from cir_data.options import OnlineOptions
 
 
 class OnlineDataset(PairDataset):
@@ -22,6 +24,7 @@ class OnlineDataset(PairDataset):
     steps.
     """
 
+    options: OnlineOptions
     codec: str
     """Name and version of the codec."""
 
@@ -29,8 +32,8 @@ class OnlineDataset(PairDataset):
     def draw(self, rng: np.random.Generator) -> Degradation:
         """Draw the degradation of an image."""
 
-    def grid(self, degradation: Degradation) -> Size:
-        """Return the grid on which crops start."""
+    def grid(self, rng: np.random.Generator) -> Size:
+        """Return the grid on which a crop starts."""
         return 1, 1
 
     def facts(
@@ -40,7 +43,7 @@ class OnlineDataset(PairDataset):
         orientation: Orientation,
         lq: Pixels,
     ) -> Mapping[str, Any]:
-        """Return further keys of a sample, besides the facts of the last compression.
+        """Return keys of a sample besides, or in place of, the facts of the last compression.
 
         Args:
             degradation: The degradation of the image.
@@ -53,40 +56,51 @@ class OnlineDataset(PairDataset):
     def whole(self, index: int) -> PairSample:
         """Return a whole image, deterministically."""
         degradation = self.draw(sample_generator(0, index))
-        original = self.originals[index]
-        image = extend(decode(original.read(), original.path), degradation.input_edge(1))
+        image = extend(self.clean(index), degradation.input_edge(1))
         window = Window(0, 0, *degradation.output_size(size_of(image)))
-        return self._sample(index, image, degradation, window, Orientation())
+        path, color = self.originals[index].path, self.options.color
+        return self._sample(path, image, color, degradation, window, Orientation())
 
     def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
         """Return the same crop of the compressed and the clean image; see :class:`PairDataset`."""
-        original = self.originals[index]
-        image = decode(original.read(), original.path)
+        options = self.options
+        if happens(rng, options.drawn):
+            seed = int(rng.integers(FIRST_OF_TRAINING, LAST_SEED))
+            path, image = f"drawn page {seed}", drawn_page(seed, (2 * size, 2 * size))
+        else:
+            path, image = self.originals[index].path, self.clean(index)
+        color: Color = "gray" if happens(rng, options.grey) else options.color
         degradation = self.draw(rng)
         image = extend(image, degradation.input_edge(size))
         whole = degradation.output_size(size_of(image))
-        window = Window.random(rng, whole, size, self.grid(degradation))
-        return self._sample(index, image, degradation, window, self.random_orientation(rng))
+        window = Window.random(rng, whole, size, self.grid(rng))
+        orientation = self.random_orientation(rng)
+        return self._sample(path, image, color, degradation, window, orientation)
 
     def _sample(
         self,
-        index: int,
+        path: str,
         image: Pixels,
+        color: Color,
         degradation: Degradation,
         window: Window,
         orientation: Orientation,
     ) -> PairSample:
-        path, color = self.originals[index].path, self.options.color
         try:
             lq, gt = degradation.apply(image, color, window)
         except CodecError as error:
             raise CodecError(f"{path}: {error}") from error
         boundary = orientation.move_boundary(window.move_boundary((0, 0)), lq)
         record = degradation.record(grey=lq.ndim == 2)
-        pair = make_pair(
-            make_sample(orientation.apply(lq), path, record, boundary),
-            orientation.apply(gt),
-            path,
-        )
+        shown = [to_color(orientation.apply(part), self.options.color) for part in (lq, gt)]
+        pair = make_pair(make_sample(shown[0], path, record, boundary), shown[1], path)
         pair.update(self.facts(degradation, window, orientation, lq))  # type: ignore[typeddict-item]
         return pair
+
+
+def happens(rng: np.random.Generator, share: float) -> bool:
+    """Draw whether something happens that a share of the samples have.
+
+    A share of 0 draws nothing, so that other draws do not depend on options that are not used.
+    """
+    return share > 0 and rng.random() < share

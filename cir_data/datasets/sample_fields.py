@@ -1,6 +1,6 @@
 """The keys of samples: one image or a pair, with the facts of its compression."""
 
-from typing import TypedDict
+from typing import TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ class Sample(TypedDict):
     """A compressed image. Torch's ``default_collate`` accepts every value."""
 
     lq: Tensor
-    """(C, H, W), float32 in [0, 1]; RGB where C is 3."""
+    """(C, H, W); RGB where C is 3. float32 in [0, 1], or with the option ``uint8`` 8 bits."""
     lq_path: str
     quality: int
     """On the scale of the codec, 1 to 100 for JPEG; -1 if unknown."""
@@ -28,7 +28,7 @@ class PairSample(Sample):
     """A compressed image with its ground truth."""
 
     gt: Tensor
-    """(C, H, W), float32 in [0, 1]; RGB where C is 3."""
+    """Like ``lq``."""
     gt_path: str
 
 
@@ -42,7 +42,8 @@ class UCSRSample(PairSample):
 class DoubleFacts(TypedDict):
     """Further keys of a sample if images may be compressed twice.
 
-    ``quality``, ``subsampling`` and ``block_offset`` are those of the last compression.
+    ``subsampling`` and ``block_offset`` are those of the last compression, and so is ``quality``
+    unless the options tell the lowest.
     """
 
     first_quality: int
@@ -55,8 +56,11 @@ class DoubleFacts(TypedDict):
     """The resize factor between the two compressions."""
 
 
+S = TypeVar("S", bound=Sample)
+
+
 def make_sample(lq: Pixels, lq_path: str, compression: Compression, boundary: Boundary) -> Sample:
-    """Create a sample; ``lq`` is (H, W) or (H, W, 3)."""
+    """Create a sample of 8 bits; ``lq`` is (H, W) or (H, W, 3)."""
     return {
         "lq": to_tensor(lq),
         "lq_path": lq_path,
@@ -73,12 +77,20 @@ def make_pair(sample: Sample, gt: Pixels, gt_path: str) -> PairSample:
 
 
 def to_tensor(image: Pixels) -> Tensor:
-    """Convert an 8-bit image, (H, W) or (H, W, 3), to (C, H, W), float32 in [0, 1].
+    """Convert an image, (H, W) or (H, W, 3), to a tensor (C, H, W) of 8 bits.
 
     Example:
-        >>> to_tensor(np.full((4, 6, 3), 255, np.uint8))[:, 0, 0]
-        tensor([1., 1., 1.])
+        >>> to_tensor(np.full((4, 6, 3), 255, np.uint8)).shape
+        torch.Size([3, 4, 6])
     """
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-    # transposing bytes takes a third of the time of transposing floats
-    return torch.from_numpy(np.array(planes, order="C")).float().div_(255)
+    return torch.from_numpy(np.array(planes, order="C"))
+
+
+def in_floats(sample: S) -> S:
+    """Replace the images of a sample, in place, by float32 in [0, 1]."""
+    images = cast(dict[str, Tensor], sample)
+    for key in ("lq", "gt"):
+        if key in images:
+            images[key] = images[key].float().div_(255)
+    return sample

@@ -10,7 +10,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from cir_data.codecs.ijg_jpeg import IJGJpeg
 from cir_data.codecs.jpeg import JPEG
+from cir_data.codecs.uncompressed import Uncompressed
 from cir_data.degradations.degradation import Compress, CutOff, Degradation, Resize, Step
+from cir_data.degradations.other_codecs import OtherCodecs
 from cir_data.draws import Mixture
 from cir_data.images.compression import UNKNOWN_QUALITY, Subsampling, Tables
 from cir_data.images.geometry import Boundary, Window
@@ -38,10 +40,18 @@ class JPEGDraws:
             for sampling in self._subsampling.values
         }
         self._first = _FirstDraws(options.double, options.library) if options.double else None
+        self._others = None
+        if options.other_codecs or options.uncompressed:
+            self._others = OtherCodecs(
+                options.other_codecs or (), options.uncompressed, f"{where}.other_codecs"
+            )
         self.version = next(iter(self._codecs.values())).version
 
     def draw(self, rng: np.random.Generator) -> Degradation:
         """Draw the steps for one image."""
+        other = self._others.draw(rng) if self._others else None
+        if other is not None:
+            return Degradation([other])
         last = Compress(self._codecs[self._subsampling.draw(rng)], self._quality.draw(rng))
         return Degradation([*(self._first.draw(rng) if self._first else ()), last])
 
@@ -78,7 +88,8 @@ class _FirstDraws:
 
     def _shift(self, rng: np.random.Generator) -> tuple[int, int]:
         shift = self._options.shift
-        if shift == "none":
+        probability = self._options.shift_probability
+        if shift == "none" or (probability < 1 and rng.random() >= probability):
             return 0, 0
         if shift == "random":
             rows, columns = rng.integers(_SHIFTS, size=2).tolist()
@@ -98,6 +109,21 @@ def first_compression(degradation: Degradation) -> tuple[int, str, float]:
         elif isinstance(step, Resize):
             factor = step.factor
     return quality, subsampling, factor
+
+
+def told_quality(degradation: Degradation, lowest: bool) -> int:
+    """Return the quality that a sample states: 1 to 100 as of JPEG, or -1 for another codec.
+
+    Args:
+        degradation: What was drawn.
+        lowest: Of two compressions, take the lower quality, not that of the last one.
+    """
+    codec, quality = degradation.last.codec, degradation.last.quality
+    if not isinstance(codec, JPEG | Uncompressed):
+        return UNKNOWN_QUALITY
+    known = codec.record(quality, grey=False).quality
+    first, _, _ = first_compression(degradation)
+    return min(known, first) if lowest and UNKNOWN_QUALITY not in (known, first) else known
 
 
 def first_grid(degradation: Degradation, window: Window) -> Boundary:

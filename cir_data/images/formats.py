@@ -7,18 +7,21 @@ SIXTEEN_BITS = {"png", "tiff"}
 """Formats that can hold 16 bits per sample."""
 
 EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", ".pgm"})
-"""Suffixes, in lower case, of the files that are read from a folder."""
+"""Suffixes, in lower case, of the files that Pillow alone reads."""
+
+IN_DATA_SETS = EXTENSIONS | {".jxl"}
+"""Suffixes of the files that data sets read from a folder; JPEG XL needs a package."""
 
 OTHER_IMAGES = frozenset(
     {
         *(".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp", ".jp2", ".j2k"),
-        *(".jpf", ".jpx", ".jxl", ".heic", ".heif", ".hif", ".avif", ".gif"),
+        *(".jpf", ".jpx", ".heic", ".heif", ".hif", ".avif", ".gif"),
         *(".apng", ".tga", ".pbm", ".pnm", ".pam", ".pfm", ".psd", ".exr"),
         *(".hdr", ".mpo", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"),
         *(".orf", ".rw2"),
     }
 )
-"""Suffixes of images that are not read from a folder; the user is told about them."""
+"""Suffixes of images that data sets do not read; the user is told about them."""
 
 FORMATS = {".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".tiff": "tiff"} | {
     suffix: name for name, suffix in SUFFIXES.items()

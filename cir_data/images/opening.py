@@ -160,7 +160,7 @@ def _source(data: bytes) -> Source:
         return _png(data)
     if webp_stream.is_webp(data):
         return _webp(data)
-    _add_plugin(data)
+    add_plugin(data)
     image = open_image(data)
     return Source(image, data, _frames(image))
 
@@ -243,8 +243,15 @@ def _webp(data: bytes) -> Source:
         return Source(image, data, _frames(image), notes=["its metadata is damaged and dropped"])
 
 
-def _add_plugin(data: bytes) -> None:
-    """Register the Pillow plugin that a file needs."""
+def add_plugin(data: bytes) -> None:
+    """Register the Pillow plugin that a file needs.
+
+    Args:
+        data: The file, or its first 132 bytes.
+
+    Raises:
+        UserError: The plugin is not installed.
+    """
     kind = _kind(data)
     if kind == "a HEIC picture":
         needs_extra("pillow_heif", "codecs", kind).register_heif_opener()
