@@ -88,8 +88,7 @@ class DecodedImages:
     def _store(self, pending: _Pending) -> None:
         size = pending.size
         try:
-            block = torch.empty(size, dtype=torch.uint8)
-            block.share_memory_()  # type: ignore[no-untyped-call]
+            block = _shared(size)
         except (RuntimeError, MemoryError) as error:
             raise UserError(
                 f"{self._name}: cache: no shared memory for another {size / 1e9:.2f} GB of decoded"
@@ -103,6 +102,11 @@ class DecodedImages:
             target[offset : offset + image.size] = image.reshape(-1)
             offset += image.size
         self._blocks.append(block)
+
+
+def _shared(size: int) -> Tensor:
+    block = torch.empty(size, dtype=torch.uint8)
+    return block.share_memory_()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _each(images: StoredImages) -> Iterator[StoredImage]:
