@@ -3,13 +3,14 @@
     python benchmarks/data.py datasets/train                  # stores go to a temporary folder
     python benchmarks/data.py datasets/train --memory 100000  # also memory over so many samples
     python benchmarks/data.py --names 300000                  # only: what a worker copies of names
+    python benchmarks/data.py datasets/train --recipe fbcnn_s_x1.yml   # only: crops of a recipe
 
 Crops of 128x128 in colour, quality 10 to 70. Every loader runs in this process, on one thread, in
 turns with the others, and is charged the processor's time; the figure is the median of the turns.
 Files are in the page cache. The loaders with workers are timed by the clock.
 
 - Ours: ``JPEGRestorationDataset`` from a folder of PNGs (as Pillow writes them), an LMDB of
-  PNGs, an LMDB of raw pixels.
+  PNGs, an LMDB of raw pixels, and with the options ``cache`` and ``uint8``.
 - (a) BasicSR's ``PairedImageDataset`` on two copies of the same LMDB of PNGs, ``gt`` and ``lq``.
 - (b) The habit of published loaders: read the PNG of that folder, compress it whole by OpenCV,
   crop.
@@ -34,11 +35,13 @@ import cv2
 import numpy as np
 import PIL
 import torch
+import yaml
 from basicsr.data import build_dataset
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cir_cli.options_files import find
 from cir_data.codecs import jpeg
 from cir_data.images.decoding import decode
 from cir_data.images.geometry import Window
@@ -69,7 +72,7 @@ def make_stores(images: Path, folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in ("folder", *settings)}
 
 
-def ours(root: Path) -> Dataset:
+def ours(root: Path, **options: bool) -> Dataset:
     return build_dataset(
         {
             "name": root.name,
@@ -82,8 +85,16 @@ def ours(root: Path) -> Dataset:
             "gt_size": CROP,
             "use_hflip": True,
             "use_rot": True,
+            **options,
         }
     )
+
+
+def of_recipe(file: str, images: Path) -> Dataset:
+    """Return the training set of an options file with other images."""
+    section = yaml.safe_load(find(file).read_text(encoding="utf-8"))["datasets"]["train"]
+    section |= {"phase": "train", "scale": 1, "manual_seed": 0}
+    return build_dataset(section | {"dataroot_gt": str(images), "meta_info_file": None})
 
 
 def paired(folder: Path) -> Dataset:
@@ -230,6 +241,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--memory", type=int, default=0, metavar="SAMPLES")
     parser.add_argument("--names", type=int, metavar="IMAGES")
+    parser.add_argument(
+        "--recipe", metavar="FILE", help="an options file of JPEGRestorationDataset"
+    )
     options = parser.parse_args()
     if options.names:
         print(memory_of_names(options.names))
@@ -238,12 +252,20 @@ def main() -> None:
         parser.error("give a folder of images")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    if options.recipe:
+        data_set = of_recipe(options.recipe, options.images)
+        loader = {options.recipe: data_set.__getitem__}
+        rates = samples_per_second(loader, len(data_set), options.turns)
+        print(f"{options.recipe}: {rates[options.recipe]:.0f} samples/s on one core")
+        return
     with tempfile.TemporaryDirectory() as folder:
         stores = make_stores(options.images, Path(folder))
         data_sets = {
             "folder of PNG": ours(stores["folder"]),
             "LMDB of PNG": ours(stores["png.lmdb"]),
             "LMDB of raw pixels": ours(stores["raw.lmdb"]),
+            "folder of PNG, cache": ours(stores["folder"], cache=True),
+            "folder of PNG, cache, uint8": ours(stores["folder"], cache=True, uint8=True),
             "(a) PairedImageDataset, LMDB of PNG": paired(Path(folder)),
             "(b) whole image, OpenCV, crop": Habit(stores["folder"]),
         }

@@ -146,7 +146,7 @@ def modes(options: argparse.Namespace) -> None:
         },
         "bf16, float32 samples": {
             "train": {"amp": "bf16", "compile": False},
-            "data": {"as_uint8": False},
+            "data": {"uint8": False},
         },
     }
     cases = {name: cases[name] for name in options.modes or cases}

@@ -14,6 +14,8 @@ from cir_data.storage.lmdb_source import is_lmdb
 from cir_host.typed_options import DatasetOptions
 
 Roots = str | Annotated[list[str], Meta(min_length=1)]
+Lists = str | Annotated[list[str | None], Meta(min_length=1)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
 Shift: TypeAlias = Annotated[int, Meta(ge=0, le=15)]
 Factor: TypeAlias = Annotated[float, Meta(ge=0.1, le=4)]
@@ -55,10 +57,11 @@ class ImageOptions(DatasetOptions, kw_only=True):
         None
     )
     meta_info_file: Annotated[
-        Roots | None,
+        Lists | None,
         Meta(
             description="A text file whose lines start with the names of the images to use,"
-            " relative to the dataroot; one file per dataroot."
+            " relative to the dataroot; one file per dataroot. In a list, ~ takes all images of a"
+            " dataroot."
         ),
     ] = None
 
@@ -76,7 +79,8 @@ class ImageOptions(DatasetOptions, kw_only=True):
         raise NotImplementedError
 
     def _check_roots(self, key: str, roots: Roots) -> None:
-        if self.meta_info_file and len(as_list(self.meta_info_file)) != len(as_list(roots)):
+        lists = self.meta_info_file
+        if lists and len(lists if isinstance(lists, list) else [lists]) != len(as_list(roots)):
             raise ValueError(f"meta_info_file must name as many files as {key} names roots")
         for root in as_list(roots):
             if self.io_backend and is_lmdb(root) != (self.io_backend.type == "lmdb"):
@@ -131,33 +135,63 @@ class PairOptions(ImageOptions, kw_only=True):
             " because a mean over the other images would not be comparable."
         ),
     ] = False
+    cache: Annotated[
+        bool,
+        Meta(
+            description="Decode all originals once, at the start, and keep them in memory that all"
+            " data loader workers share: 3 bytes per pixel in each process that trains. The log"
+            " says how much. Crops then cost no decoding."
+        ),
+    ] = False
+    uint8: Annotated[
+        bool,
+        Meta(
+            description="Training with CIRModel: samples stay 8-bit integers, a quarter of the"
+            " memory and of the transfer, and the model divides them by 255 on its device; the"
+            " values are the same bit for bit."
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.phase == "train" and self.gt_size is None:
             raise ValueError("gt_size is missing, the edge of the crops for training")
+        if self.phase != "train" and self.uint8:
+            raise ValueError("uint8 is for training; remove it here")
 
     def _roots(self) -> Iterator[tuple[str, Roots]]:
         yield "dataroot_gt", self.dataroot_gt
 
 
 class OnlineOptions(PairOptions, kw_only=True):
-    """Keys of the data sets that compress clean images while loading."""
+    """Keys of the data sets that compress clean images while loading and keep their size."""
 
-    cache: Annotated[
-        bool,
+    drawn: Annotated[
+        Share,
         Meta(
-            description="Training: decode all clean images once, into memory that the workers"
-            " share. The log tells its size."
+            description="Training: share of the crops that show drawn pages of text and shapes in"
+            " place of the images of dataroot_gt. Each page is new."
         ),
-    ] = False
-    as_uint8: Annotated[
-        bool,
+    ] = 0
+    grey: Annotated[
+        Share,
         Meta(
-            description="Training: samples hold 8-bit images, which our models divide by 255 on the"
-            " device: a quarter of the bytes to move, the same numbers."
+            description="Training: share of the crops that become grey before compression; the"
+            " network still gets three channels, which are equal."
         ),
-    ] = False
+    ] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grey and self.color != "rgb":
+            raise ValueError("grey needs color: rgb; with y and gray all crops are grey")
+        self._check_training_only("drawn", "grey")
+
+    def _check_training_only(self, *keys: str) -> None:
+        """Raise a ``ValueError`` if one of these is set where metrics are measured."""
+        given = [key for key in keys if getattr(self, key)]
+        if self.phase != "train" and given:
+            raise ValueError(f"{given[0]} is for training; remove it where metrics are measured")
 
 
 class FactorRange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -193,8 +227,16 @@ class DoubleOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = "none"
     shift_probability: Annotated[
-        float, Meta(ge=0, le=1, description="Probability of the shift; otherwise the grids agree.")
+        Share,
+        Meta(description="Probability of the shift among the images that are compressed twice."),
     ] = 1
+    tell: Annotated[
+        Literal["last", "lowest"],
+        Meta(
+            description="The quality that samples state, for losses: that of the last compression,"
+            " or the lower one of both."
+        ),
+    ] = "last"
     resize: Annotated[
         Factor | FactorRange | None,
         Meta(
@@ -209,29 +251,66 @@ class DoubleOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         """Whether nothing is random."""
         return (
             self.probability in (0, 1)
+            and (self.shift == "none" or self.shift_probability in (0, 1))
             and Mixture[int].of(self.quality).fixed
             and Mixture[Subsampling].of(self.subsampling).fixed
             and self.shift != "random"
-            and self.shift_probability in (0, 1)
             and not isinstance(self.resize, FactorRange)
         )
 
 
 class AlignedShare(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """``{mcu: 0.8}``: this share of the crops starts at the corner of an MCU, the others anywhere."""
+    """``{mcu: 0.8}``: crops at an MCU corner with this probability, else anywhere."""
 
-    mcu: Annotated[float, Meta(ge=0, le=1, description="Share of the aligned crops.")]
+    mcu: Annotated[
+        Share, Meta(description="Share of the crops that start at an MCU corner; others: anywhere.")
+    ]
 
 
-class OtherCodecOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A share of crops by another codec: ``{codec: webp, quality: {range: [5, 95]}, share: 0.05}``."""
+class CommandOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A codec by programs: ``{name: x265, encode: ..., decode: ..., quality_range: [0, 51]}``."""
 
-    codec: Annotated[CodecName, Meta(description="webp, avif, hevc or jxl.")]
-    quality: Annotated[IntegerOption[int], Meta(description="On the codec's own scale.")]
-    share: Annotated[float, Meta(ge=0, le=1, description="Share of the crops.")]
+    name: Annotated[str, Meta(min_length=1, description="Name of the codec in results.")]
+    encode: Annotated[
+        Commands,
+        Meta(
+            description="The command that compresses, or several that run one after the other,"
+            " without a shell. {input} is the image as PNG, {bitstream} the file to write;"
+            " optional: {quality}, {width}, {height} and {folder}, a folder for temporary files."
+        ),
+    ]
+    decode: Annotated[
+        Commands,
+        Meta(
+            description="The command or commands that read {bitstream} and write the image to"
+            " {output}, a PNG; {width}, {height} and {folder} as above."
+        ),
+    ]
+    quality_range: Annotated[
+        tuple[int, int], Meta(description="Lowest and highest quality that the codec accepts.")
+    ] = (0, 100)
+    suffix: Annotated[str, Meta(description="File name suffix of {bitstream}.")] = ".bin"
+    timeout: Annotated[float, Meta(gt=0, description="Time limit of one command in seconds.")] = 60
+    version: Annotated[
+        str | None,
+        Meta(description="A command that prints the version; results show its first line."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_range(self.quality_range)
+
+
+class OtherCodec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A codec for a share of the crops of ``JPEGRestorationDataset``."""
+
+    codec: Annotated[
+        CodecName | CommandOptions, Meta(description="As for CodecRestorationDataset.")
+    ]
+    quality: Annotated[IntegerOption[int], Meta(description="As for CodecRestorationDataset.")]
+    probability: Annotated[Share, Meta(description="Share of the crops.")]
     context: Annotated[
-        int, Meta(ge=0, description="Compress at most this many pixels around the crop.")
-    ] = 32
+        Annotated[int, Meta(ge=0)] | None, Meta(description="As for CodecRestorationDataset.")
+    ] = None
 
 
 class JPEGRestorationOptions(OnlineOptions, kw_only=True):
@@ -277,42 +356,27 @@ class JPEGRestorationOptions(OnlineOptions, kw_only=True):
     align: Annotated[
         Literal["none", "mcu"] | AlignedShare,
         Meta(
-            description="Training: mcu: crops start at the corner of an MCU (8 or 16 pixels), as if"
-            " patches were cut before compression. none: anywhere. {mcu: 0.8}: so many at a corner,"
-            " the others anywhere."
+            description="Training: mcu: crops start at multiples of 16 pixels, where MCUs of every"
+            " subsampling have a corner, as if patches were cut before compression. none:"
+            " anywhere. {mcu: 0.8}: a share of the crops at a corner. Flipped crops stay on the"
+            " grid if gt_size is a multiple of 16."
         ),
     ] = "none"
-    grey_share: Annotated[
-        float,
+    other_codecs: Annotated[
+        list[OtherCodec] | None,
         Meta(
-            ge=0,
-            le=1,
-            description="Training, color: rgb: this share of the images becomes grey before"
-            " compression; the sample has three equal channels.",
-        ),
-    ] = 0
-    clean_share: Annotated[
-        float,
-        Meta(
-            ge=0, le=1, description="Training: this share of the crops is not compressed; quality 100."
-        ),
-    ] = 0
-    page_share: Annotated[
-        float,
-        Meta(
-            ge=0,
-            le=1,
-            description="Training: this share of the crops shows drawn pages of text and shapes"
-            " instead of the images.",
-        ),
-    ] = 0
-    other: Annotated[
-        OtherCodecOptions | None,
-        Meta(
-            description="Training: a share of the crops is compressed by another codec; their quality"
-            " is unknown (-1), since scales differ."
+            description="Training: codecs that take the place of JPEG in a share of the crops:"
+            " [{codec: webp, quality: {range: [5, 95]}, probability: 0.05, context: 24}]. The"
+            " quality of these samples is unknown, -1."
         ),
     ] = None
+    uncompressed: Annotated[
+        Share,
+        Meta(
+            description="Training: share of the crops that are not compressed; their quality is"
+            " 100."
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -320,10 +384,10 @@ class JPEGRestorationOptions(OnlineOptions, kw_only=True):
             raise ValueError("give either quality or tables")
         if self.progressive and self.library != "pillow":
             raise ValueError("progressive needs library: pillow")
-        if self.grey_share and self.color != "rgb":
-            raise ValueError("grey_share needs color: rgb")
-        if self.clean_share + (self.other.share if self.other else 0) > 1:
-            raise ValueError("clean_share and other.share must not add up to more than 1")
+        self._check_training_only("other_codecs", "uncompressed")
+        others = sum(entry.probability for entry in self.other_codecs or ())
+        if others + self.uncompressed > 1:
+            raise ValueError("the probabilities of other_codecs and uncompressed exceed 1 in sum")
         if self.phase == "train":
             return
         if self.quality is not None and not isinstance(self.quality, int):
@@ -339,39 +403,6 @@ class JPEGRestorationOptions(OnlineOptions, kw_only=True):
                 "double must not be random where metrics are measured: probability 0 or"
                 " 1, one quality, one subsampling, a shift in numbers, one factor to resize by"
             )
-
-
-class CommandOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A codec by programs: ``{name: x265, encode: ..., decode: ..., quality_range: [0, 51]}``."""
-
-    name: Annotated[str, Meta(min_length=1, description="Name of the codec in results.")]
-    encode: Annotated[
-        Commands,
-        Meta(
-            description="The command that compresses, or several that run one after the other,"
-            " without a shell. {input} is the image as PNG, {bitstream} the file to write;"
-            " optional: {quality}, {width}, {height} and {folder}, a folder for temporary files."
-        ),
-    ]
-    decode: Annotated[
-        Commands,
-        Meta(
-            description="The command or commands that read {bitstream} and write the image to"
-            " {output}, a PNG; {width}, {height} and {folder} as above."
-        ),
-    ]
-    quality_range: Annotated[
-        tuple[int, int], Meta(description="Lowest and highest quality that the codec accepts.")
-    ] = (0, 100)
-    suffix: Annotated[str, Meta(description="File name suffix of {bitstream}.")] = ".bin"
-    timeout: Annotated[float, Meta(gt=0, description="Time limit of one command in seconds.")] = 60
-    version: Annotated[
-        str | None,
-        Meta(description="A command that prints the version; results show its first line."),
-    ] = None
-
-    def __post_init__(self) -> None:
-        check_range(self.quality_range)
 
 
 class CodecRestorationOptions(OnlineOptions, kw_only=True):

@@ -126,7 +126,10 @@ def _build_dataset(opt: Mapping[str, Any], section: dict[str, Any], where: str) 
     """
     cls = DATASET_REGISTRY.get(section["type"])
     with _named(where, section["type"]):
-        dataset = cls(deepcopy(section))
+        tried = deepcopy(section)
+        if known_to_us(cls) and tried.get("cache") is True:
+            del tried["cache"]  # decoding all images is left to the run itself
+        dataset = cls(tried)
         if cls.__module__.startswith("basicsr.") and len(dataset):
             dataset[0]
     in_training = section["phase"] == "train"

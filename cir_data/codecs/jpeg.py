@@ -13,6 +13,9 @@ from cir_data.images.compression import UNKNOWN_QUALITY, Compression, Subsamplin
 from cir_data.images.geometry import Pixels, Size, Window
 
 _UNITS: dict[str, Size] = {"4:0:0": (8, 8), "4:4:4": (8, 8), "4:2:2": (8, 16), "4:2:0": (16, 16)}
+LARGEST_UNIT = 16
+"""Pixels between two positions at which an MCU of every subsampling begins."""
+
 _NARROWEST = 5
 
 
@@ -77,10 +80,6 @@ class JPEG(Codec):
     def needs(self, part: Window, size: Size, grey: bool) -> Window:
         """Return the window to compress for an exact part; see :func:`exact_region`."""
         return exact_region(part, size, self._sampling(grey))
-
-    def unit(self, grey: bool) -> Size:
-        """Return height and width of a minimum coded unit (MCU) in pixels."""
-        return _UNITS[self._sampling(grey)]
 
     def _sampling(self, grey: bool) -> str:
         return "4:0:0" if grey else self.subsampling

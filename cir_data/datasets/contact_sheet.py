@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -27,7 +26,7 @@ def write_sheet(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
 
     Args:
         path: The file; it is replaced atomically.
-        samples: Samples of the data set.
+        samples: Samples of the data set, of 8 bits.
     """
     rows = [_row(sample) for sample in samples]
     width = max(row.width for row in rows)
@@ -70,6 +69,6 @@ def _row(sample: Mapping[str, Any]) -> Image.Image:
 
 
 def _pixels(tensor: Tensor) -> Pixels:
-    """Convert (C, H, W) in [0, 1] to 8 bits, (H, W) or (H, W, 3)."""
-    image: Pixels = (tensor.numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    """Convert (C, H, W) to (H, W) or (H, W, 3)."""
+    image: Pixels = tensor.numpy().transpose(1, 2, 0)
     return image[..., 0] if image.shape[2] == 1 else image

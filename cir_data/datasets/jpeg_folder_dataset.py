@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from cir_data.datasets.sample_fields import Sample, make_sample
+from cir_data.datasets.sample_fields import Sample, in_floats, make_sample
 from cir_data.images.color import to_color
 from cir_data.images.decoding import decode_compressed
 from cir_data.options import JPEGFolderOptions
@@ -49,4 +49,4 @@ class JPEGFolderDataset(Dataset[Sample]):
         image = self.compressed[index]
         lq = decode_compressed(image.read(), image.path)
         pixels = to_color(lq.pixels, self.options.color)
-        return make_sample(pixels, image.path, lq.compression, lq.boundary)
+        return in_floats(make_sample(pixels, image.path, lq.compression, lq.boundary))

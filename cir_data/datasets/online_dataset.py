@@ -9,13 +9,12 @@ import numpy as np
 from cir_data.codecs.codec import CodecError
 from cir_data.datasets.pair_dataset import PairDataset, extend
 from cir_data.datasets.randomness import sample_generator
-from cir_data.datasets.sample_fields import PairSample, make_pair, make_sample, to_bytes, to_tensor
+from cir_data.datasets.sample_fields import PairSample, make_pair, make_sample
 from cir_data.degradations.degradation import Degradation
-from cir_data.images.decoding import decode
 from cir_data.images.color import Color, to_color
+from cir_data.images.drawn_pages import FIRST_OF_TRAINING, LAST_SEED, drawn_page
 from cir_data.images.geometry import Orientation, Pixels, Size, Window, size_of
 from cir_data.options import OnlineOptions
-from cir_data.storage.decoded_images import DecodedImages
 
 
 class OnlineDataset(PairDataset):
@@ -25,36 +24,17 @@ class OnlineDataset(PairDataset):
     steps.
     """
 
-    options_type = OnlineOptions
     options: OnlineOptions
-
     codec: str
     """Name and version of the codec."""
-
-    def __init__(self, opt: Mapping[str, Any]) -> None:
-        super().__init__(opt)
-        training = self.options.phase == "train"
-        self._cache = DecodedImages(self.originals) if self.options.cache and training else None
-        self._convert = to_bytes if self.options.as_uint8 and training else to_tensor
 
     @abstractmethod
     def draw(self, rng: np.random.Generator) -> Degradation:
         """Draw the degradation of an image."""
 
-    def grid(self, degradation: Degradation, rng: np.random.Generator) -> Size:
+    def grid(self, rng: np.random.Generator) -> Size:
         """Return the grid on which a crop starts."""
         return 1, 1
-
-    def clean(self, index: int, rng: np.random.Generator) -> Pixels:
-        """Return the image of a training sample."""
-        if self._cache is not None:
-            return self._cache[index]
-        original = self.originals[index]
-        return decode(original.read(), original.path)
-
-    def color(self, rng: np.random.Generator) -> Color:
-        """Return the colour space in which a training sample is compressed."""
-        return self.options.color
 
     def facts(
         self,
@@ -63,7 +43,7 @@ class OnlineDataset(PairDataset):
         orientation: Orientation,
         lq: Pixels,
     ) -> Mapping[str, Any]:
-        """Return further keys of a sample, besides the facts of the last compression.
+        """Return keys of a sample besides, or in place of, the facts of the last compression.
 
         Args:
             degradation: The degradation of the image.
@@ -76,43 +56,51 @@ class OnlineDataset(PairDataset):
     def whole(self, index: int) -> PairSample:
         """Return a whole image, deterministically."""
         degradation = self.draw(sample_generator(0, index))
-        original = self.originals[index]
-        image = extend(decode(original.read(), original.path), degradation.input_edge(1))
+        image = extend(self.clean(index), degradation.input_edge(1))
         window = Window(0, 0, *degradation.output_size(size_of(image)))
-        return self._sample(
-            index, image, degradation, window, Orientation(), self.options.color
-        )
+        path, color = self.originals[index].path, self.options.color
+        return self._sample(path, image, color, degradation, window, Orientation())
 
     def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
         """Return the same crop of the compressed and the clean image; see :class:`PairDataset`."""
-        image = self.clean(index, rng)
+        options = self.options
+        if happens(rng, options.drawn):
+            seed = int(rng.integers(FIRST_OF_TRAINING, LAST_SEED))
+            path, image = f"drawn page {seed}", drawn_page(seed, (2 * size, 2 * size))
+        else:
+            path, image = self.originals[index].path, self.clean(index)
+        color: Color = "gray" if happens(rng, options.grey) else options.color
         degradation = self.draw(rng)
         image = extend(image, degradation.input_edge(size))
         whole = degradation.output_size(size_of(image))
-        window = Window.random(rng, whole, size, self.grid(degradation, rng))
+        window = Window.random(rng, whole, size, self.grid(rng))
         orientation = self.random_orientation(rng)
-        return self._sample(index, image, degradation, window, orientation, self.color(rng))
+        return self._sample(path, image, color, degradation, window, orientation)
 
     def _sample(
         self,
-        index: int,
+        path: str,
         image: Pixels,
+        color: Color,
         degradation: Degradation,
         window: Window,
         orientation: Orientation,
-        color: Color,
     ) -> PairSample:
-        path = self.originals[index].path
         try:
             lq, gt = degradation.apply(image, color, window)
         except CodecError as error:
             raise CodecError(f"{path}: {error}") from error
         boundary = orientation.move_boundary(window.move_boundary((0, 0)), lq)
         record = degradation.record(grey=lq.ndim == 2)
-        images = orientation.apply(lq), orientation.apply(gt)
-        if color != "rgb" and self.options.color == "rgb":
-            images = to_color(images[0], "rgb"), to_color(images[1], "rgb")
-        sample = make_sample(images[0], path, record, boundary, self._convert)
-        pair = make_pair(sample, images[1], path, self._convert)
+        shown = [to_color(orientation.apply(part), self.options.color) for part in (lq, gt)]
+        pair = make_pair(make_sample(shown[0], path, record, boundary), shown[1], path)
         pair.update(self.facts(degradation, window, orientation, lq))  # type: ignore[typeddict-item]
         return pair
+
+
+def happens(rng: np.random.Generator, share: float) -> bool:
+    """Draw whether something happens that a share of the samples have.
+
+    A share of 0 draws nothing, so that other draws do not depend on options that are not used.
+    """
+    return share > 0 and rng.random() < share

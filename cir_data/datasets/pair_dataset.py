@@ -14,12 +14,14 @@ from torch.utils.data import Dataset
 
 from cir_data.datasets.contact_sheet import write_sheet
 from cir_data.datasets.randomness import sample_generator
-from cir_data.datasets.sample_fields import PairSample
+from cir_data.datasets.sample_fields import PairSample, in_floats
 from cir_data.datasets.shared_marks import FirstTime, UnreadableImages
+from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage
 from cir_data.images.geometry import Orientation, Pixels
 from cir_data.options import PairOptions
 from cir_data.storage.dataroots import open_images
+from cir_data.storage.decoded_images import DecodedImages
 from cir_data.storage.stored_images import StoredImages
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
@@ -50,6 +52,8 @@ class PairDataset(Dataset[PairSample], ABC):
         roots = open_images("dataroot_gt", self.options.dataroot_gt, self.options.meta_info_file)
         self.originals = StoredImages(chain.from_iterable(roots))
         self.unreadable = UnreadableImages(len(self.originals))
+        cached = self.options.cache
+        self._decoded = DecodedImages(self.originals, self.options.name) if cached else None
         self._sheet = FirstTime() if self.options.debug_pairs else None
 
     def __len__(self) -> int:
@@ -64,7 +68,20 @@ class PairDataset(Dataset[PairSample], ABC):
         """
         if self._sheet is not None and self._sheet.now():
             self._write_sheet()
-        return self._at(index)
+        sample = self._at(index)
+        return sample if self.options.uint8 else in_floats(sample)
+
+    def clean(self, index: int) -> Pixels:
+        """Return an original, (H, W) grey or (H, W, 3) RGB, from memory with the option ``cache``.
+
+        Raises:
+            UnreadableImage: The image is damaged.
+        """
+        cached = self._decoded.get(index) if self._decoded else None
+        if cached is not None:
+            return cached
+        original = self.originals[index]
+        return decode(original.read(), original.path)
 
     def _at(self, index: int) -> PairSample:
         if self.options.phase != "train":
@@ -107,11 +124,11 @@ class PairDataset(Dataset[PairSample], ABC):
 
     @abstractmethod
     def whole(self, index: int) -> PairSample:
-        """Return a whole image, deterministically."""
+        """Return a whole image, deterministically, of 8 bits."""
 
     @abstractmethod
     def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
-        """Return a random square crop in a random orientation.
+        """Return a random square crop in a random orientation, of 8 bits.
 
         Args:
             index: Which image.

@@ -12,7 +12,7 @@ from cir_data.datasets.partners import partners
 from cir_data.datasets.sample_fields import PairSample, make_pair, make_sample
 from cir_data.images.color import to_color
 from cir_data.images.compression import Compression
-from cir_data.images.decoding import CompressedImage, decode, decode_compressed
+from cir_data.images.decoding import CompressedImage, decode_compressed
 from cir_data.images.geometry import Boundary, Pixels, Window
 from cir_data.options import PairedJPEGOptions
 from cir_data.storage.dataroots import open_images
@@ -70,7 +70,7 @@ class PairedJPEGDataset(PairDataset):
 
     def _read(self, index: int) -> tuple[Pixels, CompressedImage]:
         original, compressed = self.originals[index], self.compressed[index]
-        gt = decode(original.read(), original.path)
+        gt = self.clean(index)
         lq = decode_compressed(compressed.read(), compressed.path)
         if gt.shape[:2] != lq.pixels.shape[:2]:
             gt_size, lq_size = (f"{i.shape[1]} x {i.shape[0]}" for i in (gt, lq.pixels))

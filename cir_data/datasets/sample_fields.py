@@ -1,7 +1,6 @@
 """The keys of samples: one image or a pair, with the facts of its compression."""
 
-from collections.abc import Callable
-from typing import TypedDict
+from typing import TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ class Sample(TypedDict):
     """A compressed image. Torch's ``default_collate`` accepts every value."""
 
     lq: Tensor
-    """(C, H, W), float32 in [0, 1], or uint8 with ``as_uint8``; RGB where C is 3."""
+    """(C, H, W); RGB where C is 3. float32 in [0, 1], or with the option ``uint8`` 8 bits."""
     lq_path: str
     quality: int
     """On the scale of the codec, 1 to 100 for JPEG; -1 if unknown."""
@@ -29,7 +28,7 @@ class PairSample(Sample):
     """A compressed image with its ground truth."""
 
     gt: Tensor
-    """(C, H, W), like ``lq``."""
+    """Like ``lq``."""
     gt_path: str
 
 
@@ -43,7 +42,8 @@ class UCSRSample(PairSample):
 class DoubleFacts(TypedDict):
     """Further keys of a sample if images may be compressed twice.
 
-    ``quality``, ``subsampling`` and ``block_offset`` are those of the last compression.
+    ``subsampling`` and ``block_offset`` are those of the last compression, and so is ``quality``
+    unless the options tell the lowest.
     """
 
     first_quality: int
@@ -56,33 +56,13 @@ class DoubleFacts(TypedDict):
     """The resize factor between the two compressions."""
 
 
-def to_bytes(image: Pixels) -> Tensor:
-    """Convert an 8-bit image, (H, W) or (H, W, 3), to (C, H, W), uint8."""
-    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-    return torch.from_numpy(np.array(planes, order="C"))
+S = TypeVar("S", bound=Sample)
 
 
-def to_tensor(image: Pixels) -> Tensor:
-    """Convert an 8-bit image, (H, W) or (H, W, 3), to (C, H, W), float32 in [0, 1].
-
-    Example:
-        >>> to_tensor(np.full((4, 6, 3), 255, np.uint8))[:, 0, 0]
-        tensor([1., 1., 1.])
-    """
-    # transposing bytes takes a third of the time of transposing floats
-    return to_bytes(image).float().div_(255)
-
-
-def make_sample(
-    lq: Pixels,
-    lq_path: str,
-    compression: Compression,
-    boundary: Boundary,
-    convert: Callable[[Pixels], Tensor] = to_tensor,
-) -> Sample:
-    """Create a sample; ``lq`` is (H, W) or (H, W, 3)."""
+def make_sample(lq: Pixels, lq_path: str, compression: Compression, boundary: Boundary) -> Sample:
+    """Create a sample of 8 bits; ``lq`` is (H, W) or (H, W, 3)."""
     return {
-        "lq": convert(lq),
+        "lq": to_tensor(lq),
         "lq_path": lq_path,
         "quality": compression.quality,
         "subsampling": compression.subsampling,
@@ -91,8 +71,26 @@ def make_sample(
     }
 
 
-def make_pair(
-    sample: Sample, gt: Pixels, gt_path: str, convert: Callable[[Pixels], Tensor] = to_tensor
-) -> PairSample:
+def make_pair(sample: Sample, gt: Pixels, gt_path: str) -> PairSample:
     """Add the ground truth to a sample; ``gt`` is (H, W) or (H, W, 3)."""
-    return {**sample, "gt": convert(gt), "gt_path": gt_path}
+    return {**sample, "gt": to_tensor(gt), "gt_path": gt_path}
+
+
+def to_tensor(image: Pixels) -> Tensor:
+    """Convert an image, (H, W) or (H, W, 3), to a tensor (C, H, W) of 8 bits.
+
+    Example:
+        >>> to_tensor(np.full((4, 6, 3), 255, np.uint8)).shape
+        torch.Size([3, 4, 6])
+    """
+    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    return torch.from_numpy(np.array(planes, order="C"))
+
+
+def in_floats(sample: S) -> S:
+    """Replace the images of a sample, in place, by float32 in [0, 1]."""
+    images = cast(dict[str, Tensor], sample)
+    for key in ("lq", "gt"):
+        if key in images:
+            images[key] = images[key].float().div_(255)
+    return sample

@@ -78,8 +78,7 @@ class UCSRDataset(PairDataset):
         return self._sample(index, rng, image, window, self.random_orientation(rng))
 
     def _clean(self, index: int, least: int) -> Pixels:
-        original = self.originals[index]
-        image = extend(decode(original.read(), original.path), least)
+        image = extend(self.clean(index), least)
         height, width = (edge - edge % self.options.scale for edge in image.shape[:2])
         return image[:height, :width]
 

@@ -8,22 +8,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from cir_data.codecs.choice import make_codec, qualities_of
 from cir_data.codecs.ijg_jpeg import IJGJpeg
 from cir_data.codecs.jpeg import JPEG
-from cir_data.codecs.uncompressed import HIGHEST, Uncompressed
+from cir_data.codecs.uncompressed import Uncompressed
 from cir_data.degradations.degradation import Compress, CutOff, Degradation, Resize, Step
+from cir_data.degradations.other_codecs import OtherCodecs
 from cir_data.draws import Mixture
 from cir_data.images.compression import UNKNOWN_QUALITY, Subsampling, Tables
 from cir_data.images.geometry import Boundary, Window
 from cir_data.images.jpeg_facts import stored_tables
-from cir_data.options import (
-    DoubleOptions,
-    FactorRange,
-    JPEGRestorationOptions,
-    Library,
-    OtherCodecOptions,
-)
+from cir_data.options import DoubleOptions, FactorRange, JPEGRestorationOptions, Library
 from cir_host.errors import OptionsError, UserError
 from cir_host.file_names import expanded
 
@@ -46,33 +40,20 @@ class JPEGDraws:
             for sampling in self._subsampling.values
         }
         self._first = _FirstDraws(options.double, options.library) if options.double else None
+        self._others = None
+        if options.other_codecs or options.uncompressed:
+            self._others = OtherCodecs(
+                options.other_codecs or (), options.uncompressed, f"{where}.other_codecs"
+            )
         self.version = next(iter(self._codecs.values())).version
-        training = options.phase == "train"
-        self._clean_share = options.clean_share if training else 0
-        self._other = _OtherDraws(options.other, where) if options.other and training else None
 
     def draw(self, rng: np.random.Generator) -> Degradation:
         """Draw the steps for one image."""
-        if self._clean_share and rng.random() < self._clean_share:
-            return Degradation([Compress(Uncompressed(), HIGHEST)])
-        # of the images that are left
-        if self._other and rng.random() * (1 - self._clean_share) < self._other.share:
-            return Degradation([self._other.draw(rng)])
+        other = self._others.draw(rng) if self._others else None
+        if other is not None:
+            return Degradation([other])
         last = Compress(self._codecs[self._subsampling.draw(rng)], self._quality.draw(rng))
         return Degradation([*(self._first.draw(rng) if self._first else ()), last])
-
-
-class _OtherDraws:
-    """Draws the compression by another codec."""
-
-    def __init__(self, options: OtherCodecOptions, where: str) -> None:
-        self.share = options.share
-        self._context = options.context
-        self._codec = make_codec(options.codec, f"{where}.other.codec")
-        self._quality = qualities_of(options.quality, self._codec, f"{where}.other.quality")
-
-    def draw(self, rng: np.random.Generator) -> Compress:
-        return Compress(self._codec, self._quality.draw(rng), self._context)
 
 
 class _FirstDraws:
@@ -106,7 +87,8 @@ class _FirstDraws:
         return float(rng.uniform(*resize.range))
 
     def _shift(self, rng: np.random.Generator) -> tuple[int, int]:
-        shift, probability = self._options.shift, self._options.shift_probability
+        shift = self._options.shift
+        probability = self._options.shift_probability
         if shift == "none" or (probability < 1 and rng.random() >= probability):
             return 0, 0
         if shift == "random":
@@ -127,6 +109,21 @@ def first_compression(degradation: Degradation) -> tuple[int, str, float]:
         elif isinstance(step, Resize):
             factor = step.factor
     return quality, subsampling, factor
+
+
+def told_quality(degradation: Degradation, lowest: bool) -> int:
+    """Return the quality that a sample states: 1 to 100 as of JPEG, or -1 for another codec.
+
+    Args:
+        degradation: What was drawn.
+        lowest: Of two compressions, take the lower quality, not that of the last one.
+    """
+    codec, quality = degradation.last.codec, degradation.last.quality
+    if not isinstance(codec, JPEG | Uncompressed):
+        return UNKNOWN_QUALITY
+    known = codec.record(quality, grey=False).quality
+    first, _, _ = first_compression(degradation)
+    return min(known, first) if lowest and UNKNOWN_QUALITY not in (known, first) else known
 
 
 def first_grid(degradation: Degradation, window: Window) -> Boundary:

@@ -28,6 +28,10 @@ from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
 from cir_data.images.geometry import Boundary, Orientation, Pixels
 from cir_data.images.jpeg_facts import compression_of
 from cir_data.images.opening import add_plugin
+from cir_host.errors import UserError
+
+_START = 132
+"""Bytes that tell the format."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def decode(data: bytes | memoryview, where: str) -> Pixels:
 
     Raises:
         UnreadableImage: The content is damaged, or its format is unknown.
+        UserError: JPEG XL or HEIC without the package that reads it.
 
     Example:
         >>> file = io.BytesIO()
@@ -87,7 +92,10 @@ def _unpack(data: bytes | memoryview, where: str) -> Pixels:
 
 @contextmanager
 def _opened(data: bytes | memoryview, where: str) -> Iterator[Image.Image]:
-    add_plugin(bytes(data[:32]))
+    try:
+        add_plugin(bytes(data[:_START]))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()  # now, because the TIFF reader turns the image and drops the orientation

@@ -1,110 +1,178 @@
-"""Drawn pages of text, shapes and gradients: clean graphics without end, for training and tests."""
+"""Drawn pages of text and shapes, as in screenshots and documents, each from a seed.
+
+Photographs teach a network little about them: flat areas, hard edges, small coloured text. The text
+uses the fonts of matplotlib where it is installed, and otherwise the one that Pillow brings, so a
+page depends on the installed packages besides its seed.
+"""
 
 import random
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cir_data.images.geometry import Pixels
+from cir_data.images.geometry import Pixels, Size
 
-TRAINING_PAGES = 96
-"""Training draws pages of the seeds below this; tests use others."""
+FIRST_OF_TRAINING = 1 << 32
+"""Training draws seeds from here up to :data:`LAST_SEED`; smaller ones are left for tests."""
 
-_SIDE = 512
-_TEXT_SIZES = (9, 10, 11, 12, 13, 14, 16, 18, 22, 28, 40, 60)
-_WORDS = (
-    "the of and to in is page image price 12.50 2026 Total File Edit View Help signal noise 37 %"
-    " A-17 OK Cancel http www menu chapter figure archive Monday x = 3 (see below) No. 8 & Sons"
-).split()
-_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral")
-"""Fonts of matplotlib, used where it is installed, beside the one of Pillow."""
+LAST_SEED = 1 << 63
+
+_Colour: TypeAlias = tuple[int, int, int]
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+_SIZES = (8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 24, 30, 42, 64)
+_WORDS = """
+a to of in is the and for was with on at by from File Edit View Help Search Open Save Cancel OK Menu
+Page Total Price Invoice Chapter Figure Table Section compressed picture quality artefact block
+colour network restore 0 1 7 12.50 37% 2024-05-17 18:30 A4 #42 $9.99 (see) final; next: Yes No [x]
+https://example.org/index.html user@example.org +49 1/2 "quoted"
+""".split()  # noqa: SIM905
 
 
-@lru_cache(TRAINING_PAGES)
-def drawn_page(seed: int) -> Pixels:
-    """Draw a page.
+def drawn_page(seed: int, size: Size) -> Pixels:
+    """Draw a page: a background, shapes, and lines of text over them.
 
     Args:
-        seed: The same seed gives the same page, with the same fonts and version of Pillow.
+        seed: The page's number; below :data:`FIRST_OF_TRAINING` for pages that no training sees.
+        size: Height and width in pixels.
 
     Returns:
-        (512, 512, 3), read-only.
+        (H, W, 3) RGB.
 
     Example:
-        >>> drawn_page(3).shape
-        (512, 512, 3)
+        >>> drawn_page(7, (96, 160)).shape
+        (96, 160, 3)
     """
-    rng = random.Random(seed)
-    dark = rng.random() < 0.25
-    page = _background(rng, dark)
-    draw = ImageDraw.Draw(page)
-    for _ in range(rng.randint(2, 14)):
-        _draw_shape(rng, draw)
-    top = rng.randint(0, 20)
-    while top < _SIDE:
-        size = rng.choice(_TEXT_SIZES)
-        line = " ".join(rng.choice(_WORDS) for _ in range(rng.randint(1, 12)))
-        ink = (0, 0, 0) if not dark and rng.random() < 0.4 else _shade(rng, dark)
-        font = _font(rng.choice(_font_files()), size)
-        draw.text((rng.randint(-10, 200), top), line, fill=ink, font=font)
-        top += round(size * rng.uniform(1.1, 2.2))
-    return np.asarray(page)
+    return np.asarray(_Page(random.Random(seed), size).draw())
 
 
-def _background(rng: random.Random, dark: bool) -> Image.Image:
-    if rng.random() < 0.3:
-        ends = np.array([_colour(rng), _colour(rng)], float)
-        share = np.linspace(0, 1, _SIDE)[:, None, None]
-        ramp = np.broadcast_to(ends[0] * (1 - share) + ends[1] * share, (_SIDE, _SIDE, 3))
-        if rng.random() < 0.5:
-            ramp = ramp.transpose(1, 0, 2)
-        return Image.fromarray(ramp.round().astype(np.uint8))
-    plain = (255, 255, 255) if rng.random() < 1 / 3 else _shade(rng, not dark)
-    return Image.new("RGB", (_SIDE, _SIDE), plain)
+class _Page:
+    def __init__(self, rng: random.Random, size: Size) -> None:
+        self._rng = rng
+        self._height, self._width = size
+        self._dark = rng.random() < 0.25
+        self._image = self._background()
+        self._pen = ImageDraw.Draw(self._image)
+
+    def draw(self) -> Image.Image:
+        # as many shapes as a page of 256 x 256 pixels has room for
+        room = self._height * self._width / 65536
+        shapes: tuple[Callable[[], None], ...] = (
+            *(self._rectangle,) * 4,
+            *(self._ellipse,) * 2,
+            *(self._lines,) * 2,
+            self._triangle,
+            self._grid,
+        )
+        for _ in range(round(self._rng.uniform(0, 7) * room)):
+            self._rng.choice(shapes)()
+        if self._rng.random() < 0.9:
+            self._text()
+        return self._image
+
+    def _background(self) -> Image.Image:
+        kind = self._rng.random()
+        if kind < 0.25:
+            return self._gradient()
+        plain = (24, 24, 24) if self._dark else (255, 255, 255)
+        colour = plain if kind < 0.6 else self._colour(light=not self._dark)
+        return Image.new("RGB", (self._width, self._height), colour)
+
+    def _gradient(self) -> Image.Image:
+        ends = np.array([self._colour(light=not self._dark) for _ in range(2)], float)
+        across = self._rng.random() < 0.5
+        steps = np.linspace(0, 1, self._width if across else self._height)[:, None]
+        ramp = (ends[0] * (1 - steps) + ends[1] * steps).round().astype(np.uint8)
+        shaped = ramp[None] if across else ramp[:, None]
+        return Image.fromarray(np.ascontiguousarray(np.broadcast_to(shaped, self._shape)))
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self._height, self._width, 3
+
+    def _colour(self, light: bool | None = None) -> _Colour:
+        low, high = {None: (0, 255), True: (190, 255), False: (0, 90)}[light]
+        red, green, blue = (self._rng.randint(low, high) for _ in range(3))
+        return red, green, blue
+
+    def _point(self) -> tuple[int, int]:
+        return self._rng.randrange(self._width), self._rng.randrange(self._height)
+
+    def _box(self) -> tuple[int, int, int, int]:
+        left, top = (value - 20 for value in self._point())
+        return left, top, left + self._rng.randint(6, 160), top + self._rng.randint(6, 120)
+
+    def _outline(self) -> _Colour | None:
+        return self._colour() if self._rng.random() < 0.5 else None
+
+    def _rectangle(self) -> None:
+        self._pen.rounded_rectangle(
+            self._box(),
+            radius=self._rng.choice((0, 0, 3, 8)),
+            fill=self._colour(),
+            outline=self._outline(),
+            width=self._rng.randint(1, 4),
+        )
+
+    def _ellipse(self) -> None:
+        self._pen.ellipse(
+            self._box(),
+            fill=self._colour(),
+            outline=self._outline(),
+            width=self._rng.randint(1, 4),
+        )
+
+    def _lines(self) -> None:
+        points = [self._point() for _ in range(self._rng.randint(2, 5))]
+        self._pen.line(points, fill=self._colour(), width=self._rng.randint(1, 5))
+
+    def _triangle(self) -> None:
+        self._pen.polygon([self._point() for _ in range(3)], fill=self._colour())
+
+    def _grid(self) -> None:
+        left, top, right, bottom = self._box()
+        colour, step = self._colour(), self._rng.randint(6, 30)
+        for x in range(left, right + 1, step):
+            self._pen.line((x, top, x, bottom), fill=colour)
+        for y in range(top, bottom + 1, step):
+            self._pen.line((left, y, right, y), fill=colour)
+
+    def _text(self) -> None:
+        plain = (235, 235, 235) if self._dark else (0, 0, 0)
+        y = self._rng.randint(-8, 20)
+        while y < self._height:
+            size = self._rng.choice(_SIZES)
+            words = [self._rng.choice(_WORDS) for _ in range(self._rng.randint(1, 10))]
+            fill = plain if self._rng.random() < 0.5 else self._colour(light=self._dark)
+            x = self._rng.randint(-10, self._width // 2)
+            font = _font(self._rng.randrange(1 << 16), size)
+            self._pen.text((x, y), " ".join(words), fill=fill, font=font)
+            y += int(size * self._rng.uniform(1.1, 2.4))
 
 
-def _draw_shape(rng: random.Random, draw: ImageDraw.ImageDraw) -> None:
-    left, top = rng.randint(-40, _SIDE), rng.randint(-40, _SIDE)
-    box = (left, top, left + rng.randint(8, 240), top + rng.randint(8, 200))
-    outline = _colour(rng) if rng.random() < 0.5 else None
-    kind = rng.choice(("rectangle", "rectangle", "ellipse", "line", "polygon"))
-    if kind == "rectangle":
-        draw.rectangle(box, _colour(rng), outline, rng.randint(1, 4))
-    elif kind == "ellipse":
-        draw.ellipse(box, _colour(rng), outline, rng.randint(1, 4))
-    elif kind == "line":
-        draw.line(_points(rng, rng.randint(2, 5)), _colour(rng), rng.randint(1, 5))
-    else:
-        draw.polygon(_points(rng, 3), _colour(rng))
+@cache
+def _font_files() -> tuple[Path, ...]:
+    """Return the text fonts of matplotlib, found without importing it."""
+    package = find_spec("matplotlib")
+    if package is None or package.origin is None:
+        return ()
+    folder = Path(package.origin).parent / "mpl-data/fonts/ttf"
+    return tuple(sorted([*folder.glob("DejaVuS*.ttf"), *folder.glob("STIXGeneral*.ttf")]))
 
 
-def _points(rng: random.Random, count: int) -> list[tuple[float, float]]:
-    return [(rng.randrange(_SIDE), rng.randrange(_SIDE)) for _ in range(count)]
+def _font(number: int, size: int) -> _Font:
+    files = _font_files()
+    return _opened_font(number % (len(files) + 1), size)
 
 
-def _colour(rng: random.Random) -> tuple[int, int, int]:
-    return rng.randrange(256), rng.randrange(256), rng.randrange(256)
-
-
-def _shade(rng: random.Random, light: bool) -> tuple[int, int, int]:
-    """Return a colour that is light, or dark."""
-    red, green, blue = (200 + v * 55 // 255 if light else v * 80 // 255 for v in _colour(rng))
-    return red, green, blue
-
-
-@lru_cache
-def _font_files() -> tuple[Path | None, ...]:
-    """Return font files; None stands for the font of Pillow."""
-    found = find_spec("matplotlib")
-    if found is None or found.origin is None:
-        return (None,)
-    folder = Path(found.origin).parent / "mpl-data/fonts/ttf"
-    return (None, *filter(Path.is_file, (folder / f"{name}.ttf" for name in _FONTS)))
-
-
-@lru_cache
-def _font(file: Path | None, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size) if file is None else ImageFont.truetype(str(file), size)
+@lru_cache(maxsize=512)
+def _opened_font(number: int, size: int) -> _Font:
+    files = _font_files()
+    if number == len(files):
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(files[number], size)

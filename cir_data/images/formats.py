@@ -6,8 +6,11 @@ SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}
 SIXTEEN_BITS = {"png", "tiff"}
 """Formats that can hold 16 bits per sample."""
 
-EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", ".pgm", ".jxl"})
-"""Suffixes, in lower case, of the files that are read from a folder."""
+EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", ".pgm"})
+"""Suffixes, in lower case, of the files that Pillow alone reads."""
+
+IN_DATA_SETS = EXTENSIONS | {".jxl"}
+"""Suffixes of the files that data sets read from a folder; JPEG XL needs a package."""
 
 OTHER_IMAGES = frozenset(
     {
@@ -18,7 +21,7 @@ OTHER_IMAGES = frozenset(
         *(".orf", ".rw2"),
     }
 )
-"""Suffixes of images that are not read from a folder; the user is told about them."""
+"""Suffixes of images that data sets do not read; the user is told about them."""
 
 FORMATS = {".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".tiff": "tiff"} | {
     suffix: name for name, suffix in SUFFIXES.items()

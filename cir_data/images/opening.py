@@ -246,8 +246,11 @@ def _webp(data: bytes) -> Source:
 def add_plugin(data: bytes) -> None:
     """Register the Pillow plugin that a file needs.
 
+    Args:
+        data: The file, or its first 132 bytes.
+
     Raises:
-        UserError: It is not installed.
+        UserError: The plugin is not installed.
     """
     kind = _kind(data)
     if kind == "a HEIC picture":

@@ -16,14 +16,14 @@ _logger = logging.getLogger("basicsr")
 
 
 def open_images(
-    key: str, roots: str | list[str], meta_info_files: str | list[str] | None = None
+    key: str, roots: str | list[str], meta_info_files: str | list[str | None] | None = None
 ) -> list[list[StoredImage]]:
     """List the images of one root or of several, and log which image files are skipped.
 
     Args:
         key: The option that gave the roots, for messages.
         roots: Folders, or LMDBs, which end in ``.lmdb``. A leading ``~`` is the home folder.
-        meta_info_files: One file per root that lists which images to take.
+        meta_info_files: One file per root that lists which images to take; None takes all.
 
     Returns:
         A list for each root, in the order of the names, or of the file that lists them.
@@ -48,7 +48,7 @@ def open_images(
 
 
 def find_images(
-    key: str, roots: str | list[str], meta_info_files: str | list[str] | None = None
+    key: str, roots: str | list[str], meta_info_files: str | list[str | None] | None = None
 ) -> tuple[list[list[StoredImage]], SkippedFiles]:
     """List images as :func:`open_images` does, but return what cannot be used.
 
@@ -59,9 +59,9 @@ def find_images(
         UserError: A root or a listed image does not exist, or a root holds no images.
     """
     paths = [expanded(root) for root in as_list(roots)]
-    files: Sequence[str | None] = (
-        as_list(meta_info_files) if meta_info_files else [None] * len(paths)
-    )
+    files: Sequence[str | None] = [None] * len(paths)
+    if meta_info_files:
+        files = meta_info_files if isinstance(meta_info_files, list) else [meta_info_files]
     opened: list[list[StoredImage]] = []
     skipped = SkippedFiles()
     try:

@@ -1,67 +1,120 @@
-"""All images of a data set, decoded once, in memory that data loader workers share."""
+"""All images of a data set, decoded once into memory that the data loader workers share."""
 
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage
 from cir_data.images.geometry import Pixels
 from cir_data.storage.image_source import StoredImage
+from cir_data.storage.stored_images import StoredImages
+from cir_host.errors import UserError
+
+_BLOCK_BYTES = 1 << 28
+"""Images share blocks of memory, because each block keeps a file open."""
 
 _logger = logging.getLogger("basicsr")
 
 
-class DecodedImages:
-    """Decoded images by index; those that are damaged are decoded again, which raises the error.
+@dataclass
+class _Pending:
+    """Images that wait to be copied into a block."""
 
-    One tensor holds all pixels: forked workers share it, and torch moves it to shared memory for
-    others.
+    indices: list[int] = field(default_factory=list)
+    images: list[Pixels] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return sum(image.nbytes for image in self.images)
+
+
+class DecodedImages:
+    """The images of a data set in shared memory: with fork and spawn, workers copy nothing.
 
     Args:
-        images: The images of a data set.
+        images: The images.
+        name: The name of the data set, for messages.
+
+    Raises:
+        UserError: A file does not exist, or there is too little shared memory.
     """
 
-    def __init__(self, images: Sequence[StoredImage]) -> None:
-        self._images = images
-        # Pillow decodes outside Python's lock
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            decoded = list(threads.map(_decoded, images))
-        self._shapes = [None if image is None else image.shape for image in decoded]
-        sizes = [0 if image is None else image.size for image in decoded]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)])
-        self._pixels = torch.empty(int(self._starts[-1]), dtype=torch.uint8)
-        flat = self._pixels.numpy()
-        for index, image in enumerate(decoded):
-            if image is not None:
-                flat[self._starts[index] : self._starts[index + 1]] = image.ravel()
-                decoded[index] = None  # frees its memory
+    def __init__(self, images: StoredImages, name: str) -> None:
+        self._name = name
+        self._blocks: list[Tensor] = []
+        # block, offset, height, width and channels of each image; no channels if it is damaged
+        self._places = np.zeros((len(images), 5), np.int64)
+        pending = _Pending()
+        # Pillow decodes without the interpreter lock, so threads use all cores
+        with ThreadPoolExecutor() as threads:
+            for index, image in enumerate(threads.map(_decoded, _each(images))):
+                if image is None:
+                    continue
+                pending.indices.append(index)
+                pending.images.append(image)
+                if pending.size >= _BLOCK_BYTES:
+                    self._store(pending)
+                    pending = _Pending()
+        if pending.images:
+            self._store(pending)
+        readable = int((self._places[:, 4] > 0).sum())
         _logger.info(
-            "%d images decoded into memory, %.0f MB.",
-            sum(shape is not None for shape in self._shapes),
-            self._pixels.numel() / 1e6,
+            "%s: %d of %d images are decoded and kept in memory: %.2f GB, shared by all workers.",
+            name,
+            readable,
+            len(images),
+            self.nbytes / 1e9,
         )
 
-    def __getitem__(self, index: int) -> Pixels:
-        """Return an image, (H, W) grey or (H, W, 3) RGB.
+    @property
+    def nbytes(self) -> int:
+        """Size of all images in bytes."""
+        return sum(block.numel() for block in self._blocks)
 
-        Raises:
-            UnreadableImage: It is damaged.
-        """
-        shape = self._shapes[index]
-        if shape is None:
-            original = self._images[index]
-            return decode(original.read(), original.path)
-        pixels: Pixels = self._pixels.numpy()[self._starts[index] : self._starts[index + 1]]
-        return pixels.reshape(shape)
+    def get(self, index: int) -> Pixels | None:
+        """Return a view of an image, (H, W) or (H, W, 3); None if it cannot be decoded."""
+        block, offset, height, width, channels = self._places[index].tolist()
+        if channels == 0:
+            return None
+        flat: Pixels = self._blocks[block].numpy()[offset : offset + height * width * channels]
+        return flat.reshape((height, width) if channels == 1 else (height, width, channels))
+
+    def _store(self, pending: _Pending) -> None:
+        size = pending.size
+        try:
+            block = _shared(size)
+        except (RuntimeError, MemoryError) as error:
+            raise UserError(
+                f"{self._name}: cache: no shared memory for another {size / 1e9:.2f} GB of decoded"
+                f" images after {self.nbytes / 1e9:.2f} GB; enlarge /dev/shm (Docker: --shm-size)"
+                " or remove cache"
+            ) from error
+        target, offset = block.numpy(), 0
+        for index, image in zip(pending.indices, pending.images, strict=True):
+            height, width, channels = (*image.shape, 1)[:3]
+            self._places[index] = len(self._blocks), offset, height, width, channels
+            target[offset : offset + image.size] = image.reshape(-1)
+            offset += image.size
+        self._blocks.append(block)
+
+
+def _shared(size: int) -> Tensor:
+    block = torch.empty(size, dtype=torch.uint8)
+    return block.share_memory_()  # type: ignore[no-untyped-call,no-any-return]
+
+
+def _each(images: StoredImages) -> Iterator[StoredImage]:
+    return (images[index] for index in range(len(images)))
 
 
 def _decoded(image: StoredImage) -> Pixels | None:
     try:
         return decode(image.read(), image.path)
-    except UnreadableImage:
+    except UnreadableImage:  # the data set names and counts it when it is drawn
         return None

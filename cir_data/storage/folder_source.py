@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from cir_data.images.errors import UnreadableImage
-from cir_data.images.formats import EXTENSIONS
+from cir_data.images.formats import IN_DATA_SETS
 from cir_data.storage.image_source import ImageSource
 from cir_data.storage.skipped_files import SkippedFiles
 from cir_host.errors import UserError
@@ -34,7 +34,7 @@ class FolderSource(ImageSource):
         if not names:
             others = [*self.skipped.unusable[:3], self.skipped.describe()]
             instead = f"; it holds {', '.join(filter(None, others))}" if any(others) else ""
-            taken = ", ".join(sorted(EXTENSIONS))
+            taken = ", ".join(sorted(IN_DATA_SETS))
             raise UserError(f"{self.root}: no images in it ({taken}){instead}")
         return names
 
@@ -80,7 +80,7 @@ def _images_below(root: Path, skipped: SkippedFiles) -> Iterator[str]:
             suffix = PurePosixPath(entry.name).suffix.lower()
             if dangling:
                 skipped.unusable.append(f"{root / name}: a link to nothing")
-            elif suffix not in EXTENSIONS:
+            elif suffix not in IN_DATA_SETS:
                 skipped.suffixes[suffix] += 1
             elif not regular:
                 skipped.unusable.append(f"{root / name}: a pipe or device, not a file")

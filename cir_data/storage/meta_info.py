@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from cir_data.images.formats import EXTENSIONS
+from cir_data.images.formats import IN_DATA_SETS
 from cir_host.errors import UserError
 from cir_host.files import read_regular
 
@@ -81,4 +81,4 @@ def _name_in(line: str) -> str:
 
 
 def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+    return PurePosixPath(name).suffix.lower() in IN_DATA_SETS

@@ -30,6 +30,7 @@ from cir_arch.layers.window_attention import (
     partition,
     partition_overlapping,
     self_attention_index,
+    shift_masks,
 )
 
 BLOCKS = {

@@ -1,12 +1,13 @@
 import multiprocessing
 import os
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import lmdb
 import numpy as np
 import pytest
-from data_tools import coordinate_image, save, write_lmdb
+from data_tools import coordinate_image, make, save, write_lmdb
 from host_tools import basicsr_log
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from cir_data.storage.folder_source import FolderSource
 from cir_data.storage.image_source import StoredImage
 from cir_data.storage.meta_info import meta_info_bytes, meta_info_line, read_meta_info
 from cir_data.storage.stored_images import StoredImages
-from cir_host.errors import UserError
+from cir_host.errors import OptionsError, UserError
 
 IMAGE = coordinate_image(9, 7)
 
@@ -203,6 +204,32 @@ def test_a_list_that_cannot_be_used_is_one_error(tmp_path, content, message, kin
     (tmp_path / "l.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
         open_images("key", str(root), str(tmp_path / "l.txt"))
+
+
+def test_a_list_of_meta_info_files_leaves_out_a_root(tmp_path):
+    save(tmp_path / "one/a.png", IMAGE)
+    save(tmp_path / "one/b.png", IMAGE)
+    save(tmp_path / "two/c.png", IMAGE)
+    (tmp_path / "list.txt").write_text("b.png\n")
+    roots = [str(tmp_path / name) for name in ("one", "two")]
+    assert names(roots, [str(tmp_path / "list.txt"), None]) == [["b.png"], ["c.png"]]
+    options = {"quality": 30, "gt_size": 4, "dataroot_gt": roots}
+    with pytest.raises(OptionsError, match=r"must name as many files as dataroot_gt names roots"):
+        make("JPEGRestorationDataset", **options, meta_info_file=[None])
+    lists = [None, str(tmp_path / "list.txt")]
+    with pytest.raises(UserError, match=r"missing images that the meta_info_file lists: b\.png"):
+        make("JPEGRestorationDataset", **options, meta_info_file=lists)
+
+
+def test_jpeg_xl_is_read_or_its_package_named(tmp_path, monkeypatch):
+    pytest.importorskip("pillow_jxl")
+    save(tmp_path / "a.jxl", IMAGE, lossless=True)
+    ((image,),) = open_images("key", str(tmp_path))
+    assert np.array_equal(decode(image.read(), image.path), IMAGE)
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    with pytest.raises(UserError, match=r"a\.jxl: .*pip install 'basicsr-cir\[codecs\]'") as caught:
+        decode(image.read(), image.path)
+    assert not isinstance(caught.value, UnreadableImage)  # which another image would replace
 
 
 def test_meta_info_chooses_and_orders(tmp_path):
