@@ -86,7 +86,9 @@ def check_full_memory(picture: Samples, weights: str) -> None:
     for free in (4.0, 1.0, 0.25):
         torch.cuda.empty_cache()
         available, _ = torch.cuda.mem_get_info()
-        filled = torch.empty(max(0, int(available - free * 2**30)), dtype=torch.uint8, device="cuda")
+        filled = torch.empty(
+            max(0, int(available - free * 2**30)), dtype=torch.uint8, device="cuda"
+        )
         restorer = Restorer([network], InferenceOptions(tile=0))  # whole images, if they fit
         try:
             restored = restorer(image)

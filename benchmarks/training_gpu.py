@@ -116,7 +116,9 @@ def train(
 
 def speed(options: argparse.Namespace) -> None:
     batch = recipe(options)["datasets"]["train"]["batch_size_per_gpu"]
-    print("\n| FBCNN-S, bf16, channels last | crops/s | waiting for data | GiB |\n|---|---|---|---|")
+    print(
+        "\n| FBCNN-S, bf16, channels last | crops/s | waiting for data | GiB |\n|---|---|---|---|"
+    )
     best = 0.0
     for compiled in (False, True):
         if compiled and options.small:
@@ -176,7 +178,9 @@ def resume(options: argparse.Namespace) -> None:
         rows = train(
             options, Path(name, "whole"), half, "--force_yml", f"path:resume_state={state}"
         )
-    print(f"\nresumed at 20 of 40: {json.dumps(rows[-1:])}, without a stop {json.dumps(whole[-1:])}")
+    print(
+        f"\nresumed at 20 of 40: {json.dumps(rows[-1:])}, without a stop {json.dumps(whole[-1:])}"
+    )
 
 
 def main() -> None:
@@ -198,7 +202,9 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     if options.device == "cuda":
-        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.workers} workers")
+        print(
+            f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.workers} workers"
+        )
     for part in options.parts:
         start = time.perf_counter()
         try:

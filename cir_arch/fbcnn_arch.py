@@ -166,8 +166,8 @@ class FBCNN(ResidualUNet, RestorationNetwork):
     def _start_as_identity(self) -> None:
         """Let the first channels of level 1 carry the image from the head to the tail.
 
-        Nothing else reaches these channels or the output. The last layers of all branches start
-        small, so that training begins near the identity.
+        Nothing else reaches these channels, and the tail ignores all others until it learns. The
+        last layers of all branches start small, so that training begins near the identity.
 
         Raises:
             UserError: Input and output differ in channels, or level 1 has no channel to spare.
@@ -178,27 +178,29 @@ class FBCNN(ResidualUNet, RestorationNetwork):
                 "identity_start: needs as many channels in the output as in the input, and more in"
                 f" level 1, not {count}, {self.m_tail.out_channels} and {self.sizes.nc[0]}"
             )
-        centre = torch.eye(count)
-        for module in self.modules():
+        found = dict(self.named_parameters())
+
+        def shrink(layer: str) -> None:
+            found[f"{layer}.weight"].mul_(0.1)
+            found[f"{layer}.bias"].zero_()
+
+        for name, module in self.named_modules():
             if isinstance(module, ResidualBranch):
-                last = module.res[-1]
-                assert isinstance(last, nn.Conv2d)
-                _shrink(last)
-        for part in (self.m_down1, self.m_up1):  # the blocks of level 1
-            for module in part:
-                if isinstance(module, ResidualBranch):
-                    nn.init.zeros_(module.res[-1].weight[:count])
-        _shrink(self.m_tail)
-        for conv in (self.m_head.weight[:count], self.m_tail.weight[:, :count]):
-            conv.zero_()
-            conv[:count, :count, 1, 1] = centre
-        nn.init.zeros_(self.m_head.bias[:count])
-        first = self.m_up1[0]
-        nn.init.zeros_(first.weight[:, :count])
-        nn.init.zeros_(first.bias[:count])
-        for beta in (self.to_beta_1, self.to_beta_2, self.to_beta_3):
-            _shrink(beta[0])
-        nn.init.zeros_(self.to_beta_1[0].weight[:count])
+                last = f"{name}.res.{len(module.res) - 1}"
+                shrink(last)
+                if name.startswith(("m_down1.", "m_up1.")):  # the blocks of level 1
+                    found[f"{last}.weight"][:count] = 0
+        for level in (1, 2, 3):
+            shrink(f"to_beta_{level}.0")
+        for name in ("m_head.weight", "m_head.bias", "to_beta_1.0.weight", "m_up1.0.bias"):
+            found[name][:count] = 0
+        # the second axis of a transposed convolution's weight is that of its output
+        found["m_up1.0.weight"][:, :count] = 0
+        found["m_tail.weight"].zero_()
+        found["m_tail.bias"].zero_()
+        for channel in range(count):
+            for name in ("m_head.weight", "m_tail.weight"):
+                found[name][channel, channel, 1, 1] = 1
 
     def _modulations(self, quality: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return gamma and beta, (B, C, 1, 1), for level 3, 2 and 1."""
@@ -212,13 +214,6 @@ class FBCNN(ResidualUNet, RestorationNetwork):
             (gamma(embedding)[..., None, None], beta(embedding)[..., None, None])
             for gamma, beta in pairs
         ]
-
-
-def _shrink(layer: nn.Conv2d | nn.Linear) -> None:
-    """Make the output of a layer small, and remove its bias."""
-    layer.weight.mul_(0.1)
-    if layer.bias is not None:
-        layer.bias.zero_()
 
 
 def _as_column(quality: float | Tensor, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def with_buffers(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(original)
     @torch.no_grad()
-    def model_ema(self: Any, decay: float = 0.999) -> None:
+    def model_ema(self: Any, decay: float | torch.Tensor = 0.999) -> None:
         averages = dict(self.net_g_ema.named_parameters())
         trained = {
             name: parameter
@@ -30,7 +30,11 @@ def with_buffers(original: Callable[..., Any]) -> Callable[..., Any]:
         }
         averaged_ones = [averages[name] for name in trained]
         torch._foreach_mul_(averaged_ones, decay)
-        torch._foreach_add_(averaged_ones, list(trained.values()), alpha=1 - decay)
+        if isinstance(decay, torch.Tensor):  # on the device, which alpha cannot be
+            shares = torch._foreach_mul(list(trained.values()), 1 - decay)
+            torch._foreach_add_(averaged_ones, shares)
+        else:
+            torch._foreach_add_(averaged_ones, list(trained.values()), alpha=1 - decay)
         network = self.get_bare_model(self.net_g)
         frozen = ((n, p) for n, p in network.named_parameters() if not p.requires_grad)
         kept = dict(chain(network.named_buffers(), frozen))

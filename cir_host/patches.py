@@ -277,6 +277,18 @@ PATCHES: tuple[Patch, ...] = (
         "prefetching with persistent workers hangs, because the loader is opened twice",
     ),
     Patch(
+        "basicsr.data.prefetch_dataloader:CUDAPrefetcher.__init__",
+        prefetch.start_at_reset,
+        (19,),
+        "the CUDA prefetcher opens the loader twice; the first batches are made and discarded",
+    ),
+    Patch(
+        "basicsr.data.prefetch_dataloader:CUDAPrefetcher.next",
+        prefetch.keep_until_used,
+        (),
+        "the CUDA prefetcher copies a batch over one that the GPU still reads",
+    ),
+    Patch(
         "basicsr.data.prefetch_dataloader:PrefetchDataLoader.__iter__",
         prefetch.one_thread_at_a_time,
         (19,),

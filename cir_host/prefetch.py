@@ -3,7 +3,7 @@
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -96,6 +96,39 @@ def lazy_start(_original: Callable[..., Any]) -> Callable[..., Any]:
         self.loader = _when_read(loader)
 
     return __init__
+
+
+def start_at_reset(_original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``CUDAPrefetcher`` open its loader in ``reset``, which begins each epoch.
+
+    The constructor would make the workers prepare batches that ``reset`` discards.
+    """
+
+    def __init__(self: Any, loader: Any, opt: Mapping[str, Any]) -> None:  # noqa: N807
+        self.ori_loader = loader
+        self.opt = opt
+        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.device = torch.device("cuda" if opt["num_gpu"] != 0 else "cpu")
+
+    return __init__
+
+
+def keep_until_used(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``CUDAPrefetcher.next`` tell PyTorch which stream reads the batch.
+
+    Otherwise the memory of a batch is free as soon as Python drops it, and the next batch is copied
+    over it while the training, which may be several steps behind, still reads it.
+    """
+
+    @wraps(original)
+    def next_batch(self: Any) -> Any:
+        batch = original(self)
+        for value in (batch or {}).values():
+            if isinstance(value, torch.Tensor) and value.is_cuda:
+                value.record_stream(torch.cuda.current_stream())
+        return batch
+
+    return next_batch
 
 
 def _when_read(loader: Any) -> Iterator[Any]:

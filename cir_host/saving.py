@@ -37,6 +37,9 @@ _OF_THE_OPTIONS = frozenset(
 )
 """Attributes of BasicSR's schedulers that come from the options; a resumed run may change them."""
 
+_KERNELS = ("foreach", "fused")
+"""Keys of an optimizer's groups that say how it computes, not what."""
+
 
 def save_network(
     self: Any,
@@ -138,7 +141,7 @@ def resume_training(self: Any, resume_state: Mapping[str, Any]) -> None:
             )
     for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=True):
         try:
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(_with_kernels_of(optimizer, saved))
         except ValueError as error:
             raise UserError(
                 f"path.resume_state: its optimizer does not fit this run's parameters ({error});"
@@ -155,6 +158,12 @@ def resume_training(self: Any, resume_state: Mapping[str, Any]) -> None:
         set_random_states(states[self.opt["rank"]])
     self._saved_at = resume_state["iter"]
     self._unvalidated = _lacks_validation(self.opt, resume_state)
+
+
+def _with_kernels_of(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved state with the kernels of this run, which may be on another device."""
+    own = {key: optimizer.defaults[key] for key in _KERNELS if key in optimizer.defaults}
+    return {**saved, "param_groups": [{**group, **own} for group in saved["param_groups"]]}
 
 
 def best_metrics_into_state(original: Callable[..., Any]) -> Callable[..., Any]:

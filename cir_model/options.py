@@ -220,13 +220,6 @@ class CaVETrainOptions(TrainOptions, kw_only=True):
             " {type: L1Loss, loss_weight: 1.0}. Samples of unknown quality do not count."
         ),
     ] = None
-    quality_of: Annotated[
-        Literal["last", "lowest"],
-        Meta(
-            description="Which quality is learnt of an image that was compressed twice: of the last"
-            " compression, or the lower of the two."
-        ),
-    ] = "last"
 
     def loss_sections(self) -> Iterator[tuple[str, Arguments]]:
         """Yield the sections of all losses, with the one on the quality."""

@@ -64,18 +64,24 @@ class CaVEModel(CIRModel):
         Raises:
             UserError: The loss needs qualities, and the batches so far had none.
         """
-        if self.is_train and self.options.quality_opt:
-            qualities = data.get("quality")
-            if qualities is None or not (qualities >= 1).any():
-                self._without_quality += self._without_quality >= 0
-                if qualities is None or self._without_quality == _PATIENCE:
-                    raise UserError(
-                        "train.quality_opt needs the quality of each sample, which datasets.train"
-                        " does not give; JPEGRestorationDataset with the key quality does"
-                    )
-            else:
-                self._without_quality = -1  # some samples have one
+        if self.is_train and self.options.quality_opt and self._without_quality >= 0:
+            self._look_for_qualities(data.get("quality"))
         super().feed_data(data)
+
+    def _look_for_qualities(self, qualities: Tensor | None) -> None:
+        """Count a batch without qualities; a batch with one ends the search.
+
+        The search must end, since with the CUDA prefetcher each look waits for the GPU.
+        """
+        if qualities is not None and (qualities >= 1).any():
+            self._without_quality = -1
+            return
+        self._without_quality += 1
+        if qualities is None or self._without_quality == _PATIENCE:
+            raise UserError(
+                "train.quality_opt needs the quality of each sample, which datasets.train does not"
+                " give; JPEGRestorationDataset with the key quality does"
+            )
 
     def compute_losses(
         self, lq: Tensor, gt: Tensor, facts: Mapping[str, Tensor]
@@ -85,7 +91,7 @@ class CaVEModel(CIRModel):
             output, predicted = self.network(lq, return_quality=True)
         losses: dict[str, Tensor] = self.losses(output.float(), gt, facts)
         if self.quality_loss is not None:
-            quality = self._known_quality(facts)
+            quality = facts["quality"][:, None].float()
             wanted = 1 - quality / 100
             # equal values add nothing to the mean; then it is taken over the known ones alone
             known = quality >= 1
@@ -93,14 +99,6 @@ class CaVEModel(CIRModel):
             share = known.float().mean().clamp_min(1 / len(known))
             losses["l_quality"] = self.quality_loss(predicted.float(), wanted) / share
         return losses
-
-    def _known_quality(self, facts: Mapping[str, Tensor]) -> Tensor:
-        """Return the quality to learn, (B, 1), float32; below 1 if it is unknown."""
-        quality = facts["quality"]
-        if self.options.quality_of == "lowest" and "first_quality" in facts:
-            first = facts["first_quality"]
-            quality = torch.where((first >= 1) & (quality >= 1), quality.minimum(first), quality)
-        return quality[:, None].float()
 
     def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Restore a sample, and predict its quality if a metric needs it."""

@@ -116,14 +116,14 @@ class CIRModel(MeasuringModel):
         self.setup_schedulers()
         self.trained = [p for p in self.net_g.parameters() if p.requires_grad]
         # a second handle, so that checkpoints and validation use the plain network
-        self.network = torch.compile(self.net_g) if options.compile else self.net_g
+        self.network = torch.compile(self.net_g, dynamic=False) if options.compile else self.net_g
         self.autocast_type = AUTOCAST.get(options.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.amp == "fp16")
         self.statistics = RunningStatistics(self.net_g)
         self.skipped = self.skipped_in_a_row = 0
         # on a GPU, reading a number waits for all work that is queued
         fused = all(o.defaults.get("fused") for o in self.optimizers)
-        reads = self.device.type == "cpu" or self.scaler.is_enabled() or bool(self.statistics)
+        reads = self.scaler.is_enabled() or bool(self.statistics)
         self.steps_on_device = StepsOnDevice(self.device) if fused and not reads else None
 
     def setup_optimizers(self) -> None:
@@ -148,6 +148,7 @@ class CIRModel(MeasuringModel):
         Its other tensors, which have the batch on the first axis, become ``self.facts``.
         """
         self.lq: Tensor
+        self.gt: Tensor
         super().feed_data(data)
         self.lq = _as_float(self.lq)
         if "gt" in data:
@@ -174,8 +175,8 @@ class CIRModel(MeasuringModel):
             self.scaler.unscale_(optimizer)
         values = {**losses, **self.clip()}
         if self.steps_on_device is not None:
-            self.steps_on_device.take(self.optimizers, values)
-            self._average(current_iter)
+            taken = self.steps_on_device.take(self.optimizers, values)
+            self._average(current_iter, taken)
             if self.steps_on_device.full:
                 self._read_steps()
             return
@@ -217,12 +218,12 @@ class CIRModel(MeasuringModel):
         if self.skipped:
             self.log_dict["skipped"] = self.skipped
 
-    def _average(self, current_iter: int) -> None:
-        """Update the EMA weights."""
+    def _average(self, current_iter: int, taken: Tensor | None = None) -> None:
+        """Update the EMA weights, unless ``taken`` says that the step was skipped."""
         if self.ema_decay > 0:
             warm = (1 + current_iter) / (10 + current_iter)
             decay = min(self.ema_decay, warm) if self.options.ema_warmup else self.ema_decay
-            self.model_ema(decay=decay)
+            self.model_ema(decay if taken is None else torch.where(taken, decay, 1.0))
 
     def backward(self) -> dict[str, Tensor]:
         """Compute the gradients of the batch.

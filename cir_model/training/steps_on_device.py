@@ -47,12 +47,15 @@ class StepsOnDevice:
         """Whether it is time to read the numbers."""
         return self.waiting >= _MOST_WAITING
 
-    def take(self, optimizers: Iterable[Optimizer], values: Mapping[str, Tensor]) -> None:
+    def take(self, optimizers: Iterable[Optimizer], values: Mapping[str, Tensor]) -> Tensor:
         """Take a step if all values are finite.
 
         Args:
             optimizers: Fused ones; gradients are in place.
             values: Losses and gradient norms, scalars.
+
+        Returns:
+            Whether the step was taken; a scalar on the device.
         """
         bad = ~torch.stack([value.float() for value in values.values()]).isfinite().all()
         for optimizer in optimizers:
@@ -63,6 +66,7 @@ class StepsOnDevice:
         self._counts = torch.stack((skipped + bad, in_a_row, longest.maximum(in_a_row)))
         self._values = {name: value.detach() for name, value in values.items()}
         self.waiting += 1
+        return ~bad
 
     def read(self) -> Steps:
         """Wait for the device, and return what happened since the last reading."""

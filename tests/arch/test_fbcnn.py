@@ -132,6 +132,28 @@ def test_every_parameter_gets_a_gradient(act_mode):
     assert without_gradient(strong(act_mode=act_mode), image(32, 40)) == set()
 
 
+@pytest.mark.parametrize("arguments", [{}, {"act_mode": "BR"}, {"in_nc": 1}])
+@pytest.mark.parametrize("size", [(1, 1), (16, 24), (33, 17)])
+def test_identity_start_returns_the_input_and_learns(size, arguments):
+    network = small(identity_start=True, **arguments).eval()
+    x = image(*size)[:, : network.facts.in_channels]
+    out, quality = with_quality(network, x)
+    torch.testing.assert_close(out, x, rtol=0, atol=1e-6)
+    assert 0 < quality.item() < 1
+    torch.nn.functional.l1_loss(network(x), 1 - x).backward()
+    with torch.no_grad():  # the first step moves the tail, which then hands on all gradients
+        network.m_tail.weight -= 0.1 * network.m_tail.weight.grad
+    assert without_gradient(network, x) == set()
+
+
+def test_weights_of_an_identity_start_load_without_it():
+    network = small(identity_start=True)
+    assert "identity_start" not in FBCNN.arguments_from(network.state_dict())
+    small().load_state_dict(network.state_dict())
+    with pytest.raises(UserError, match="identity_start: needs as many channels"):
+        small(identity_start=True, nc=(3, 8, 12, 16))
+
+
 def test_prediction_gets_no_gradient_where_the_quality_is_given():
     network = strong()
     network(image(16, 16), 0.5).sum().backward()

@@ -47,6 +47,14 @@ def maps(*shape, seed=0, scale=1.0):
     return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
+def positions_of(window):
+    """Tables of windows whose extended windows are half larger."""
+    extended = window + window // 2
+    index = overlap_index(window, extended).remainder((window + extended - 1) ** 2)
+    masks = shift_masks(window, window // 2, torch.device("cpu"))
+    return PositionIndices(self_attention_index(window), index, masks)
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_block_is_its_formula_and_so_is_its_gradient(name, scale):
@@ -101,7 +109,7 @@ def test_shifted_windows_are_masked_as_the_regions_say(rows, columns):
     attention.load_state_dict(fill(attention.state_dict()))
     x = maps(2, rows * window, columns * window, channels)
     index = self_attention_index(window)
-    out = attention(x, index)
+    out = attention(x, positions_of(window))
 
     shifted = x.roll((-2, -2), (1, 2))
     mask = shift_mask(rows * window, columns * window, window, window // 2, MASKED).double()
@@ -121,13 +129,13 @@ def test_shifted_windows_are_masked_as_the_regions_say(rows, columns):
 def test_gradients_of_window_attention_by_differences():
     attention = WindowAttention(4, 2, 2, 1).double()
     attention.load_state_dict(fill(attention.state_dict()))
-    index = self_attention_index(2)
+    positions = positions_of(2)
     x = maps(1, 4, 4, 4).requires_grad_()
     table = attention.relative_position_bias_table
 
     def through(x, table):
         return nn.utils.stateless.functional_call(
-            attention, {"relative_position_bias_table": table}, (x, index)
+            attention, {"relative_position_bias_table": table}, (x, positions)
         )
 
     with sdpa_kernel(SDPBackend.MATH):
@@ -186,8 +194,7 @@ def test_a_group_compiles_and_learns_the_same():
     sizes = HybridSizes(4, 0.5, 2, 2, 0.01, "gdfn", 2.0)
     group = RHAG(6, 2, 2, sizes)
     group.load_state_dict(fill(group.state_dict()))
-    masks = shift_masks(4, 2, torch.device("cpu"))
-    positions = PositionIndices(self_attention_index(4), overlap_index(4, 6), masks)
+    positions = positions_of(4)
     x = maps(1, 8, 8, 6).float().requires_grad_()
     out = group(x, positions)
     compiled = torch.compile(group, backend="aot_eager", fullgraph=True)(x, positions)
@@ -256,9 +263,7 @@ def test_bands_of_windows_give_the_map_of_the_whole(monkeypatch, rows):
     sizes = HybridSizes(4, 0.5, 2, 2, 0.5, "gdfn", 2.0)
     group = RHAG(6, 2, 2, sizes).double().eval()
     group.load_state_dict(fill(group.state_dict()))
-    masks = shift_masks(4, 2, torch.device("cpu"))
-    index = overlap_index(4, 6).remainder(9**2)
-    positions = PositionIndices(self_attention_index(4), index, masks)
+    positions = positions_of(4)
     x = maps(2, 20, 12, 6)
     whole = group(x, positions)
     monkeypatch.setattr(bands, "VALUES", rows * 2 * 4 * 12 * 6)

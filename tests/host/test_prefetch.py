@@ -2,10 +2,13 @@
 
 import sys
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import ClassVar
 
 import basicsr.train
 import pytest
+import torch
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher, PrefetchDataLoader
 from host_tools import (
     basicsr_log,
@@ -115,6 +118,38 @@ def test_the_prefetcher_opens_its_loader_once_an_epoch():
         prefetcher.reset()
         assert [prefetcher.next() for _ in range(4)] == [1, 2, None, None]
         assert loader.opened == epoch
+
+
+class Reused(torch.Tensor):
+    """A batch that notes which stream it is said to be read by."""
+
+    is_cuda = True
+    streams: ClassVar = []
+
+    def record_stream(self, stream):
+        self.streams.append(stream)
+
+    def to(self, *_, **__):
+        return self
+
+
+def test_the_cuda_prefetcher_opens_its_loader_once_and_keeps_batches_in_use(monkeypatch):
+    """Without record_stream, the next batch is copied over one that the GPU still reads."""
+    reading = SimpleNamespace(wait_stream=lambda _: None)
+    for name, made in {
+        "Stream": lambda: None,
+        "stream": lambda _: nullcontext(),
+        "current_stream": lambda: reading,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, made)
+    loader = Counting([{"lq": torch.zeros(1).as_subclass(Reused), "name": "a"}])
+    prefetcher = CUDAPrefetcher(loader, {"num_gpu": 1})
+    prefetcher.reset()
+    assert loader.opened == 1
+    assert Reused.streams == []
+    assert prefetcher.next()["name"] == "a"
+    assert Reused.streams == [reading]
+    assert prefetcher.next() is None
 
 
 def test_a_prefetcher_that_was_never_reset_reads_from_the_start():

@@ -28,6 +28,9 @@ def load(name):
     return yaml.load(shipped()[name].read_text(encoding="utf-8"), Loader=ordered_yaml()[0])
 
 
+KEPT = ("act_mode", "identity_start", "zero_prompts")
+"""Arguments of a recipe's network that its small variant keeps."""
+
 RECIPES = [name for name in shipped() if "train" in load(name) and not name.startswith("demo_")]
 
 
@@ -39,7 +42,7 @@ def photos(tmp_path_factory):
 def shrink(options, photos):
     """Make network and crops small and take the photographs; all else stays that of the file."""
     scale, network = options["scale"], options["network_g"]["type"]
-    kept = {k: v for k, v in options["network_g"].items() if k in ("act_mode", "zero_prompts")}
+    kept = {k: v for k, v in options["network_g"].items() if k in KEPT}
     options["network_g"] = {"type": network, **SMALL[network], **kept}
     if "network_d" in options:
         options["network_d"]["num_feat"] = 4
