@@ -28,5 +28,6 @@ def compile_network(network: nn.Module, dynamic: bool | None = False, **argument
     blocks = [module for module in network.modules() if isinstance(module, RepeatedBlock)]
     if blocks:
         config.recompile_limit = max(config.recompile_limit, _KINDS)
-    for block in blocks or [network]:
+    parts: list[nn.Module] = [*blocks] or [network]
+    for block in parts:
         block.compile(dynamic=dynamic, **arguments)
