@@ -1,6 +1,6 @@
 """Training crops on JPEG's grid against crops anywhere: same network, steps, data and seed.
 
-    OMP_NUM_THREADS=1 python benchmarks/grid.py datasets/train -o FOLDER   # 20 minutes on one core
+    OMP_NUM_THREADS=1 python benchmarks/grid.py datasets/train -o FOLDER   # minutes on one core
 
 A small PromptCIR is trained twice by ``basicsr train``, with ``align: mcu`` and ``align: none``.
 Both then restore held-out photographs: whole, so that the blocks begin at the corner as in a JPEG

@@ -25,7 +25,7 @@ from torch import nn
 
 from cir_host.checkpoint import locate
 from cir_host.errors import OptionsError, UserError
-from cir_host.option_keys import known_to_us
+from cir_host.option_keys import is_ours, known_to_us
 from cir_host.parsing import command_line
 from cir_host.random_states import kept_random_states
 
@@ -81,6 +81,7 @@ def rehearse(opt: dict[str, Any]) -> None:
     """
     opt = deepcopy(opt)
     _check_paths(opt)
+    _check_uint8(opt)
     for phase, section in opt["datasets"].items():
         _build_dataset(opt, section, f"datasets.{phase}")
     model = model_without_networks(opt)
@@ -116,6 +117,17 @@ def _check_paths(opt: Mapping[str, Any]) -> None:
             raise OptionsError(
                 f"{key}: {path} lies in {folder}, which this run would rename to make room for"
                 f" itself; choose another `name` than {opt['name']!r}"
+            )
+
+
+def _check_uint8(opt: Mapping[str, Any]) -> None:
+    """Check that the model takes samples of 8 bits, if there are any."""
+    model = opt["model_type"]
+    for phase, section in opt["datasets"].items():
+        if section.get("uint8") is True and not is_ours(MODEL_REGISTRY.get(model)):
+            raise OptionsError(
+                f"datasets.{phase}.uint8: {model} needs floating-point numbers; remove uint8, or"
+                " use model_type: CIRModel"
             )
 
 

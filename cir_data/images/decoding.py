@@ -90,12 +90,21 @@ def _unpack(data: bytes | memoryview, where: str) -> Pixels:
         raise UnreadableImage(f"{where}: cannot be read as an image: {error}") from error
 
 
-@contextmanager
-def _opened(data: bytes | memoryview, where: str) -> Iterator[Image.Image]:
+def add_reader(data: bytes | memoryview, where: str) -> None:
+    """Make Pillow read a file of JPEG XL or HEIC.
+
+    Raises:
+        UserError: The package that reads it is not installed.
+    """
     try:
         add_plugin(bytes(data[:_START]))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+@contextmanager
+def _opened(data: bytes | memoryview, where: str) -> Iterator[Image.Image]:
+    add_reader(data, where)
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()  # now, because the TIFF reader turns the image and drops the orientation

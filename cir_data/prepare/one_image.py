@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cir_data.images import raw_pixels
-from cir_data.images.decoding import decode
+from cir_data.images.decoding import add_reader, decode
 from cir_data.images.errors import DECODING_ERRORS
 from cir_data.images.geometry import Pixels, Window
 from cir_data.images.jpeg_facts import equivalent_quality_of_file
@@ -90,6 +90,7 @@ def shape_of(image: StoredImage) -> tuple[int, int, int] | str:
         data = image.read()
         if raw_pixels.is_raw(data):
             return (*decode(data, image.path).shape, 1)[:3]
+        add_reader(data, image.path)
         with Image.open(io.BytesIO(data)) as opened:
             grey = opened.mode in ("1", "L", "LA") or opened.mode.startswith("I")
             return opened.height, opened.width, 1 if grey else 3

@@ -78,11 +78,12 @@ class DecodedImages:
         return sum(block.numel() for block in self._blocks)
 
     def get(self, index: int) -> Pixels | None:
-        """Return a view of an image, (H, W) or (H, W, 3); None if it cannot be decoded."""
+        """Return an image, (H, W) or (H, W, 3), read-only; None if it cannot be decoded."""
         block, offset, height, width, channels = self._places[index].tolist()
         if channels == 0:
             return None
         flat: Pixels = self._blocks[block].numpy()[offset : offset + height * width * channels]
+        flat.flags.writeable = False
         return flat.reshape((height, width) if channels == 1 else (height, width, channels))
 
     def _store(self, pending: _Pending) -> None:

@@ -2,6 +2,9 @@
 
 import logging
 
+import cir_model  # noqa: F401 (registers its models)
+
+# isort: split
 import numpy as np
 import pytest
 import torch
@@ -108,9 +111,18 @@ def test_a_rehearsal_decodes_nothing_but_checks_the_value(tmp_path, monkeypatch)
         rehearsal._build_dataset(opt, {**section, "cache": "yes"}, "datasets.val")
 
 
+def test_a_model_that_needs_floats_is_refused_before_the_run():
+    sections = {"train": {"uint8": True}}
+    rehearsal._check_uint8({"model_type": "CIRModel", "datasets": sections})
+    with pytest.raises(OptionsError, match=r"datasets\.train\.uint8: SRModel needs floating"):
+        rehearsal._check_uint8({"model_type": "SRModel", "datasets": sections})
+
+
 def test_views_of_the_memory_are_the_images(tmp_path):
     image = smooth_image(31, 47)
     save(tmp_path / "a.png", image)
     cached = data_set(tmp_path, cache=True)
     assert np.array_equal(cached.clean(0), image)
     assert np.shares_memory(cached.clean(0), cached.clean(0))
+    with pytest.raises(ValueError, match="read-only"):
+        cached.clean(0)[0, 0] = 0

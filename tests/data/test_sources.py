@@ -15,6 +15,7 @@ from name_tools import file_paths, not_utf8
 
 from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage
+from cir_data.prepare.one_image import shape_of
 from cir_data.storage.dataroots import find_images, open_images
 from cir_data.storage.folder_source import FolderSource
 from cir_data.storage.image_source import StoredImage
@@ -226,7 +227,10 @@ def test_jpeg_xl_is_read_or_its_package_named(tmp_path, monkeypatch):
     save(tmp_path / "a.jxl", IMAGE, lossless=True)
     ((image,),) = open_images("key", str(tmp_path))
     assert np.array_equal(decode(image.read(), image.path), IMAGE)
+    assert shape_of(image) == (9, 7, 3)
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    assert "a.jxl: " in shape_of(image)
+    assert "pip install" in shape_of(image)
     with pytest.raises(UserError, match=r"a\.jxl: .*pip install 'basicsr-cir\[codecs\]'") as caught:
         decode(image.read(), image.path)
     assert not isinstance(caught.value, UnreadableImage)  # which another image would replace
