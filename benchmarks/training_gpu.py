@@ -12,7 +12,6 @@ of the loss over the last steps shows that they agree. ``resume``: a run that is
 
 import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -27,8 +26,7 @@ import yaml
 
 from cir_arch import FBCNN
 from cir_cli.options_files import find
-
-LINE = re.compile(r"iter:\s*([\d,]+).*? step ([\d.]+) s, data ([\d.]+) s.*?l_pix: (\S+)")
+from cir_host.progress import RECORDS, read_records
 
 
 def recipe(options: argparse.Namespace) -> dict[str, Any]:
@@ -88,7 +86,12 @@ def bare_loop(options: argparse.Namespace, compiled: bool) -> tuple[float, float
 def train(
     options: argparse.Namespace, folder: Path, changes: dict[str, Any], *flags: str
 ) -> list[tuple[int, float, float, float]]:
-    """Run the command; return iteration, seconds per step, waiting for data and loss per log line."""
+    """Run the command.
+
+    Returns:
+        For each record of its log: iteration, seconds per step with all waiting, seconds of waiting
+        for data, loss on the image.
+    """
     made = recipe(options)
     for section, values in changes.items():
         target = made["datasets"]["train"] if section == "data" else made[section]
@@ -109,9 +112,10 @@ def train(
     )
     if done.returncode:
         raise RuntimeError((done.stderr or done.stdout)[-800:])
-    found = LINE.findall(done.stdout + done.stderr)
-    rows = [(int(i.replace(",", "")), float(t), float(d), float(x)) for i, t, d, x in found]
-    return list(dict.fromkeys(rows))
+    records = read_records(folder / "experiments" / made["name"] / RECORDS)
+    return [
+        (r["iter"], r["step_time"] + r["data_time"], r["data_time"], r["l_pix"]) for r in records
+    ]
 
 
 def speed(options: argparse.Namespace) -> None:

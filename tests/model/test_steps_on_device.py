@@ -1,14 +1,19 @@
 """Steps whose numbers stay on the device; fused optimizers do the same on a CPU."""
 
 from copy import deepcopy
+from typing import ClassVar
 
 import pytest
 import torch
+from command_tools import train_options
 from host_tools import basicsr_log
+from small_networks import SMALL
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_tools import assert_close, batch, model, weights
 
 from cir_host.errors import UserError
 from cir_host.saving import resume_training
+from cir_model import CaVEModel
 
 FUSED = {"optim_g": {"type": "AdamW", "lr": 1e-2, "fused": True}, "ema_decay": 0.9}
 PLAIN = {**FUSED, "optim_g": {"type": "AdamW", "lr": 1e-2}}
@@ -23,6 +28,28 @@ def poisoned():
 def take(made, data, iteration):
     made.feed_data(data)
     made.optimize_parameters(iteration)
+
+
+class NoReading(TorchDispatchMode):
+    """Refuses to read numbers and counts of elements, which would wait for a GPU."""
+
+    refused: ClassVar = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero}
+
+    def __torch_dispatch__(self, func, _types, args=(), kwargs=None):
+        assert func.overloadpacket not in self.refused
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_no_number():
+    opt = train_options(network_g={"type": "FBCNN", **SMALL["FBCNN"]})
+    opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1}
+    opt["train"] |= FUSED | {"grad_clip": 1.0, "quality_opt": {"type": "L1Loss"}, "accum_iter": 2}
+    made = CaVEModel(opt)
+    data = batch() | {"quality": torch.tensor([10, 20, -1, 100])}
+    take(made, data, 1)
+    with NoReading():
+        take(made, data, 2)
+    assert made.get_current_log()["l_quality"] > 0
 
 
 @pytest.mark.parametrize("options", [{}, {"grad_clip": 0.01}, {"ema_warmup": True}])
