@@ -61,7 +61,7 @@ class Outcome:
     """What the user should know, such as dropped metadata."""
     before: Picture | None = None
     after: Picture | None = None
-    """Input and output, if the image was restored."""
+    """Input and output, upright, if the image was restored."""
 
 
 def restore_file(
@@ -202,8 +202,8 @@ def restore_bytes(
         content,
         pixels=facts.pixels,
         warnings=warnings,
-        before=picture,
-        after=restored,
+        before=picture.upright(),
+        after=restored.upright(),
     )
 
 
