@@ -46,6 +46,9 @@ _TOO_MANY_ZEROS = 0.1
 """Share of zeros at the end of a file that indicates a failed copy; blank pictures have 0.06."""
 
 
+_AS_STORED = Orientation()
+
+
 class TruncatedImage(UnreadableImage):
     """A truncated or damaged file, where ``strict`` reading refuses it."""
 
@@ -83,7 +86,7 @@ class Picture:
     """That of the upright picture."""
     warnings: tuple[str, ...] = ()
     """Warnings for the user, such as that the file is truncated."""
-    orientation: Orientation = Orientation()
+    orientation: Orientation = _AS_STORED
     """What turns samples and alpha upright."""
 
     def upright(self) -> "Picture":
@@ -93,7 +96,7 @@ class Picture:
             self,
             samples=np.ascontiguousarray(turn.apply(self.samples)),
             alpha=None if alpha is None else np.ascontiguousarray(turn.apply(alpha)),
-            orientation=Orientation(),
+            orientation=_AS_STORED,
         )
 
 
