@@ -373,6 +373,12 @@ def _add_network_flags(group: Any) -> None:
         help="average over flips and rotations; default: %(default)s",
     )
     group.add_argument(
+        "--grid",
+        choices=("auto", "none"),
+        default="auto",
+        help="none: do not put JPEG's blocks at the corner; default: where the pixels show blocks",
+    )
+    group.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",

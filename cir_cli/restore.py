@@ -200,6 +200,7 @@ def _restorer(options: argparse.Namespace) -> Restorer:
         tile=options.tile,
         overlap=options.overlap,
         self_ensemble=options.self_ensemble,
+        grid=options.grid,
         precision=options.precision,
     )
     restorer = Restorer(networks, how, [str(path) for path in paths])

@@ -9,7 +9,8 @@
   colour is divided by alpha. Other channels are dropped, with a warning.
 - CMYK and YCCK become sRGB through the embedded profile, or by Pillow's formula if there is none,
   and the result gets an sRGB profile. Lab becomes sRGB. All other profiles stay as they are.
-- The picture is turned upright by its orientation, which EXIF and XMP then state as 1.
+- Pixels stay in the orientation in which the file stores them, because JPEG's blocks begin at the
+  corner of the stored picture. :meth:`Picture.upright` turns them; EXIF and XMP state 1 already.
 - A file of several frames is refused, except that an MPO, which cameras write as JPEG, gives its
   first picture, and a TIFF with overviews and masks gives its page of full size.
 - Signed, 32-bit and floating-point samples are refused: the file does not state their range.
@@ -45,6 +46,9 @@ _TOO_MANY_ZEROS = 0.1
 """Share of zeros at the end of a file that indicates a failed copy; blank pictures have 0.06."""
 
 
+_AS_STORED = Orientation()
+
+
 class TruncatedImage(UnreadableImage):
     """A truncated or damaged file, where ``strict`` reading refuses it."""
 
@@ -73,14 +77,27 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded file, upright."""
+    """A decoded file, in the orientation in which the file stores it."""
 
     samples: Samples
     alpha: Samples | None
     """(H, W), of the type of ``samples``."""
     metadata: Metadata
+    """That of the upright picture."""
     warnings: tuple[str, ...] = ()
     """Warnings for the user, such as that the file is truncated."""
+    orientation: Orientation = _AS_STORED
+    """What turns samples and alpha upright."""
+
+    def upright(self) -> "Picture":
+        """Return the picture as it is meant to be seen."""
+        turn, alpha = self.orientation, self.alpha
+        return replace(
+            self,
+            samples=np.ascontiguousarray(turn.apply(self.samples)),
+            alpha=None if alpha is None else np.ascontiguousarray(turn.apply(alpha)),
+            orientation=_AS_STORED,
+        )
 
 
 def examine(data: bytes, where: str) -> FileFacts:
@@ -144,13 +161,8 @@ def read(data: bytes, where: str, *, strict: bool = False) -> Picture:
             raise _several(source, where)
         reader = _Reader(source, where, strict)
         samples, alpha = reader.pixels()
-        turned = reader.orientation
-        return Picture(
-            np.ascontiguousarray(turned.apply(samples)),
-            None if alpha is None else np.ascontiguousarray(turned.apply(alpha)),
-            reader.metadata.upright(),
-            tuple(reader.notes),
-        )
+        metadata = reader.metadata.upright()
+        return Picture(samples, alpha, metadata, tuple(reader.notes), reader.orientation)
 
 
 def _several(source: Source, where: str) -> UnreadableImage:

@@ -49,7 +49,7 @@ class Encoding:
     """Of JPEG (4:4:4), 1 to 100, and of WebP, where 100 is lossless."""
 
     def encode(self, picture: Picture, where: str) -> bytes:
-        """Return the content of a file.
+        """Return the content of a file, with the picture upright.
 
         Args:
             picture: What to write, with as much of its metadata as :meth:`fitted` keeps.
@@ -58,6 +58,7 @@ class Encoding:
         Raises:
             UnwritablePicture: The format cannot hold the size, the alpha, or 16 bits.
         """
+        picture = picture.upright()
         height, width = picture.samples.shape[:2]
         largest = _LARGEST.get(self.format)
         if largest is not None and max(height, width) > largest:

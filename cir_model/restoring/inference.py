@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cir_arch.basicsr_networks import facts_of, run
 from cir_arch.facts import NetworkFacts, Precision
 from cir_host.errors import UserError
-from cir_model.restoring import memory, ntire2024
+from cir_model.restoring import block_grid, memory, ntire2024
 from cir_model.restoring.settings import InferenceOptions
 from cir_model.restoring.symmetry import SYMMETRIES
 from cir_model.restoring.tiling import Run, Tiling, grid_of
@@ -91,11 +91,14 @@ class Restorer:
         self._logged: set[Tiling] = set()
 
     @torch.inference_mode()
-    def __call__(self, image: Tensor, **inputs: Any) -> Tensor:
+    def __call__(
+        self, image: Tensor, block_offset: block_grid.Offset | None = None, **inputs: Any
+    ) -> Tensor:
         """Restore images.
 
         Args:
             image: (B, C, H, W) in [0, 1], on any device.
+            block_offset: Where the JPEG blocks begin; None: found from the pixels.
             inputs: Further inputs of the networks, such as FBCNN's ``quality``.
 
         Returns:
@@ -105,6 +108,17 @@ class Restorer:
             UserError: The output of a network is not finite, or the smallest tile does not fit into
                 memory.
         """
+        if self.options.grid == "none" or self.options.tiling == "ntire2024":
+            return self._restore(image, inputs)
+        offset = block_offset or block_grid.block_offset(image)
+        if offset is None:
+            return self._restore(image, inputs)
+        flipped = self.options.self_ensemble != "none"
+        height, width = image.shape[-2:]
+        frame = block_grid.Frame.fitting(height, width, offset, flipped=flipped)
+        return frame.cut(self._restore(frame.extend(image), inputs), self.scale)
+
+    def _restore(self, image: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         while True:
             tiling = self.plan(*image.shape[-2:])
             try:

@@ -18,6 +18,7 @@ from cir_data.images.xmp import source_of, with_source
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
 from cir_host.files import read_regular
+from cir_model.restoring.block_grid import block_offset
 from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import as_tensor, restore_picture
@@ -61,7 +62,7 @@ class Outcome:
     """What the user should know, such as dropped metadata."""
     before: Picture | None = None
     after: Picture | None = None
-    """Input and output, if the image was restored."""
+    """Input and output, upright, if the image was restored."""
 
 
 def restore_file(
@@ -182,8 +183,11 @@ def restore_bytes(
     if bits is None and file_format not in SIXTEEN_BITS:
         bits = 8
     quality, note = _quality(picture, facts, restorer)
+    # a JPEG's blocks begin at its corner; those of other files are found from the pixels
+    inputs = {"block_offset": (0, 0)} if facts.format == "JPEG" else {}
+    inputs |= _inputs(options.strength, quality)
     try:
-        restored = restore_picture(restorer, picture, bits, **_inputs(options.strength, quality))
+        restored = restore_picture(restorer, picture, bits, **inputs)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     encoding = Encoding(file_format, options.quality)
@@ -202,8 +206,8 @@ def restore_bytes(
         content,
         pixels=facts.pixels,
         warnings=warnings,
-        before=picture,
-        after=restored,
+        before=picture.upright(),
+        after=restored.upright(),
     )
 
 
@@ -280,7 +284,9 @@ def _quality(picture: Picture, facts: FileFacts, restorer: Restorer) -> tuple[fl
     estimate = pixel_quality(quality_network(restorer.device), image)
     if estimate is None:
         return None, ""
-    return estimate, f"pixels of JPEG quality about {estimate:.0f}"
+    offset = block_offset(image)
+    blocks = "" if offset is None else f", blocks from row {offset[0]}, column {offset[1]}"
+    return estimate, f"pixels of JPEG quality about {estimate:.0f}{blocks}"
 
 
 def _inputs(strength: float | None, quality: float | None) -> dict[str, Any]:

@@ -38,6 +38,13 @@ class InferenceOptions(msgspec.Struct, kw_only=True, frozen=True):
         Ensemble,
         Meta(description="Self-ensemble: average the outputs of flipped and transposed inputs."),
     ] = "none"
+    grid: Annotated[
+        Literal["auto", "none"],
+        Meta(
+            description="auto: extend images so that their JPEG blocks begin at the corner, if"
+            " the pixels show blocks; none: leave them as they are."
+        ),
+    ] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],
         Meta(

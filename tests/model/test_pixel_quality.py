@@ -8,8 +8,9 @@ import torch
 from command_tools import photographs
 from PIL import Image
 
-from cir_model.restoring import pixel_quality as module
-from cir_model.restoring.pixel_quality import block_offset, pixel_quality, quality_network
+from cir_model.restoring import block_grid
+from cir_model.restoring.block_grid import search
+from cir_model.restoring.pixel_quality import pixel_quality, quality_network
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,8 @@ def compressed(photo, quality, row=0, column=0):
 def test_the_grid_is_found(photos, quality):
     for photo, (row, column) in zip(photos, [(0, 0), (3, 7), (5, 1)], strict=True):
         image = compressed(photo, quality, row, column)
-        assert block_offset(image) == (-row % 8, -column % 8)
-        assert block_offset(image[:, 1:2]) == (-row % 8, -column % 8)  # grey
+        assert search(image)[0] == (-row % 8, -column % 8)
+        assert search(image[:, 1:2])[0] == (-row % 8, -column % 8)  # grey
 
 
 def test_the_shipped_weights_tell_the_quality(photos):
@@ -65,7 +66,7 @@ def test_small_grey_and_large_images(monkeypatch):
     grey = torch.full((1, 1, 40, 50), 0.5)
     assert pixel_quality(network, grey) == pytest.approx(50)
     assert network.seen.pop() == (1, 3, 40, 48)
-    monkeypatch.setattr(module, "WINDOW", 64)
+    monkeypatch.setattr(block_grid, "WINDOW", 64)
     large = torch.zeros(1, 3, 400, 64)
     large[..., :320, :] = 1  # the lowest of three windows differs
     assert pixel_quality(network, large) == 100
