@@ -19,7 +19,7 @@
   uncompressed samples look like black and go unnoticed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,8 @@ class Picture:
     metadata: Metadata
     warnings: tuple[str, ...] = ()
     """Warnings for the user, such as that the file is truncated."""
+    turned: Orientation = field(default_factory=Orientation)
+    """How the stored picture was turned upright."""
 
 
 def examine(data: bytes, where: str) -> FileFacts:
@@ -150,6 +152,7 @@ def read(data: bytes, where: str, *, strict: bool = False) -> Picture:
             None if alpha is None else np.ascontiguousarray(turned.apply(alpha)),
             reader.metadata.upright(),
             tuple(reader.notes),
+            turned,
         )
 
 
