@@ -38,9 +38,8 @@ def main() -> None:
     torch.set_num_threads(1)
     restorer = Restorer([load_network(flags.weights)], InferenceOptions())
     paths = _paths(flags.images)[:: flags.every]
-    print(
-        f"{Path(flags.weights).stem}, {len(paths)} images of {flags.images or 'the held-out list'}\n"
-    )
+    images = flags.images or "the held-out list"
+    print(f"{Path(flags.weights).stem}, {len(paths)} images of {images}\n")
     cells = " | ".join(f"cell {cell}" for cell in _CELLS)
     print(f"| quality | JPEG | restored | {cells} | least gain |")
     print("|---|---|---|" + "---|" * (len(_CELLS) + 1))
