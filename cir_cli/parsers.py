@@ -389,6 +389,20 @@ def _add_network_flags(group: Any) -> None:
         type=share,
         help="strength of FBCNN, 0 to 1; default: by the JPEG quality",
     )
+    group.add_argument(
+        "--no-consistency",
+        dest="consistency",
+        action="store_false",
+        help="do not hold the result of a JPEG to the DCT coefficients of the file",
+    )
+    group.add_argument(
+        "--cell",
+        type=share,
+        default=0.5,
+        metavar="C",
+        help="how far a coefficient may lie from the one in the JPEG file, in quantisation steps;"
+        " below 0.5 the original may lie farther; default: %(default)s",
+    )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--compile", action="store_true", help="compile the networks first")
     group.add_argument("--threads", type=number(1, 1024), help="CPU threads")

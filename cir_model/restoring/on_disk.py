@@ -2,15 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
+from torch import Tensor
 
 from cir_data.images.errors import DECODING_ERRORS
 from cir_data.images.formats import FORMATS, SIXTEEN_BITS
+from cir_data.images.jpeg_coefficients import read_coefficients
 from cir_data.images.metadata import metadata_of
 from cir_data.images.reading import FileFacts, Picture, examine, read
 from cir_data.images.writing import Encoding, write_file
@@ -19,6 +21,7 @@ from cir_host.errors import UserError
 from cir_host.file_names import short_name
 from cir_host.files import read_regular
 from cir_model.restoring.block_grid import block_offset
+from cir_model.restoring.consistency import project
 from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import as_tensor, restore_picture
@@ -186,8 +189,9 @@ def restore_bytes(
     # a JPEG's blocks begin at its corner; those of other files are found from the pixels
     inputs = {"block_offset": (0, 0)} if facts.format == "JPEG" else {}
     inputs |= _inputs(options.strength, quality)
+    hold, free = _hold(data, facts, restorer, options)
     try:
-        restored = restore_picture(restorer, picture, bits, **inputs)
+        restored = restore_picture(restorer, picture, bits, hold, **inputs)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     encoding = Encoding(file_format, options.quality)
@@ -197,7 +201,7 @@ def restore_bytes(
     if metadata.xmp is None:  # the packet did not fit, but its new entry alone does
         metadata = replace(metadata, xmp=with_source(None, digest))
     content = encoding.encode(replace(restored, metadata=metadata), where)
-    warnings = picture.warnings
+    warnings = (*picture.warnings, *free)
     if dropped := (*picture.metadata.dropped, *dropped):
         warnings = (*warnings, f"dropped {', '.join(dropped)}")
     return Outcome(
@@ -287,6 +291,19 @@ def _quality(picture: Picture, facts: FileFacts, restorer: Restorer) -> tuple[fl
     offset = block_offset(image)
     blocks = "" if offset is None else f", blocks from row {offset[0]}, column {offset[1]}"
     return estimate, f"pixels of JPEG quality about {estimate:.0f}{blocks}"
+
+
+def _hold(
+    data: bytes, facts: FileFacts, restorer: Restorer, options: RestoreOptions
+) -> tuple[Callable[[Tensor], Tensor] | None, tuple[str, ...]]:
+    """Return what holds the result to a JPEG file, or why nothing does."""
+    if not options.consistency or facts.format != "JPEG" or restorer.scale != 1:
+        return None, ()
+    try:
+        coefficients = read_coefficients(data)
+    except UserError as error:
+        return None, (f"not held to the coefficients of the file: {error}",)
+    return lambda image: project(image, coefficients, options.cell), ()
 
 
 def _inputs(strength: float | None, quality: float | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Restore the image of a file: grey, colour, alpha and 16 bits."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,11 @@ from cir_model.restoring.inference import Restorer
 
 
 def restore_picture(
-    restorer: Restorer, picture: Picture, bits: int | None = None, **inputs: Any
+    restorer: Restorer,
+    picture: Picture,
+    bits: int | None = None,
+    hold: Callable[[Tensor], Tensor] | None = None,
+    **inputs: Any,
 ) -> Picture:
     """Restore a picture like :func:`restore_channels`; alpha is only resized to the result.
 
@@ -23,12 +28,15 @@ def restore_picture(
         restorer: The network.
         picture: The content of a file.
         bits: 8 or 16 bits per sample of the result; None: those of the picture.
+        hold: Changes the restored image, (1, C, H, W), before it is rounded; None: nothing.
         inputs: Further inputs of the network.
 
     Raises:
         UserError: The network takes neither 1 nor 3 channels, or fails.
     """
     restored = restore_channels(restorer, as_tensor(picture), **inputs)
+    if hold is not None:
+        restored = hold(restored)
     dtype = picture.samples.dtype if bits is None else np.dtype(f"uint{bits}")
     alpha = picture.alpha
     if alpha is not None:

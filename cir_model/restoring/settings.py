@@ -67,6 +67,10 @@ class RestoreOptions:
     """Overwrite existing output."""
     force: bool = False
     """Also restore files that look clean: lossless files and fine JPEGs."""
+    consistency: bool = True
+    """Hold the result of a JPEG to the DCT coefficients of the file."""
+    cell: float = 0.5
+    """How far a coefficient may lie from the stored one, in quantisation steps."""
     fine_quality: int = FINE_QUALITY
     """JPEGs whose tables have this quality or more are fine."""
     max_pixels: int = MAX_PIXELS
