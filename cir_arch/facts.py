@@ -52,3 +52,7 @@ class NetworkFacts:
     """False: there is nothing to load, so testing without a checkpoint makes sense."""
     extra_inputs: tuple[str, ...] = ()
     """Names of the arguments that ``forward`` takes besides the image and ``return_NAME``."""
+    channels_last: bool = False
+    """Maps stay in the memory format ``channels_last`` if the image has it, and on CPUs that is
+    faster. The values may differ in the last bits.
+    """

@@ -133,6 +133,7 @@ class FBCNN(ResidualUNet, RestorationNetwork):
             padding=self.sizes.padding,
             extra_outputs=("quality",),
             extra_inputs=("quality",),
+            channels_last=True,
         )
 
     def forward(

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from cir_arch import load_network
 from cir_cli import parsers
+from cir_cli.heap import keep_freed_memory
 from cir_cli.restore_jobs import STANDARD_STREAM, LeftOut, list_jobs, streams
 from cir_cli.restore_views import Report, write_comparison
 from cir_data.images.writing import write_file
@@ -37,6 +38,7 @@ def run(arguments: list[str]) -> int:
     Raises:
         UserError: Nothing can be restored, such as for an unknown device.
     """
+    keep_freed_memory()
     flags = parsers.restore().parse_args(arguments)
     left_out = LeftOut()
     jobs = list_jobs(flags.inputs, flags.output, flags.format, left_out)

@@ -26,6 +26,9 @@ from cir_data.images.tiff_writing import TooLarge, encode_tiff
 from cir_host.errors import UserError
 from cir_host.files import write_bytes_whole
 
+_PNG_LEVEL = 3
+"""Of zlib: a 12 MP photograph takes half of the time of level 6 and is 4 % larger."""
+
 _LARGEST = {"webp": 16383, "jpeg": 65500}
 
 
@@ -102,9 +105,9 @@ class Encoding:
         return _with_png_chunks(data, metadata) if self.format == "png" else data
 
     def _arguments(self, metadata: Metadata) -> dict[str, Any]:
-        """Return the arguments of Pillow's writers of WebP and JPEG."""
+        """Return the arguments of Pillow's writers of PNG, WebP and JPEG."""
         if self.format == "png":
-            return {}
+            return {"compress_level": _PNG_LEVEL}
         arguments: dict[str, Any] = {"quality": self.quality, "icc_profile": metadata.icc}
         if metadata.exif:
             arguments["exif"] = EXIF_HEADER + metadata.exif

@@ -196,9 +196,11 @@ class Restorer:
 
     def _runner(self, index: int, own: Mapping[str, Any]) -> Run:
         network = self.networks[index]
+        fast = self.facts[index].channels_last and self.device.type == "cpu"
+        layout = torch.channels_last if fast else torch.preserve_format
 
         def checked(image: Tensor) -> Tensor:
-            image = image.to(self.device)
+            image = image.to(self.device, memory_format=layout)
             with _autocast(self.device, self.precision):
                 output: Tensor = run(network, image, **own).float()
             if output.isfinite().all():
@@ -220,7 +222,7 @@ class Restorer:
     def _plan(self, height: int, width: int) -> Tiling | None:
         tile = self.options.tile
         if tile == "auto":
-            tile = None if self._fits(height * width) else self._largest()
+            tile = None if self._fits(height * width) else self._automatic(height, width)
         if self._limit is not None:
             tile = min(tile or self._limit, self._limit)
         if not tile:
@@ -235,6 +237,22 @@ class Restorer:
 
     def _fits(self, pixels: int) -> bool:
         return pixels <= _SURELY_FITS or self._cost_of(pixels) <= self._budget()
+
+    def _automatic(self, height: int, width: int) -> int:
+        """Return the tile that is fastest within memory.
+
+        A GPU is fastest with the largest one. On a CPU a pixel takes the same time in tiles of all
+        sizes, so the tiles should overlap and leave over as little as possible.
+        """
+        largest, grid = self._largest(), grid_of(self.facts)
+        if self.device.type != "cpu":
+            return largest
+        smallest = -(-largest // 2 // grid) * grid
+        tilings = [
+            Tiling.fitting(tile, self.options.overlap, self.facts)
+            for tile in range(smallest, largest + 1, grid)
+        ]
+        return min(tilings, key=lambda tiling: (tiling.pixels(height, width), -tiling.tile)).tile
 
     def _largest(self) -> int:
         """Return the largest multiple of the grid whose tile fits into memory."""

@@ -14,6 +14,9 @@ from cir_data.images.reading import Picture
 from cir_host.errors import UserError
 from cir_model.restoring.inference import Restorer
 
+_BAND = 64
+"""Rows of an image that are rounded at once."""
+
 
 def restore_picture(
     restorer: Restorer,
@@ -92,10 +95,14 @@ def _to_tensor(samples: Samples) -> Tensor:
 
 
 def _to_samples(image: Tensor, dtype: np.dtype[Any]) -> Samples:
-    # in place, since copies of large images take much memory
-    scaled = image[0].mul(np.iinfo(dtype).max).clamp_(0, np.iinfo(dtype).max).round_()
-    planes: Samples = scaled.numpy().astype(dtype)
-    return planes[0] if len(planes) == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0))
+    planes, largest = image[0], np.iinfo(dtype).max
+    samples: Samples = np.empty((*planes.shape[1:], len(planes)), dtype)
+    # in bands, since copies of large images take much memory
+    for start in range(0, len(samples), _BAND):
+        band = slice(start, start + _BAND)
+        scaled = planes[:, band].mul(largest).clamp_(0, largest).round_()
+        samples[band] = scaled.permute(1, 2, 0).numpy()
+    return samples[..., 0] if len(planes) == 1 else samples
 
 
 def luma(image: Tensor) -> Tensor:

@@ -89,6 +89,13 @@ class Tiling:
         starts = [*range(0, last, self.stride), last]
         return [Span(start, min(start + self.tile, length)) for start in starts]
 
+    def pixels(self, height: int, width: int) -> int:
+        """Return how many pixels the tiles of an image have together."""
+        rows, columns = (
+            sum(span.stop - span.start for span in self.spans(length)) for length in (height, width)
+        )
+        return rows * columns
+
     def middle(self, image: Tensor) -> Tensor:
         """Return the tile in the middle of an image (..., H, W), on the grid."""
         for axis in (-2, -1):

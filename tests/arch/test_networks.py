@@ -185,6 +185,17 @@ def test_compiles_to_machine_code():
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_channels_last_reaches_the_output_and_keeps_the_values(name):
+    network = build(name)
+    if not network.facts.channels_last:
+        pytest.skip("not stated")
+    x = picture(network, 32, 40)
+    out = restore(network, x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(out, restore(network, x), rtol=0, atol=1e-5)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_halo_is_the_receptive_field_radius(name):
     """Exactly: over all positions and both axes, some pixel at its edge counts, none beyond it."""
     network = build(name).double()

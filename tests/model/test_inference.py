@@ -1,5 +1,7 @@
 """Ensembles, precision and memory of inference."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -176,12 +178,39 @@ def test_memory_is_known_before_the_pass(name):
     assert known * size**2 + image == pytest.approx(count.peak, rel=0.02)
 
 
+def test_on_a_cpu_tiles_divide_the_image_with_little_overlap(monkeypatch):
+    """Tiles of 128 px would fit, but their last row and column would mostly repeat the others."""
+    monkeypatch.setattr("cir_model.restoring.memory.bytes_per_pixel", lambda *_: 1.0)
+    monkeypatch.setattr("cir_model.restoring.memory.budget", lambda _: 128 * 128)
+    restorer = Restorer([Plain(lambda x: x)], InferenceOptions(tile="auto", overlap=16))
+    tiling = restorer.plan(304, 304)
+    assert tiling.tile == 96 + 16 == tiling.spans(304)[-1].stop - tiling.spans(304)[-1].start
+    monkeypatch.setattr(restorer, "device", torch.device("meta"))  # not a CPU
+    restorer._plans.clear()
+    assert restorer.plan(304, 304).tile == 128
+
+
+def test_images_reach_a_network_in_the_layout_it_states():
+    seen = []
+
+    def look(x):
+        seen.append(x.is_contiguous(memory_format=torch.channels_last))
+        return x
+
+    network = Plain(look)
+    image = torch.rand(1, 3, 40, 24)
+    restored = restore_tensor(network, image)
+    network.facts = replace(network.facts, channels_last=True)
+    assert torch.equal(restore_tensor(network, image), restored)
+    assert seen == [False, True]
+
+
 def test_auto_takes_the_largest_tile_that_fits(monkeypatch):
     monkeypatch.setattr(memory, "bytes_per_pixel", lambda network, facts: 100.0)
     monkeypatch.setattr(memory, "CPU_BUDGET", 100 * 200 * 300)
     restorer = Restorer([Plain(lambda x: x, multiple=32)], InferenceOptions(tile="auto"))
     assert restorer.plan(200, 300) is None
-    tiling = restorer.plan(200, 301)
+    tiling = restorer.plan(224, 448)
     assert tiling.tile == 224
     assert tiling.tile**2 <= 200 * 300 < (tiling.tile + 32) ** 2
     assert "tiles of 224 px" in restorer.describe()["inference"]

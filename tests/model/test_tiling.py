@@ -65,6 +65,19 @@ def test_spans_cover_the_axis_on_the_grid(length, tile, overlap, multiple, halo)
     assert spans[-1].stop - spans[-1].start <= tiling.tile
 
 
+def test_pixels_of_all_tiles_are_counted():
+    tiling = Tiling(tile=64, overlap=16, grid=16, margin=4)
+    image = torch.zeros(1, 1, 100, 130)
+    passed = []
+
+    def count(tiles):
+        passed.append(tiles.numel())
+        return tiles
+
+    tiling.restore(count, image, scale=1)
+    assert tiling.pixels(100, 130) == sum(passed) > image.numel()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (16, 300), (97, 111), (130, 64), (161, 95)])
 @pytest.mark.parametrize(("tile", "overlap"), [(16, 0), (32, 16), (48, 0), (64, 40), (64, None)])
 def test_identity_is_bit_for_bit(size, tile, overlap):
