@@ -4,9 +4,9 @@
     python benchmarks/promptcir_gpu.py --parts steps --forms naive compiled
     python benchmarks/promptcir_gpu.py --small --device cpu     # checks the script itself
 
-The network has its full size and random weights. ``steps`` and ``tiles`` compare the naive form with
-ours; ``profile`` lists the slowest kernels of ours. A form that fails prints its error, and the
-others go on. Times are medians.
+The network has its full size and random weights. ``steps`` and ``tiles`` compare the naive form
+with ours; ``profile`` lists the slowest kernels of ours. A form that fails prints its error, and
+the others go on. Times are medians.
 """
 
 import argparse
@@ -54,7 +54,9 @@ class Part:
         if options.small:
             side, batch = 32, 1
         self.image = torch.rand(batch, 3, side, side, device=self.device)
-        self.title = f"{'training step' if self.training else 'forward'} of {batch} x {side} x {side}"
+        self.title = (
+            f"{'training step' if self.training else 'forward'} of {batch} x {side} x {side}"
+        )
 
     def network(self, form: str) -> nn.Module:
         torch.manual_seed(0)
@@ -172,7 +174,9 @@ def profile_of(part: Part, run: Callable[[], object], form: str, rows: int) -> N
     events = sorted(seen.key_averages(), key=lambda event: -getattr(event, key))
     total = sum(getattr(event, key) for event in events) / 1000
     calls = sum(event.count for event in events)
-    print(f"\n{form}, {part.title}, bf16: {total:.1f} ms in {calls} kernels, {wall:.1f} ms by clock")
+    print(
+        f"\n{form}, {part.title}, bf16: {total:.1f} ms in {calls} kernels, {wall:.1f} ms by clock"
+    )
     print("| ms | calls | kernel |\n|---|---|---|")
     for event in events[:rows]:
         print(f"| {getattr(event, key) / 1000:.2f} | {event.count} | {event.key[:110]} |")

@@ -1,7 +1,7 @@
 """Speed of ``basicsr restore`` on a GPU, on a folder of 12-megapixel JPEGs.
 
     python benchmarks/restore_gpu.py datasets/train
-    python benchmarks/restore_gpu.py FOLDER --weights fbcnn_xs_x1 --files 2 --size 400x300 --device cpu
+    python benchmarks/restore_gpu.py FOLDER --files 2 --size 400x300 --device cpu
 
 The photographs of the folder are tiled to pictures of 4000 x 3000 pixels and compressed with
 quality 35. For each network, the command restores 1 file, then all: the difference is the time of
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,8 @@ from cir_model.restoring.settings import InferenceOptions
 
 def pictures(folder: Path, count: int, size: tuple[int, int]) -> list[Samples]:
     """Tile photographs to pictures (H, W, 3)."""
-    try:
+    with suppress(ImportError):
         import pillow_jxl  # noqa: F401  # reads .jxl
-    except ImportError:
-        pass
     width, height = size
     photographs = []
     for path in sorted(folder.iterdir()):

@@ -4,10 +4,11 @@
     python benchmarks/training_gpu.py FOLDER --parts speed modes
     python benchmarks/training_gpu.py FOLDER --small --device cpu  # checks the script itself
 
-``FOLDER`` holds clean photographs. ``speed``: crops per second of a loop that only has the network,
-a loss and the optimizer, on one batch that is on the device already, and of the command itself, by
-its log. ``modes``: each precision, memory format and prefetching trains from the same seed; the mean
-of the loss over the last steps shows that they agree. ``resume``: a run that is stopped and resumed.
+``FOLDER`` holds clean photographs. ``speed``: crops per second of a loop that only has the
+network, a loss and the optimizer, on one batch that is on the device already, and of the command
+itself, by its log. ``modes``: each precision, memory format and prefetching trains from the same
+seed; the mean of the loss over the last steps shows that they agree. ``resume``: a run that is
+stopped and resumed.
 """
 
 import argparse

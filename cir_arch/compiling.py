@@ -19,8 +19,8 @@ def compile_network(network: nn.Module, dynamic: bool | None = False, **argument
 
     Args:
         network: Compiled at its first call, for the sizes that it gets then.
-        dynamic: None: a second size compiles a version for all sizes. False: each size gets its own;
-            blocks of different levels would otherwise count as one block of changing size.
+        dynamic: None: a second size compiles a version for all sizes. False: each size gets its
+            own; blocks of different levels would otherwise count as one of changing size.
         arguments: Further ones of ``torch.compile``.
     """
     from torch._dynamo import config  # torch takes a second to import its compiler

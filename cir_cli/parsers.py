@@ -57,8 +57,13 @@ def restore() -> argparse.ArgumentParser:
         action="append",
         type=Path,
         metavar="WEIGHTS",
-        help="checkpoint; its network is recognised; give several to average their outputs;"
-        " default: the bundled weights",
+        help="checkpoint, or the name of bundled weights; its network is recognised; give several"
+        " to average their outputs; default: fbcnn_xs_x1",
+    )
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="use the bundled weights fbcnn_s_x1: better, but about six times slower",
     )
     _add_file_flags(parser.add_argument_group("files"))
     _add_network_flags(parser.add_argument_group("networks"))

@@ -26,7 +26,7 @@ from cir_host.file_names import short_name
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.on_disk import Job, Outcome, read_regular_file, restore_bytes, restore_job
 from cir_model.restoring.settings import InferenceOptions, RestoreOptions
-from cir_weights import default_weights
+from cir_weights import best_weights, default_weights
 
 
 def run(arguments: list[str]) -> int:
@@ -195,7 +195,11 @@ def _log_shown() -> Iterator[None]:
 
 
 def _restorer(options: argparse.Namespace) -> Restorer:
-    paths = options.model or [default_weights()]
+    if options.best and options.model:
+        raise UserError(
+            "--best: names the bundled weights to use, as -m does; leave out one of them"
+        )
+    paths = options.model or [best_weights() if options.best else default_weights()]
     device = _device(options.device)
     networks: list[nn.Module] = [load_network(path).to(device) for path in paths]
     how = InferenceOptions(

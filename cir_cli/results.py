@@ -7,6 +7,7 @@ from cir_arch import load_network
 from cir_cli import parsers
 from cir_cli.results_page import fill, write_page
 from cir_cli.showcase import SHOWPIECES, show
+from cir_host.checkpoint import locate
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
 from cir_model.measuring.protocol import store_at
@@ -26,7 +27,7 @@ def run(arguments: list[str]) -> None:
         UserError: A file or folder cannot be read or written.
     """
     options = parsers.results().parse_args(arguments)
-    weights: Path = options.model or default_weights()
+    weights = locate(options.model) if options.model else default_weights()
     folder: Path = options.output or Path("docs/results") / weights.stem
     store = store_at(folder / short_name(weights.stem, ".csv"))
     try:

@@ -116,8 +116,8 @@ class TrainOptions(Section, kw_only=True):
     ema_warmup: Annotated[
         bool,
         Meta(
-            description="Let the EMA forget the first iterations: in iteration n its decay is at most"
-            " (1 + n) / (10 + n)."
+            description="Let the EMA forget the first iterations: its decay is at most"
+            " (1 + n) / (10 + n) in iteration n."
         ),
     ] = False
     pixel_opt: Annotated[

@@ -339,7 +339,7 @@ class CIRModel(MeasuringModel):
 
 
 def _as_float(images: Tensor) -> Tensor:
-    """Return images in [0, 1]; a data set with ``as_uint8`` gives 0 to 255."""
+    """Return images in [0, 1]; a data set with ``uint8`` gives 0 to 255."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 

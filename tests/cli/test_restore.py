@@ -275,6 +275,18 @@ def test_without_m_the_weights_of_the_package_restore(photos, identity, monkeypa
     assert asked == [Path("ours.safetensors")]
 
 
+def test_best_restores_with_the_larger_weights(photos, identity, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(restore, "load_network", lambda path: asked.append(path.stem) or identity)
+    assert main.main(["restore", "photos", "-o", "out", "--best"]) == 0
+    assert asked == ["fbcnn_s_x1"]
+    capsys.readouterr()
+    assert main.main(["restore", "photos", "-o", "out2", "--best", "-m", "x.pth"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("basicsr restore: error: --best: ")
+    assert not Path("out2").exists()
+
+
 def test_networks_that_do_not_go_together(photos, monkeypatch, capsys):
     found = iter([build_network({"type": "Identity", "in_channels": c}) for c in (1, 3)])
     monkeypatch.setattr(restore, "load_network", lambda path: next(found))

@@ -21,6 +21,7 @@ from cir_model.measuring.provenance import facts_of_run
 from cir_model.measuring.runner import measure, plan
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.settings import InferenceOptions
+from cir_weights import path_of
 
 
 @pytest.fixture
@@ -220,3 +221,10 @@ def test_a_page_needs_figures(tmp_path):
 def test_no_test_sets(data, restorer, monkeypatch, capsys):
     assert main.main(["results", "-m", "net.pth", "--data", "nowhere"]) == 2
     assert "--data nowhere: holds none of the test sets" in capsys.readouterr().err
+
+
+def test_bundled_weights_are_measured_by_name(data, monkeypatch):
+    asked = []
+    monkeypatch.setattr(results, "_measure", lambda options, weights, store: asked.append(weights))
+    results.run(["-m", "promptcir_s_x1", "--shard", "1/2"])
+    assert asked == [path_of("promptcir_s_x1")]
