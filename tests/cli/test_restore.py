@@ -210,7 +210,10 @@ def test_larger_scales_and_alpha(photos, monkeypatch):
 
 def test_pixels_tell_the_quality_where_the_file_does_not(photos, identity, capsys):
     Image.open(photos / "astronaut.jpg").save("again.png")
-    for flags, outcome in (([], "lossless PNG, {}, copied"), (["--force"], "{}, restored to")):
+    for flags, outcome in (
+        ([], "lossless PNG, {}, blocks from row 0, column 0, copied"),
+        (["--force"], "{}, blocks from row 0, column 0, restored to"),
+    ):
         run("again.png", "-o", "out", "--overwrite", *flags)
         pattern = "again.png: " + outcome.format(r"pixels of JPEG quality about (\d+)")
         told = re.search(pattern, capsys.readouterr().err)
