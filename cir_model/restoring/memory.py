@@ -70,7 +70,7 @@ def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
         >>> from cir_model.restoring.memory import bytes_per_pixel
         >>> from cir_weights import default_weights
         >>> network = load_network(default_weights())
-        >>> 500 < bytes_per_pixel(network, facts_of(network)) < 5000
+        >>> 100 < bytes_per_pixel(network, facts_of(network)) < 5000
         True
     """
     size = 2 * facts.size_multiple
