@@ -3,9 +3,9 @@
 A network that was trained on blocks that begin at the corner restores more of such images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,8 +17,11 @@ from cir_model.restoring.tiling import BLOCK_PERIOD
 Offset: TypeAlias = tuple[int, int]
 """Row and column, 0 to 7, of the first block corner."""
 
-WINDOW = 512
-"""Height and width of the windows in larger images."""
+Blocks: TypeAlias = Offset | Literal["search"] | None
+"""Where blocks begin; ``search``: found from the pixels; None: there are none."""
+
+WINDOW = 320
+"""Height and width of the windows that are searched in larger images."""
 
 SMALLEST = 32
 """The smallest height and width in which a grid can be told from chance."""
@@ -85,6 +88,18 @@ def block_offset(image: Tensor) -> Offset | None:
     return offset if confidence >= CONFIDENT else None
 
 
+def blocks_of(sample: Mapping[str, Any]) -> Blocks:
+    """Return where the JPEG blocks of a collated sample of one image begin.
+
+    Samples of other codecs only assume a grid of 8 pixels, so those images are searched.
+    """
+    codec = str(sample["codec"][0]) if "codec" in sample else ""
+    if codec != "JPEG" and not codec.startswith("JPEG ("):  # JPEG XL is another codec
+        return "search"
+    row, column = sample["block_offset"][0].tolist()
+    return row, column
+
+
 def search(image: Tensor) -> tuple[Offset, float]:
     """Return the most likely block grid, and how far it stands out.
 
@@ -101,7 +116,7 @@ def search(image: Tensor) -> tuple[Offset, float]:
     basis = dct_matrix().to(image.device)
     kernels = torch.einsum("ui,vj->uvij", basis, basis).flatten(0, 1)[1:, None] * 255
     total = torch.zeros(BLOCK, BLOCK, device=image.device)
-    for window in windows(image):
+    for window in windows(image, WINDOW):
         grey = _luma(window)
         near = F.conv2d(grey, kernels).abs_().div_(-_NEAR_ZERO).add_(1).relu_().mean((0, 1))
         rows, columns = (side // BLOCK * BLOCK for side in near.shape)
@@ -116,10 +131,15 @@ def search(image: Tensor) -> tuple[Offset, float]:
     return (row, column), lead
 
 
-def windows(image: Tensor) -> Iterator[Tensor]:
-    """Yield windows that start at multiples of 8: the whole image, or the middle and four more."""
+def windows(image: Tensor, side: int) -> Iterator[Tensor]:
+    """Yield windows that start at multiples of 8: the whole image, or the middle and four more.
+
+    Args:
+        image: (B, C, H, W).
+        side: The largest height and width of a window.
+    """
     height, width = (side // BLOCK * BLOCK for side in image.shape[-2:])
-    tall, wide = min(height, WINDOW), min(width, WINDOW)
+    tall, wide = min(height, side), min(width, side)
     places = ((2, 2), (1, 1), (1, 3), (3, 1), (3, 3))  # of the centres, in quarters
     corners = {(_start(height, tall, down), _start(width, wide, right)) for down, right in places}
     for top, left in sorted(corners):
