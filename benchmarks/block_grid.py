@@ -135,6 +135,13 @@ def never_jpeg(images: list[Image.Image], name: str) -> Iterator[str]:
         yield f"| {label} | {count} of {len(images)} | {cells} |"
 
 
+def show(lines: Iterator[str]) -> None:
+    """Print the lines of a table as they are measured."""
+    for line in lines:
+        print(line, flush=True)
+    print()
+
+
 def search_time() -> str:
     """Return the processor time of a search in a large image."""
     image = torch.rand(1, 3, 3000, 4000, generator=torch.Generator().manual_seed(0))
@@ -159,13 +166,13 @@ def main() -> None:
     images = test_images(options.data, options.every)
     print(f"{options.network}; {len(images)} images of LIVE1; gains in dB of PSNR\n")
     if "cut" in options.tables:
-        print(*cut_jpegs(images, options.qualities, options.network), "", sep="\n", flush=True)
+        show(cut_jpegs(images, options.qualities, options.network))
     if "frames" in options.tables:
-        print(*other_frames(images, options.network), "", sep="\n", flush=True)
+        show(other_frames(images, options.network))
     if "others" in options.tables:
         crops = [photo.crop((0, 0, 264, 264)) for photo in photographs(options.data, 1)]
         print(f"{len(crops)} held-out photographs, 264x264, cut by 3 rows and 5 columns\n")
-        print(*never_jpeg(crops, options.network), "", sep="\n", flush=True)
+        show(never_jpeg(crops, options.network))
     if "time" in options.tables:
         print(search_time())
 
