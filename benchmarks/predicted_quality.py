@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from cir_arch import FBCNN, load_network
 from cir_cli.options_files import find
-from cir_model.restoring.pixel_quality import block_offset, pixel_quality
+from cir_model.restoring.block_grid import search
+from cir_model.restoring.pixel_quality import pixel_quality
 
 QUALITIES = tuple(range(5, 100, 10))
 SHIFT = (3, 5)
@@ -68,7 +69,7 @@ def estimator(network: nn.Module) -> Callable[[Tensor], float]:
         return lambda image: pixel_quality(network, image) or 0.0
 
     def estimate(image: Tensor) -> float:
-        row, column = block_offset(image)
+        row, column = search(image)[0]
         on_grid = image[..., row:, column:]
         height, width = (side // 8 * 8 for side in on_grid.shape[-2:])
         features = network.encode(on_grid[..., :height, :width])

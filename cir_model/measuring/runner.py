@@ -22,6 +22,7 @@ from cir_model.measuring.record import Measurement
 from cir_model.measuring.store import Store
 from cir_model.measuring.validation import scores_of
 from cir_model.metrics import perceptual
+from cir_model.restoring.block_grid import blocks_of
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import restore_channels
 
@@ -128,7 +129,8 @@ def _measured(restorer: Restorer, planned: PlannedImage, metrics: Mapping[str, A
     clean = planned.recipe is protocol.CLEAN
     lq = sample["gt" if clean else "lq"]
     start = time.perf_counter()
-    output = restore_channels(restorer, lq[None])[0]
+    blocks = "search" if clean else blocks_of({k: [sample[k]] for k in ("codec", "block_offset")})
+    output = restore_channels(restorer, lq[None], block_offset=blocks)[0]
     seconds = time.perf_counter() - start
     images = {"input": lq, "output": output, "gt": sample["gt"]}
     scores = scores_of({name: tensor2img([image]) for name, image in images.items()}, metrics)

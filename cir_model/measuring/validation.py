@@ -28,6 +28,7 @@ from cir_host.typed_options import typed
 from cir_model.measuring.record import Measurement
 from cir_model.measuring.validation_files import DataSetResult, markdown_table, write_results
 from cir_model.options import ValOptions
+from cir_model.restoring.block_grid import Blocks, blocks_of
 from cir_model.restoring.inference import Restorer
 
 
@@ -42,6 +43,7 @@ class MeasuringModel(SRModel):
         self.results: dict[str, DataSetResult] = {}
         self.extra_inputs: dict[str, Any] = {}
         """Further inputs of the network, such as the codec."""
+        self.block_offset: Blocks = "search"
         self._measured = 0
         self._unwritten: list[str] = []
         """Why results files could not be written, so far in this test."""
@@ -82,7 +84,7 @@ class MeasuringModel(SRModel):
     def test(self) -> None:
         """Restore ``self.lq`` by the EMA weights if there are any."""
         with evaluating(self.restorer.networks[0]):
-            self.output = self.restorer(self.lq, **self.extra_inputs)
+            self.output = self.restorer(self.lq, self.block_offset, **self.extra_inputs)
 
     def dist_validation(
         self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
@@ -169,6 +171,7 @@ class MeasuringModel(SRModel):
     def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Restore a sample of one image; returns 8-bit images, (H, W, BGR) or (H, W)."""
         self.feed_data(sample)
+        self.block_offset = blocks_of(sample)
         if self.validation_options.tell_codec:
             self.extra_inputs = {"codec": int(codec_of(sample, "val.tell_codec"))}
         self.test()

@@ -84,6 +84,8 @@ class Restorer:
         self.precision = self._precision(options.precision)
         self.redone = 0
         """How many passes were redone in float32."""
+        self.moved = 0
+        """How many images were extended, since their blocks began elsewhere than at the corner."""
         self._cost: float | None = None
         self._limit: int | None = None
         """The largest tile that may still fit, after memory ran out."""
@@ -92,13 +94,14 @@ class Restorer:
 
     @torch.inference_mode()
     def __call__(
-        self, image: Tensor, block_offset: block_grid.Offset | None = None, **inputs: Any
+        self, image: Tensor, block_offset: block_grid.Blocks = "search", **inputs: Any
     ) -> Tensor:
         """Restore images.
 
         Args:
             image: (B, C, H, W) in [0, 1], on any device.
-            block_offset: Where the JPEG blocks begin; None: found from the pixels.
+            block_offset: Row and column where the JPEG blocks begin; ``search``: found from the
+                pixels; None: there are no blocks.
             inputs: Further inputs of the networks, such as FBCNN's ``quality``.
 
         Returns:
@@ -110,9 +113,11 @@ class Restorer:
         """
         if self.options.grid == "none" or self.options.tiling == "ntire2024":
             return self._restore(image, inputs)
-        offset = block_offset or block_grid.block_offset(image)
+        known = not isinstance(block_offset, str)
+        offset = block_offset if known else block_grid.block_offset(image)
         if offset is None:
             return self._restore(image, inputs)
+        self.moved += len(image) if any(offset) else 0
         flipped = self.options.self_ensemble != "none"
         height, width = image.shape[-2:]
         frame = block_grid.Frame.fitting(height, width, offset, flipped=flipped)
@@ -151,6 +156,8 @@ class Restorer:
         }
         if len(self.networks) > 1:
             described["networks averaged"] = str(len(self.networks))
+        if self.moved:
+            described["block grid"] = f"not at the corner in {self.moved} images, moved there"
         if self.redone:
             described["passes redone in fp32"] = str(self.redone)
         return described

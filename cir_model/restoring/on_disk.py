@@ -20,12 +20,12 @@ from cir_data.images.xmp import source_of, with_source
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
 from cir_host.files import read_regular
-from cir_model.restoring.block_grid import block_offset
+from cir_model.restoring.block_grid import CONFIDENT, Blocks, search
 from cir_model.restoring.consistency import project
 from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import as_tensor, restore_picture
-from cir_model.restoring.pixel_quality import pixel_quality, quality_network
+from cir_model.restoring.pixel_quality import SMALLEST, pixel_quality, quality_network
 from cir_model.restoring.settings import RestoreOptions
 
 
@@ -185,10 +185,8 @@ def restore_bytes(
     bits = options.bits
     if bits is None and file_format not in SIXTEEN_BITS:
         bits = 8
-    quality, note = _quality(picture, facts, restorer)
-    # a JPEG's blocks begin at its corner; those of other files are found from the pixels
-    inputs = {"block_offset": (0, 0)} if facts.format == "JPEG" else {}
-    inputs |= _inputs(options.strength, quality)
+    quality, note, blocks = _quality(picture, facts, restorer)
+    inputs = {"block_offset": blocks, **_inputs(options.strength, quality)}
     hold, free = _hold(data, facts, restorer, options)
     try:
         restored = restore_picture(restorer, picture, bits, hold, **inputs)
@@ -280,17 +278,26 @@ def _with_pixel_quality(
     return f"{reason}, {note}" if note else reason
 
 
-def _quality(picture: Picture, facts: FileFacts, restorer: Restorer) -> tuple[float | None, str]:
-    """Return the JPEG quality from the file's tables, else from its pixels, and a note on it."""
+def _quality(
+    picture: Picture, facts: FileFacts, restorer: Restorer
+) -> tuple[float | None, str, Blocks]:
+    """Return the JPEG quality, a note on it, and where the JPEG blocks begin.
+
+    The quality is that of the file's tables, else it is estimated from the pixels. The blocks of a
+    JPEG begin at its corner; those of other files are searched for, once for both purposes.
+    """
+    corner = (0, 0) if facts.format == "JPEG" else None
     if facts.quality is not None:
-        return facts.quality, f"JPEG quality {_quality_text(facts)}"
+        return facts.quality, f"JPEG quality {_quality_text(facts)}", corner
     image = as_tensor(picture).to(restorer.device)
-    estimate = pixel_quality(quality_network(restorer.device), image)
-    if estimate is None:
-        return None, ""
-    offset = block_offset(image)
-    blocks = "" if offset is None else f", blocks from row {offset[0]}, column {offset[1]}"
-    return estimate, f"pixels of JPEG quality about {estimate:.0f}{blocks}"
+    if min(image.shape[-2:]) < SMALLEST:
+        return None, "", corner
+    offset, lead = search(image)
+    estimate = pixel_quality(quality_network(restorer.device), image, offset)
+    note = f"pixels of JPEG quality about {estimate:.0f}"
+    if corner is None and lead >= CONFIDENT:
+        return estimate, f"{note}, blocks from row {offset[0]}, column {offset[1]}", offset
+    return estimate, note, corner
 
 
 def _hold(

@@ -422,6 +422,16 @@ def test_validation_tells_the_codec_too(tmp_path):
         made._restore(sample)
 
 
+def test_validation_moves_the_blocks_that_a_jpeg_sample_states():
+    made = model()
+    made.restorer = made._restorer()
+    sample = {k: v[:1] for k, v in batch().items()}
+    made._restore({**sample, "codec": ["JPEG"], "block_offset": torch.tensor([[0, 0]])})
+    assert "block grid" not in made.restorer.describe()
+    made._restore({**sample, "codec": ["JPEG"], "block_offset": torch.tensor([[5, 3]])})
+    assert made.restorer.describe()["block grid"] == "not at the corner in 1 images, moved there"
+
+
 @pytest.mark.parametrize("section", ["train", "val"])
 def test_a_network_that_takes_no_codec_is_named(section):
     made = model()

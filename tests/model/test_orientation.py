@@ -35,8 +35,8 @@ def test_the_network_sees_the_stored_pixels(orientation, tmp_path):
     marked[::8, ::8] = 0
     expected = Image.fromarray(marked)
     expected.getexif()[0x0112] = orientation
+    options = RestoreOptions(consistency=False)  # it would undo the marks
     restorer = Restorer([MarkedBlocks().eval()], InferenceOptions())
-    options = RestoreOptions(consistency=False)
     outcome = restore_bytes(file.getvalue(), "in", "png", restorer, options)
     turned = np.asarray(ImageOps.exif_transpose(expected))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(outcome.data))), turned)

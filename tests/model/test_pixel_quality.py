@@ -8,7 +8,7 @@ import torch
 from command_tools import photographs
 from PIL import Image
 
-from cir_model.restoring import block_grid
+from cir_model.restoring import pixel_quality as pixel_quality_module
 from cir_model.restoring.block_grid import search
 from cir_model.restoring.pixel_quality import pixel_quality, quality_network
 
@@ -66,7 +66,7 @@ def test_small_grey_and_large_images(monkeypatch):
     grey = torch.full((1, 1, 40, 50), 0.5)
     assert pixel_quality(network, grey) == pytest.approx(50)
     assert network.seen.pop() == (1, 3, 40, 48)
-    monkeypatch.setattr(block_grid, "WINDOW", 64)
+    monkeypatch.setattr(pixel_quality_module, "WINDOW", 64)
     large = torch.zeros(1, 3, 400, 64)
     large[..., :320, :] = 1  # the lowest of three windows differs
     assert pixel_quality(network, large) == 100
