@@ -189,7 +189,7 @@ def restore_bytes(
     # a JPEG's blocks begin at its corner; those of other files are found from the pixels
     inputs = {"block_offset": (0, 0)} if facts.format == "JPEG" else {}
     inputs |= _inputs(options.strength, quality)
-    hold, free = _hold(data, facts, restorer, options)
+    hold, free = _hold(data, facts, restorer)
     try:
         restored = restore_picture(restorer, picture, bits, hold, **inputs)
     except UserError as error:
@@ -294,9 +294,10 @@ def _quality(picture: Picture, facts: FileFacts, restorer: Restorer) -> tuple[fl
 
 
 def _hold(
-    data: bytes, facts: FileFacts, restorer: Restorer, options: RestoreOptions
+    data: bytes, facts: FileFacts, restorer: Restorer
 ) -> tuple[Callable[[Tensor], Tensor] | None, tuple[str, ...]]:
     """Return what holds the result to a JPEG file, or why nothing does."""
+    options = restorer.options
     if not options.consistency or facts.format != "JPEG" or restorer.scale != 1:
         return None, ()
     try:

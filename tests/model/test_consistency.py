@@ -15,8 +15,9 @@ from cir_data.images.jpeg_coefficients import read_coefficients
 from cir_host.errors import UserError
 from cir_model.restoring.consistency import project
 from cir_model.restoring.in_memory import default_restorer
+from cir_model.restoring.inference import Restorer
 from cir_model.restoring.on_disk import restore_bytes
-from cir_model.restoring.settings import RestoreOptions
+from cir_model.restoring.settings import InferenceOptions, RestoreOptions
 
 pytest.importorskip("jpeglib", reason="extra libjpeg is not installed")
 
@@ -148,9 +149,11 @@ def test_restore_holds_turned_jpegs_unless_told_otherwise():
     exif[0x0112] = 6
     data = jpeg(picture(1), 90, "4:2:0", exif=exif)
     excess = {}
+    options = RestoreOptions(force=True, bits=16)
+    networks = default_restorer("cpu").networks
     for consistency in (True, False):
-        options = RestoreOptions(force=True, consistency=consistency, bits=16)
-        outcome = restore_bytes(data, "photo.jpg", "png", default_restorer("cpu"), options)
+        restorer = Restorer(networks, InferenceOptions(consistency=consistency))
+        outcome = restore_bytes(data, "photo.jpg", "png", restorer, options)
         restored = outcome.after.samples.transpose(2, 0, 1).astype(np.float32) / 65535
         stored = torch.from_numpy(restored).mT.flip(-2)[None]
         excess[consistency] = worst_excess(stored, read_coefficients(data))
