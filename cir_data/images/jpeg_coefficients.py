@@ -82,7 +82,8 @@ def read_coefficients(data: bytes) -> JpegCoefficients:
     folder = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
     with folder as name:
         path = Path(name) / "image.jpg"
-        path.write_bytes(stream.without_metadata().data)
+        # of zeros behind the last block, libjpeg would print a warning; it assumes missing ones
+        path.write_bytes(stream.without_metadata().without_zeros(0).data)
         try:
             jpeg = library.read_dct(str(path))
             space = jpeg.jpeg_color_space.name.removeprefix("JCS_")
