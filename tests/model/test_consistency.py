@@ -146,7 +146,7 @@ def test_another_size_is_refused():
         (jpeg(picture(1), 50, "4:4:4", keep_rgb=True), "RGB"),
         (
             simplejpeg.encode_jpeg(np.asarray(picture(1).convert("CMYK")), 50, "CMYK", "444"),
-            "YCCK",
+            "CMYK",
         ),
         (arithmetic(picture(1)), "Huffman"),
     ],
