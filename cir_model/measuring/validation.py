@@ -91,17 +91,18 @@ class MeasuringModel(SRModel):
         with evaluating(self.restorer.networks[0]):
             self.output = self.restorer(self.lq, **self.extra_inputs)
 
-    def _hold(self, sample: Mapping[str, Any], data_set: str) -> None:
+    def _hold(self, sample: Mapping[str, Any]) -> None:
         """Hold ``self.output`` to the JPEG file of a sample of one image.
 
         Raises:
             UserError: The data set does not give the files.
         """
+        (path,) = sample["lq_path"]
         if "jpeg" not in sample:
             raise UserError(
-                f"val.consistency: {data_set} gives no JPEG files; JPEGRestorationDataset with"
-                " library: pillow does, and JPEGFolderDataset and PairedJPEGDataset with color:"
-                " rgb or gray; remove the key for other data sets"
+                f"val.consistency: {path} comes without its JPEG file; JPEGRestorationDataset with"
+                " library: pillow gives it, and JPEGFolderDataset and PairedJPEGDataset with"
+                " color: rgb or gray; remove the key for other data sets"
             )
         (data,) = sample["jpeg"]
         try:
@@ -110,7 +111,7 @@ class MeasuringModel(SRModel):
             coefficients = read_coefficients(data)
             self.output = project(self.output, coefficients, self.validation_options.cell)
         except UserError as error:
-            self._not_held.append(f"{sample['lq_path'][0]}: {error}")
+            self._not_held.append(f"{path}: {error}")
 
     def dist_validation(
         self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
@@ -142,7 +143,7 @@ class MeasuringModel(SRModel):
         for number, sample in enumerate(progress):
             record, images = None, {}
             if sample is not None:
-                images = self._restore(sample, name)
+                images = self._restore(sample)
                 if "gt" in images:
                     record = Measurement(
                         name,
@@ -200,14 +201,14 @@ class MeasuringModel(SRModel):
                 f" {first_few(self._unwritten)}"
             )
 
-    def _restore(self, sample: Mapping[str, Any], data_set: str) -> dict[str, Any]:
+    def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Restore a sample of one image; returns 8-bit images, (H, W, BGR) or (H, W)."""
         self.feed_data(sample)
         if self.validation_options.tell_codec:
             self.extra_inputs = {"codec": int(codec_of(sample, "val.tell_codec"))}
         self.test()
         if self.validation_options.consistency:
-            self._hold(sample, data_set)
+            self._hold(sample)
         images = {"output": tensor2img([self.output]), "input": tensor2img([self.lq])}
         if "gt" in sample:
             images["gt"] = tensor2img([self.gt])

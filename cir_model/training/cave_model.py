@@ -100,9 +100,9 @@ class CaVEModel(CIRModel):
             losses["l_quality"] = self.quality_loss(predicted.float(), wanted) / share
         return losses
 
-    def _restore(self, sample: Mapping[str, Any], data_set: str) -> dict[str, Any]:
+    def _restore(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Restore a sample, and predict its quality if a metric needs it."""
-        images = super()._restore(sample, data_set)
+        images = super()._restore(sample)
         if _metrics_of_quality(self.validation_options.metrics or {}):
             network = self.restorer.networks[0]
             with evaluating(network), torch.inference_mode():

@@ -86,4 +86,4 @@ def test_a_data_set_without_files_is_refused(folder):
     made = options(online={"type": "JPEGRestorationDataset", "dataroot_gt": "photos"})
     made["datasets"]["test_online"] |= {"quality": 80, "library": "libjpeg-9d"}
     done = basicsr(folder, "test", "-opt", write_options(folder / "test.yml", made))
-    assert "val.consistency: online gives no JPEG files" in one_line_error(done)
+    assert ".png comes without its JPEG file" in one_line_error(done)
