@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from cir_cli.flags import at_least, image_size, number, shard, share, tile
 from cir_data.images.formats import SUFFIXES
-from cir_model.restoring.settings import FINE_QUALITY, MAX_PIXELS, Ensemble
+from cir_model.restoring.settings import CELL, FINE_QUALITY, MAX_PIXELS, Ensemble
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".onnx")
 """Suffixes of the files that ``basicsr convert`` writes."""
@@ -403,7 +403,7 @@ def _add_network_flags(group: Any) -> None:
     group.add_argument(
         "--cell",
         type=share,
-        default=0.5,
+        default=CELL,
         metavar="C",
         help="how far a coefficient may lie from the one in the JPEG file, in quantisation steps;"
         " below 0.5 the original may lie farther; default: %(default)s",

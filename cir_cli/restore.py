@@ -23,6 +23,7 @@ from cir_cli.restore_views import Report, write_comparison
 from cir_data.images.writing import write_file
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
+from cir_model.restoring.consistency import can_hold
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.on_disk import Job, Outcome, read_regular_file, restore_bytes, restore_job
 from cir_model.restoring.settings import InferenceOptions, RestoreOptions
@@ -208,6 +209,8 @@ def _restorer(options: argparse.Namespace) -> Restorer:
         self_ensemble=options.self_ensemble,
         grid=options.grid,
         precision=options.precision,
+        consistency=options.consistency and can_hold(),
+        cell=options.cell,
     )
     restorer = Restorer(networks, how, [str(path) for path in paths])
     if options.compile:

@@ -49,4 +49,7 @@ class JPEGFolderDataset(Dataset[Sample]):
         image = self.compressed[index]
         lq = decode_compressed(image.read(), image.path)
         pixels = to_color(lq.pixels, self.options.color)
-        return in_floats(make_sample(pixels, image.path, lq.compression, lq.boundary))
+        sample = make_sample(pixels, image.path, lq.compression, lq.boundary)
+        if self.options.color != "y":  # which is not the luma of JPEG
+            sample["jpeg"] = bytes(lq.upright_jpeg)
+        return in_floats(sample)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cir_data.codecs.codec import CodecError
+from cir_data.codecs.jpeg import JPEG
 from cir_data.datasets.pair_dataset import PairDataset, extend
 from cir_data.datasets.randomness import sample_generator
 from cir_data.datasets.sample_fields import PairSample, make_pair, make_sample
@@ -59,7 +60,11 @@ class OnlineDataset(PairDataset):
         image = extend(self.clean(index), degradation.input_edge(1))
         window = Window(0, 0, *degradation.output_size(size_of(image)))
         path, color = self.originals[index].path, self.options.color
-        return self._sample(path, image, color, degradation, window, Orientation())
+        sample = self._sample(path, image, color, degradation, window, Orientation())
+        # only Pillow's: libjpeg 9 does not store the means of chroma
+        if type(degradation.last.codec) is JPEG:
+            sample["jpeg"] = degradation.file(image, color)
+        return sample
 
     def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
         """Return the same crop of the compressed and the clean image; see :class:`PairDataset`."""

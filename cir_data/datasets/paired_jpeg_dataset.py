@@ -55,7 +55,10 @@ class PairedJPEGDataset(PairDataset):
     def whole(self, index: int) -> PairSample:
         """Return a pair of whole images."""
         gt, lq = self._read(index)
-        return self._sample(index, gt, lq.pixels, lq.compression, lq.boundary)
+        sample = self._sample(index, gt, lq.pixels, lq.compression, lq.boundary)
+        if self.options.color != "y":  # which is not the luma of JPEG
+            sample["jpeg"] = bytes(lq.upright_jpeg)
+        return sample
 
     def crop(self, index: int, size: int, rng: np.random.Generator) -> PairSample:
         """Return the same crop of both images."""

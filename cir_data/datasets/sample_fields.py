@@ -10,7 +10,13 @@ from cir_data.images.compression import Compression
 from cir_data.images.geometry import Boundary, Pixels
 
 
-class Sample(TypedDict):
+class _File(TypedDict, total=False):
+    jpeg: bytes
+    """In validation and test: the JPEG file of ``lq``; empty if it is no JPEG, or if its EXIF turns
+    it. Absent if the data set gives none."""
+
+
+class Sample(_File):
     """A compressed image. Torch's ``default_collate`` accepts every value."""
 
     lq: Tensor

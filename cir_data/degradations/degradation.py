@@ -16,7 +16,7 @@ from PIL import Image
 from cir_data.codecs.codec import Codec
 from cir_data.images.color import Color, to_color
 from cir_data.images.compression import Compression
-from cir_data.images.geometry import Pixels, Size, Window
+from cir_data.images.geometry import Pixels, Size, Window, size_of
 
 _CODING_UNIT = 64
 """Edge of the largest blocks of AVIF and HEVC at usual settings; contexts start at them."""
@@ -183,6 +183,18 @@ class Degradation:
     def record(self, grey: bool) -> Compression:
         """Return the facts of the last compression."""
         return self.last.codec.record(self.last.quality, grey)
+
+    def file(self, image: Pixels, color: Color) -> bytes:
+        """Return the file that the last compression makes of the whole image.
+
+        Args:
+            image: The clean image, as for :meth:`apply`.
+            color: As for :meth:`apply`.
+        """
+        before = Degradation(self.steps[:-1])
+        whole = Window(0, 0, *before.output_size(size_of(image)))
+        degraded, _ = before.apply(image, color, whole)
+        return self.last.codec.encode(degraded, self.last.quality)
 
     def apply(self, image: Pixels, color: Color, window: Window) -> tuple[Pixels, Pixels]:
         """Degrade a part of an image.

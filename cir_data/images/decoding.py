@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from cir_data.images import raw_pixels
 from cir_data.images.compression import UNKNOWN_QUALITY, Compression
@@ -42,6 +43,8 @@ class CompressedImage:
     compression: Compression
     boundary: Boundary
     """The first block boundary in ``pixels``; (0, 0) unless the EXIF orientation moved it."""
+    upright_jpeg: bytes | memoryview = b""
+    """The content of the file if it is a JPEG whose EXIF does not turn it; else empty."""
 
 
 def decode(data: bytes | memoryview, where: str) -> Pixels:
@@ -80,7 +83,9 @@ def decode_compressed(data: bytes | memoryview, where: str) -> CompressedImage:
         stored = _to_8_bits(image)
         upright = _orientation(image)
         boundary = upright.move_boundary((0, 0), stored)
-        return CompressedImage(upright.apply(stored), compression, boundary)
+        same = isinstance(image, JpegImageFile) and upright == Orientation()
+        jpeg = data if same else b""
+        return CompressedImage(upright.apply(stored), compression, boundary, jpeg)
 
 
 def _unpack(data: bytes | memoryview, where: str) -> Pixels:

@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,15 @@ class JpegCoefficients:
     """Luma alone, or luma, Cb and Cr as in JFIF."""
 
 
+def require_library() -> ModuleType:
+    """Return ``jpeglib``.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    return needs_extra("jpeglib", "libjpeg", "reading the coefficients of a JPEG")
+
+
 def read_coefficients(data: bytes) -> JpegCoefficients:
     """Return the quantised coefficients of a JPEG file.
 
@@ -68,11 +78,12 @@ def read_coefficients(data: bytes) -> JpegCoefficients:
         raise UserError("only 8-bit JPEGs with Huffman codes have readable coefficients")
     if damage_of(stream) is not None:
         raise UserError("the JPEG is damaged")
-    library = needs_extra("jpeglib", "libjpeg", "reading the coefficients of a JPEG")
+    library = require_library()
     folder = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
     with folder as name:
         path = Path(name) / "image.jpg"
-        path.write_bytes(stream.without_metadata().data)
+        # of zeros behind the last block, libjpeg would print a warning; it assumes missing ones
+        path.write_bytes(stream.without_metadata().without_zeros(0).data)
         try:
             jpeg = library.read_dct(str(path))
             space = jpeg.jpeg_color_space.name.removeprefix("JCS_")

@@ -67,11 +67,14 @@ class JpegStream:
         """Keep only the segments that decoding and colour need."""
         return replace(_walk(self.data, _NEEDED), whole=self.whole)
 
-    def without_zeros(self) -> "JpegStream":
-        """Remove a run of zeros at the end of the last scan."""
+    def without_zeros(self, kept: int = _OWN_ZEROS) -> "JpegStream":
+        """Remove a run of zeros at the end of the last scan, except for the first ``kept``."""
         start, end = self.last_scan
         scan = self.data[start:end]
-        scan = scan[: len(scan.rstrip(b"\0")) + _OWN_ZEROS]
+        length = len(scan.rstrip(b"\0"))
+        if scan[:length].endswith(b"\xff"):  # FF 00 encodes the byte FF
+            length += 1
+        scan = scan[: length + kept]
         return replace(
             self,
             data=self.data[:start] + scan + self.data[end:],

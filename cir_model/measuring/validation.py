@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import cir_host
 from cir_arch.basicsr_networks import facts_of
+from cir_data.images.jpeg_coefficients import read_coefficients, require_library
 from cir_data.messages import first_few
 from cir_host.distributed import connected
 from cir_host.errors import OptionsError, UndefinedMetric, UserError
@@ -29,6 +30,7 @@ from cir_model.measuring.record import Measurement
 from cir_model.measuring.validation_files import DataSetResult, markdown_table, write_results
 from cir_model.options import ValOptions
 from cir_model.restoring.block_grid import Blocks, blocks_of
+from cir_model.restoring.consistency import project
 from cir_model.restoring.inference import Restorer
 
 
@@ -47,6 +49,8 @@ class MeasuringModel(SRModel):
         self._measured = 0
         self._unwritten: list[str] = []
         """Why results files could not be written, so far in this test."""
+        self._not_held: list[str] = []
+        """Images of this validation that are not held to a file, and why."""
         self.best_mean: float | None = None
         """The best mean of ``val.save_best`` over all data sets so far."""
         self.validation_options = self.val_options(opt)
@@ -77,14 +81,39 @@ class MeasuringModel(SRModel):
         if self.validation_options.tell_codec:
             check_codec_input(network, "val.tell_codec")
         try:
-            return Restorer([network, *self.further_networks], self.validation_options)
+            restorer = Restorer([network, *self.further_networks], self.validation_options)
         except UserError as error:
             raise OptionsError(f"val.{error}") from error
+        if self.validation_options.consistency:
+            check_consistency(restorer)
+        return restorer
 
     def test(self) -> None:
         """Restore ``self.lq`` by the EMA weights if there are any."""
         with evaluating(self.restorer.networks[0]):
             self.output = self.restorer(self.lq, self.block_offset, **self.extra_inputs)
+
+    def _hold(self, sample: Mapping[str, Any]) -> None:
+        """Hold ``self.output`` to the JPEG file of a sample of one image.
+
+        Raises:
+            UserError: The data set does not give the files.
+        """
+        (path,) = sample["lq_path"]
+        if "jpeg" not in sample:
+            raise UserError(
+                f"val.consistency: {path} comes without its JPEG file; JPEGRestorationDataset with"
+                " library: pillow gives it, and JPEGFolderDataset and PairedJPEGDataset with"
+                " color: rgb or gray; remove the key for other data sets"
+            )
+        (data,) = sample["jpeg"]
+        try:
+            if not data:
+                raise UserError("is no JPEG, or its EXIF turns it")
+            coefficients = read_coefficients(data)
+            self.output = project(self.output, coefficients, self.validation_options.cell)
+        except UserError as error:
+            self._not_held.append(f"{path}: {error}")
 
     def dist_validation(
         self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
@@ -104,6 +133,7 @@ class MeasuringModel(SRModel):
         name = data_set.opt["name"]
         metrics = self.validation_options.metrics or {}
         self.restorer = self._restorer()
+        self._not_held = []
         result = DataSetResult(name, current_iter, {})
         names, unwritten = _UniqueNames(), list[str]()
         progress = tqdm(
@@ -141,8 +171,13 @@ class MeasuringModel(SRModel):
                 tb_logger.add_image(
                     printable(tag), _side_by_side(images), _step(current_iter), dataformats="HWC"
                 )
+        not_held = [line for lines in _from_all(self._not_held) for line in lines]
+        if not_held:
+            get_root_logger().warning(
+                f"{len(not_held)} images are not held to their files: {first_few(not_held)}"
+            )
         if metrics and result.records and self.opt["rank"] == 0:
-            result.protocol.update(self._protocol(data_set))
+            result.protocol.update(self._protocol(data_set, len(not_held)))
             try:
                 self._report(result, list(metrics), tb_logger)
             except OSError as error:
@@ -175,6 +210,8 @@ class MeasuringModel(SRModel):
         if self.validation_options.tell_codec:
             self.extra_inputs = {"codec": int(codec_of(sample, "val.tell_codec"))}
         self.test()
+        if self.validation_options.consistency:
+            self._hold(sample)
         images = {"output": tensor2img([self.output]), "input": tensor2img([self.lq])}
         if "gt" in sample:
             images["gt"] = tensor2img([self.gt])
@@ -210,8 +247,13 @@ class MeasuringModel(SRModel):
         """Return ``scores[metric][kind]`` of one image; subclasses add further scores."""
         return scores_of(images, metrics)
 
-    def _protocol(self, data_set: Any) -> dict[str, Any]:
-        """Return what a reader needs to compare these scores with others."""
+    def _protocol(self, data_set: Any, not_held: int) -> dict[str, Any]:
+        """Return what a reader needs to compare these scores with others.
+
+        Args:
+            data_set: The data set.
+            not_held: How many images ``val.consistency`` could not hold to a file.
+        """
         colour = {"rgb": "RGB", "y": "MATLAB's Y, 8 bits", "gray": "grey"}
         by_metric = [
             f"{metric} ({'MATLAB Y' if options.get('test_y_channel') else 'all channels'},"
@@ -225,6 +267,10 @@ class MeasuringModel(SRModel):
             "measured on": "8-bit images, mean over images: " + ", ".join(by_metric),
             **self.restorer.describe(),
         }
+        if self.validation_options.consistency:
+            cell = f"cells of {self.validation_options.cell} steps"
+            without = f", {not_held} images without" if not_held else ""
+            protocol["held to the JPEG files"] = cell + without
         return {key: value for key, value in protocol.items() if value}
 
     def _report(self, result: DataSetResult, metrics: list[str], tb_logger: Any) -> None:
@@ -329,6 +375,26 @@ def check_precision(network: nn.Module, precision: str, key: str) -> None:
             f"{key}: {type(network).__name__} supports"
             f" {' and '.join(sorted(facts.precisions))}, not {precision}"
         )
+
+
+def check_consistency(restorer: Restorer) -> None:
+    """Refuse ``val.consistency`` where nothing can be held to a file.
+
+    Args:
+        restorer: The networks.
+
+    Raises:
+        OptionsError: The networks change the size, or ``jpeglib`` is not installed.
+    """
+    if restorer.scale != 1:
+        raise OptionsError(
+            f"val.consistency: needs networks that keep the size; this one has scale"
+            f" {restorer.scale}"
+        )
+    try:
+        require_library()
+    except UserError as error:
+        raise OptionsError(f"val.consistency: {error}") from error
 
 
 def check_codec_input(network: nn.Module, key: str) -> None:

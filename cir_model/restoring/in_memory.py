@@ -12,6 +12,7 @@ from cir_arch import load_network
 from cir_data.images.metadata import Metadata
 from cir_data.images.reading import Picture
 from cir_host.errors import UserError
+from cir_model.restoring.consistency import can_hold
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import restore_picture
 from cir_model.restoring.settings import InferenceOptions
@@ -24,7 +25,7 @@ _MODES = {"1": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "RGBA", "PA"
 
 @functools.cache
 def default_restorer(device: str | None = None) -> Restorer:
-    """Return a restorer with the bundled weights.
+    """Return a restorer with the bundled weights; results of JPEG files are held to the file.
 
     Args:
         device: An argument of ``torch.device``; None: the first GPU if there is one, else the CPU.
@@ -38,7 +39,8 @@ def default_restorer(device: str | None = None) -> Restorer:
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network(default_weights()).to(device)
-    return Restorer([network], InferenceOptions(tile="auto", precision="auto"))
+    options = InferenceOptions(tile="auto", precision="auto", consistency=can_hold())
+    return Restorer([network], options)
 
 
 def restore_image(image: ImageOrArray, restorer: Restorer | None = None) -> ImageOrArray:

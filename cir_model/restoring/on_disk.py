@@ -187,7 +187,7 @@ def restore_bytes(
         bits = 8
     quality, note, blocks = _quality(picture, facts, restorer)
     inputs = {"block_offset": blocks, **_inputs(options.strength, quality)}
-    hold, free = _hold(data, facts, restorer, options)
+    hold, free = _hold(data, facts, restorer)
     try:
         restored = restore_picture(restorer, picture, bits, hold, **inputs)
     except UserError as error:
@@ -301,9 +301,10 @@ def _quality(
 
 
 def _hold(
-    data: bytes, facts: FileFacts, restorer: Restorer, options: RestoreOptions
+    data: bytes, facts: FileFacts, restorer: Restorer
 ) -> tuple[Callable[[Tensor], Tensor] | None, tuple[str, ...]]:
     """Return what holds the result to a JPEG file, or why nothing does."""
+    options = restorer.options
     if not options.consistency or facts.format != "JPEG" or restorer.scale != 1:
         return None, ()
     try:

@@ -1,10 +1,14 @@
 """A restored picture is held to the DCT coefficients of its JPEG file."""
 
 import io
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from data_tools import smooth_image
 from hypothesis import given, settings
@@ -12,11 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cir_data.images.jpeg_coefficients import read_coefficients
-from cir_host.errors import UserError
-from cir_model.restoring.consistency import project
+from cir_host.errors import OptionsError, UserError
+from cir_model.measuring.validation import check_consistency
+from cir_model.restoring.consistency import can_hold, project
 from cir_model.restoring.in_memory import default_restorer
+from cir_model.restoring.inference import Restorer
 from cir_model.restoring.on_disk import restore_bytes
-from cir_model.restoring.settings import RestoreOptions
+from cir_model.restoring.settings import InferenceOptions, RestoreOptions
 
 pytest.importorskip("jpeglib", reason="extra libjpeg is not installed")
 
@@ -56,6 +62,11 @@ def ycc(image):
 
 def distance(one, other):
     return float((ycc(one) - ycc(other)).double().norm())
+
+
+def arithmetic(image):
+    """Return a JPEG whose header claims arithmetic coding."""
+    return jpeg(image, 50, "4:2:0").replace(b"\xff\xc0", b"\xff\xc9", 1)
 
 
 def worst_excess(image, coefficients):
@@ -133,6 +144,11 @@ def test_another_size_is_refused():
         (jpeg(picture(1), 50, "4:2:0")[:-300], "damaged"),
         (jpeg(picture(1).convert("CMYK"), 50, "4:4:4"), "CMYK"),
         (jpeg(picture(1), 50, "4:4:4", keep_rgb=True), "RGB"),
+        (
+            simplejpeg.encode_jpeg(np.asarray(picture(1).convert("CMYK")), 50, "CMYK", "444"),
+            "CMYK",
+        ),
+        (arithmetic(picture(1)), "Huffman"),
     ],
 )
 def test_what_cannot_be_read_is_restored_and_named(data, reason):
@@ -143,14 +159,22 @@ def test_what_cannot_be_read_is_restored_and_named(data, reason):
     assert reason in note
 
 
+def test_12_bits_are_not_read():
+    samples = np.asarray(picture(1), np.uint16) * 16
+    with pytest.raises(UserError, match="8-bit"):
+        read_coefficients(imagecodecs.jpeg8_encode(samples, bitspersample=12))
+
+
 def test_restore_holds_turned_jpegs_unless_told_otherwise():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = jpeg(picture(1), 90, "4:2:0", exif=exif)
     excess = {}
+    options = RestoreOptions(force=True, bits=16)
+    networks = default_restorer("cpu").networks
     for consistency in (True, False):
-        options = RestoreOptions(force=True, consistency=consistency, bits=16)
-        outcome = restore_bytes(data, "photo.jpg", "png", default_restorer("cpu"), options)
+        restorer = Restorer(networks, InferenceOptions(consistency=consistency))
+        outcome = restore_bytes(data, "photo.jpg", "png", restorer, options)
         restored = outcome.after.samples.transpose(2, 0, 1).astype(np.float32) / 65535
         stored = torch.from_numpy(restored).mT.flip(-2)[None]
         excess[consistency] = worst_excess(stored, read_coefficients(data))
@@ -170,3 +194,60 @@ def test_no_restored_photograph_gets_worse(quality):
             restored = default_restorer("cpu")(tensor(image))
         held = project(restored, read_coefficients(data))
         assert (held - tensor(crop)).norm() <= (restored - tensor(crop)).norm()
+
+
+@pytest.mark.parametrize("subsampling", ["440", "411"])
+def test_chroma_of_other_shapes_is_held_by_its_means(subsampling):
+    data = simplejpeg.encode_jpeg(np.asarray(picture(1)), 60, "RGB", subsampling)
+    coefficients = read_coefficients(data)
+    start = tensor(picture(2)) * 0.5 + 0.25
+    assert worst_excess(start, coefficients) > 5
+    assert worst_excess(project(start, coefficients), coefficients) < 1e-3
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("grey", 3), ("4:2:0", 1)])
+def test_luma_alone_is_held_if_the_image_or_the_file_is_grey(kind, channels):
+    coefficients = read_coefficients(jpeg(picture(1, kind=kind), 60, kind))
+    start = (tensor(picture(2)) * 0.5 + 0.25)[:, :channels]
+    held = project(start, coefficients)
+    luma_alone = replace(coefficients, components=coefficients.components[:1])
+    assert worst_excess(start, luma_alone) > 5
+    assert worst_excess(held, luma_alone) < 1e-3
+    assert torch.allclose(ycc(held)[:, 1:], ycc(start)[:, 1:], atol=1e-6)
+
+
+@pytest.mark.parametrize("zeros", [3, 20])
+def test_bytes_after_the_last_block_give_no_messages(zeros, capfd):
+    whole = jpeg(picture(1), 60, "4:2:0")
+    padded = read_coefficients(whole[:-2] + bytes(zeros) + whole[-2:])
+    for part, expected in zip(padded.components, read_coefficients(whole).components, strict=True):
+        assert np.array_equal(part.quantised, expected.quantised)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_missing_package_is_told_once(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "jpeglib", None)
+    can_hold.cache_clear()
+    default_restorer.cache_clear()
+    try:
+        with caplog.at_level("WARNING", "basicsr"):
+            outcomes = [
+                restore_bytes(data, "photo.jpg", "png", default_restorer("cpu"), RestoreOptions())
+                for data in (jpeg(picture(1), 50, "4:2:0"), jpeg(picture(2), 50, "4:2:0"))
+            ]
+        assert [outcome.action for outcome in outcomes] == ["restored"] * 2
+        assert not any(outcome.warnings for outcome in outcomes)
+        (line,) = caplog.messages
+        assert "restored without consistency" in line
+        assert "pip install 'basicsr-cir[libjpeg]'" in line
+    finally:
+        can_hold.cache_clear()
+        default_restorer.cache_clear()
+
+
+def test_validation_without_the_package_is_refused(monkeypatch):
+    restorer = Restorer(default_restorer("cpu").networks, InferenceOptions(consistency=True))
+    check_consistency(restorer)
+    monkeypatch.setitem(sys.modules, "jpeglib", None)
+    with pytest.raises(OptionsError, match=r"val\.consistency: .*needs the package jpeglib"):
+        check_consistency(restorer)
