@@ -25,7 +25,7 @@ from cir_model.restoring.consistency import project
 from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import as_tensor, restore_picture
-from cir_model.restoring.pixel_quality import pixel_quality, quality_network
+from cir_model.restoring.pixel_quality import estimator, pixel_quality
 from cir_model.restoring.settings import RestoreOptions
 
 
@@ -285,7 +285,7 @@ def _quality(picture: Picture, facts: FileFacts, restorer: Restorer) -> tuple[fl
     if facts.quality is not None:
         return facts.quality, f"JPEG quality {_quality_text(facts)}"
     image = as_tensor(picture).to(restorer.device)
-    estimate = pixel_quality(quality_network(restorer.device), image)
+    estimate = pixel_quality(estimator(restorer.networks, restorer.device), image)
     if estimate is None:
         return None, ""
     offset = block_offset(image)
