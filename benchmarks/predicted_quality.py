@@ -1,7 +1,8 @@
 """Which network tells the quality of a JPEG from its pixels best.
 
     python benchmarks/predicted_quality.py             # every third held-out photograph
-    python benchmarks/predicted_quality.py --every 1 --networks cave_s_x1 fbcnn_xs_x1 fbcnn_s_x1
+    python benchmarks/predicted_quality.py --every 1   # all 26
+    python benchmarks/predicted_quality.py --networks cave_s_x1 fbcnn_xs_x1 fbcnn_s_x1
 
 Compares CaVE-S with the quality heads of FBCNNs on the held-out photographs, JPEG by Pillow, 4:2:0:
 the whole image, without its first 3 rows and 5 columns, a crop of 96x96 anywhere, and the whole
