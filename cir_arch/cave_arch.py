@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.dct import start_with_dct
 from cir_arch.layers.padding import checked_size, crop_to
-from cir_arch.layers.quality_head import QualityHead
+from cir_arch.layers.quality_head import QualityHead, QualityPredictor
 from cir_arch.layers.residual_conv import ResBlock
 from cir_arch.layers.residual_unet import (
     ResidualEncoder,
@@ -64,17 +64,6 @@ class _Embedder(ResidualEncoder):
         return self.encode(x)[-1].flatten(2).transpose(1, 2)
 
 
-class _QualityPredictor(_Embedder):
-    """Base of the networks that also predict the quality."""
-
-    qf_pred: QualityHead
-
-    def predict_quality(self, x: Tensor) -> Tensor:
-        """Return the JPEG quality factor (B, 1), in 0..100, of images (B, C, H, W)."""
-        quality: Tensor = self.qf_pred(self.encode(x)[-1])
-        return 100 * (1 - quality)
-
-
 @network(
     paper="[Guo et al., ICCV 2025](https://arxiv.org/abs/2502.09873), compression-aware embedder of"
     " CODiff",
@@ -91,7 +80,7 @@ class _QualityPredictor(_Embedder):
     idle_parameters=r"qf_pred\..*",  # unless the quality is requested
     onnx_any_size=True,
 )
-class CaVE(_QualityPredictor, ResidualUNet, RestorationNetwork):
+class CaVE(_Embedder, QualityPredictor, ResidualUNet, RestorationNetwork):
     """U-Net of residual blocks whose lowest level also describes how the image was compressed.
 
     The defaults give the published network. Without ``return_quality`` the parameters under
@@ -215,7 +204,7 @@ class CaVEEncoder(_PartOfCaVE):
     gmacs=0,
     small={"nc": (8, 8, 12, 16), "nb": 1, "quality_nc": 16},
 )
-class CaVEQuality(_PartOfCaVE, _QualityPredictor, RestorationNetwork):
+class CaVEQuality(_PartOfCaVE, QualityPredictor, RestorationNetwork):
     """The part of :class:`CaVE` that predicts the quality; returns the image as it is.
 
     It is trained by explicit learning (CODiff, section 3.2) alone, without the cost of a decoder.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.padding import crop_to
-from cir_arch.layers.quality_head import QualityHead
+from cir_arch.layers.quality_head import QualityHead, QualityPredictor
 from cir_arch.layers.residual_conv import ResidualBranch
 from cir_arch.layers.residual_unet import ResidualSizes, ResidualUNet, residual_arguments
 from cir_arch.network import RestorationNetwork, Weights, network
@@ -54,7 +54,7 @@ class QFAttention(ResidualBranch):
     in_spandrel=True,
     onnx_any_size=True,
 )
-class FBCNN(ResidualUNet, RestorationNetwork):
+class FBCNN(QualityPredictor, ResidualUNet, RestorationNetwork):
     """U-Net of residual blocks that predicts the image's quality and restores accordingly.
 
     The defaults give the published colour network, ``in_nc=1`` gives the grey one.

@@ -1,8 +1,9 @@
 """Predicts how strongly an image was compressed."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from cir_arch.layers.residual_conv import ResBlock
+from cir_arch.layers.residual_unet import ResidualEncoder
 
 
 class QualityHead(nn.Sequential):
@@ -26,3 +27,14 @@ class QualityHead(nn.Sequential):
             nn.Linear(hidden, 1),
             nn.Sigmoid(),
         )
+
+
+class QualityPredictor(ResidualEncoder):
+    """Base of the networks that predict the quality from the lowest level of their encoder."""
+
+    qf_pred: QualityHead
+
+    def predict_quality(self, x: Tensor) -> Tensor:
+        """Return the JPEG quality factor (B, 1), in 0..100, of images (B, C, H, W)."""
+        quality: Tensor = self.qf_pred(self.encode(x)[-1])
+        return 100 * (1 - quality)

@@ -25,7 +25,7 @@ from cir_model.restoring.consistency import project
 from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import as_tensor, restore_picture
-from cir_model.restoring.pixel_quality import SMALLEST, pixel_quality, quality_network
+from cir_model.restoring.pixel_quality import SMALLEST, estimator, pixel_quality
 from cir_model.restoring.settings import RestoreOptions
 
 
@@ -293,7 +293,7 @@ def _quality(
     if min(image.shape[-2:]) < SMALLEST:
         return None, "", corner
     offset, lead = search(image)
-    estimate = pixel_quality(quality_network(restorer.device), image, offset)
+    estimate = pixel_quality(estimator(restorer.networks, restorer.device), image, offset)
     note = f"pixels of JPEG quality about {estimate:.0f}"
     if corner is None and lead >= CONFIDENT:
         return estimate, f"{note}, blocks from row {offset[0]}, column {offset[1]}", offset

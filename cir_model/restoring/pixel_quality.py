@@ -1,12 +1,15 @@
 """Estimate the JPEG quality of an image from its pixels alone."""
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from cir_arch import load_network
+from cir_arch.layers.quality_head import QualityPredictor
 from cir_model.restoring.block_grid import Offset, search, windows
+from cir_model.restoring.pictures import luma
 from cir_weights import path_of
 
 SMALLEST = 32
@@ -17,21 +20,41 @@ WINDOW = 512
 
 
 @functools.cache
-def quality_network(device: torch.device) -> nn.Module:
+def quality_network(device: torch.device) -> QualityPredictor:
     """Return the bundled quality estimator, CaVE-S."""
-    return load_network(path_of("cave_s_x1")).to(device)
+    network = load_network(path_of("cave_s_x1")).to(device)
+    assert isinstance(network, QualityPredictor)
+    return network
+
+
+def estimator(networks: Sequence[nn.Module], device: torch.device) -> QualityPredictor:
+    """Return what estimates the quality for these networks.
+
+    Args:
+        networks: That restore.
+        device: Of the networks.
+
+    Returns:
+        The first of them that predicts the quality of grey or colour images itself, such as FBCNN;
+        else CaVE-S.
+    """
+    for network in networks:
+        if isinstance(network, QualityPredictor) and network.sizes.in_nc in (1, 3):
+            return network
+    return quality_network(device)
 
 
 @torch.inference_mode()
-def pixel_quality(network: nn.Module, image: Tensor, offset: Offset | None = None) -> float | None:
+def pixel_quality(
+    network: QualityPredictor, image: Tensor, offset: Offset | None = None
+) -> float | None:
     """Estimate the JPEG quality from pixels, for example of a PNG or a crop of a decoded JPEG.
 
-    The network was trained on crops that start at block corners, so the block grid is found first.
-    In a large image, the result is the median of five windows.
+    The networks were trained on blocks that begin at the corner, so the grid is found first. In a
+    large image, the result is the median of five windows.
 
     Args:
-        network: One with ``predict_quality``, such as :class:`cir_arch.CaVEQuality`, in evaluation
-            mode.
+        network: See :func:`estimator`; in evaluation mode.
         image: (1, 1 or 3, H, W) in [0, 1], on the network's device.
         offset: The most likely block grid, from :func:`search`; None: search here.
 
@@ -51,8 +74,7 @@ def pixel_quality(network: nn.Module, image: Tensor, offset: Offset | None = Non
     if min(height, width) < SMALLEST:
         return None
     row, column = offset or search(image)[0]
-    estimates = [
-        network.predict_quality(window.expand(-1, 3, -1, -1))  # type: ignore[operator]
-        for window in windows(image[..., row:, column:], WINDOW)
-    ]
+    on_grid = image[..., row:, column:]
+    on_grid = luma(on_grid) if network.sizes.in_nc == 1 else on_grid.expand(-1, 3, -1, -1)
+    estimates = [network.predict_quality(window) for window in windows(on_grid, WINDOW)]
     return float(torch.cat(estimates).median())

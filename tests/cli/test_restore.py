@@ -14,7 +14,9 @@ from PIL import Image
 from small_networks import SMALL
 
 from cir_cli import main, restore
+from cir_data.datasets.sample_fields import to_tensor
 from cir_model.restoring.inference import restore_tensor
+from cir_model.restoring.pixel_quality import pixel_quality, quality_network
 
 
 @pytest.fixture
@@ -233,7 +235,20 @@ def test_the_quality_reaches_the_network(photos, monkeypatch):
     run(photos / "astronaut.jpg", "-o", "b.png", "--strength", "0.25")
     Image.open(photos / "astronaut.jpg").save("lossy.webp")
     run("lossy.webp", "-o", "c.png")
-    assert seen == [pytest.approx(0.8), 0.25, pytest.approx(0.8, abs=0.08)]  # of the pixels
+    pixels = to_tensor(np.asarray(Image.open("lossy.webp").convert("RGB")))[None] / 255
+    own = 1 - pixel_quality(network, pixels) / 100
+    assert seen == [pytest.approx(0.8), 0.25, pytest.approx(own)]
+
+
+def test_the_bundled_weights_estimate_the_quality_of_pixels(photos, capsys):
+    """Their own estimate of a WebP, without the estimator that other networks need."""
+    quality_network.cache_clear()
+    with Image.open(photos / "astronaut.jpg") as image:
+        image.save("lossy.webp", quality=100)
+    assert restore.run(["lossy.webp", "-o", "restored.png"]) == 0
+    told = re.search(r"pixels of JPEG quality about (\d+)", capsys.readouterr().err)
+    assert abs(int(told[1]) - 20) <= 10
+    assert quality_network.cache_info().currsize == 0
 
 
 def test_comparison_and_report(photos, identity):

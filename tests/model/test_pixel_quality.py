@@ -8,9 +8,12 @@ import torch
 from command_tools import photographs
 from PIL import Image
 
+from cir_arch import load_network
+from cir_arch.layers.quality_head import QualityPredictor
+from cir_arch.layers.residual_unet import ResidualSizes
 from cir_model.restoring import pixel_quality as pixel_quality_module
 from cir_model.restoring.block_grid import search
-from cir_model.restoring.pixel_quality import pixel_quality, quality_network
+from cir_model.restoring.pixel_quality import estimator, pixel_quality, quality_network
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +38,10 @@ def test_the_grid_is_found(photos, quality):
         assert search(image[:, 1:2])[0] == (-row % 8, -column % 8)  # grey
 
 
-def test_the_shipped_weights_tell_the_quality(photos):
-    """Three photographs of another source than the training's; the card has the real test."""
-    network = quality_network(torch.device("cpu"))
+@pytest.mark.parametrize("name", ["cave_s_x1", "fbcnn_xs_x1", "fbcnn_s_x1"])
+def test_the_shipped_weights_tell_the_quality(photos, name):
+    """Three photographs of another source than the training's; the cards have the real test."""
+    network = load_network(name)
     wrong = []
     for quality in (10, 30, 50, 70, 90):
         for photo, (row, column) in zip(photos, [(0, 0), (3, 7), (5, 1)], strict=True):
@@ -48,16 +52,29 @@ def test_the_shipped_weights_tell_the_quality(photos):
     assert pixel_quality(network, clean) > 90
 
 
-class Brightness(torch.nn.Module):
+class Brightness(QualityPredictor):
     """Takes the mean for the quality, and keeps the sizes that it saw."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, channels=3):
+        super().__init__(ResidualSizes(channels, (8, 8, 8, 8), 1, (2, 2, 2), "R", False))
         self.seen = []
 
     def predict_quality(self, x):
         self.seen.append(tuple(x.shape))
         return 100 * x.mean((1, 2, 3))[:, None]
+
+
+def test_a_network_with_a_head_estimates_itself():
+    device, other, own = torch.device("cpu"), torch.nn.Identity(), Brightness(1)
+    assert estimator([other, own], device) is own
+    assert estimator([other, Brightness(2)], device) is quality_network(device)
+
+
+def test_a_grey_network_gets_luma():
+    network = Brightness(1)
+    red = torch.tensor([1.0, 0, 0])[None, :, None, None].expand(1, 3, 40, 48)
+    assert pixel_quality(network, red) == pytest.approx(29.9)
+    assert network.seen == [(1, 1, 40, 48)]
 
 
 def test_small_grey_and_large_images(monkeypatch):

@@ -1,6 +1,7 @@
 """The weights that the package carries: found by name, and doing to real pictures what they say."""
 
 import io
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,14 +12,26 @@ from PIL import Image, ImageDraw
 import cir_weights
 from cir_arch import load_network
 from cir_arch.recognition import described
+from cir_data.images.jpeg_coefficients import read_coefficients
 from cir_data.images.reading import read
 from cir_host.checkpoint import locate, read_checkpoint
 from cir_host.errors import UserError
+from cir_model.restoring.consistency import project
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import restore_picture
 from cir_model.restoring.settings import InferenceOptions
 
 RESTORING = ("fbcnn_s_x1", "fbcnn_xs_x1", "promptcir_s_x1")
+
+MOST_SHIFT = {
+    "fbcnn_s_x1": {30: 2.0, 95: 0.5},
+    "fbcnn_xs_x1": {30: 2.4, 95: 0.7},
+    "promptcir_s_x1": {30: 0.5, 95: 0.5},
+}
+"""By how much the mean of a channel of a picture with text may move, by quality, in levels."""
+
+MOST_SHIFT_OF_AREAS = {30: 2.3, 95: 0.6}
+"""The same of flat areas, for all networks."""
 
 
 @pytest.fixture(scope="module", params=RESTORING)
@@ -34,9 +47,11 @@ def compress(image, quality):
 
 
 def restored(restorer, data):
-    """A JPEG's pixels, and those that the weights make of it, (H, W, 3) in 0..255."""
+    """A JPEG's pixels, and those that `basicsr restore` makes of it, (H, W, 3) in 0..255."""
     picture = read(data, "photograph.jpg")
-    return (p.samples.astype(float) for p in (picture, restore_picture(restorer, picture)))
+    hold = partial(project, coefficients=read_coefficients(data))
+    output = restore_picture(restorer, picture, hold=hold, block_offset=(0, 0))
+    return (p.samples.astype(float) for p in (picture, output))
 
 
 def psnr(image, original):
@@ -70,22 +85,21 @@ def test_a_photograph_gains(restorer, name):
 
 
 @pytest.mark.parametrize("quality", [90, 95])
-def test_fine_photographs_lose_nothing(restorer, quality):
-    names = ("chelsea.png", "coffee.png")
-    assert np.mean([gain(restorer, name, quality) for name in names]) > -0.05
+def test_fine_photographs_gain_too(restorer, quality):
+    assert all(gain(restorer, name, quality) > 0.2 for name in ("chelsea.png", "coffee.png"))
 
 
 @pytest.mark.parametrize("quality", [30, 95])
 def test_graphics_and_text_keep_their_colours(restorer, quality):
     """The means of the channels, in the whole and in each flat area, in levels of 255.
 
-    A JPEG of quality 30 misses those of the saturated areas by up to 4 levels itself. The FBCNNs
-    move the mean of the whole by up to 2 levels, as their cards say.
+    A JPEG of quality 30 misses those of the saturated areas by up to 4 levels itself. Measured: the
+    limits less a fifth or more; the FBCNNs move the mean of the whole most, as their cards say.
     """
-    whole = 0.5 if restorer.names == ["promptcir_s_x1"] else 2
+    whole, area = MOST_SHIFT[restorer.names[0]][quality], MOST_SHIFT_OF_AREAS[quality]
     before, after = restored(restorer, compress(graphics(), quality))
     areas = [np.s_[40:72, 16 + 46 * i : 38 + 46 * i] for i in range(4)]
-    for part, most in ((np.s_[:, :], whole), *((area, 2) for area in areas)):
+    for part, most in ((np.s_[:, :], whole), *((each, area) for each in areas)):
         shift = (after[part] - before[part]).mean((0, 1))
         assert abs(shift).max() < most, part
 
