@@ -170,3 +170,13 @@ def test_no_restored_photograph_gets_worse(quality):
             restored = default_restorer("cpu")(tensor(image))
         held = project(restored, read_coefficients(data))
         assert (held - tensor(crop)).norm() <= (restored - tensor(crop)).norm()
+
+
+def test_the_result_can_take_the_place_of_the_image():
+    file = io.BytesIO()
+    Image.new("RGB", (40, 32), "teal").save(file, "JPEG", quality=50)
+    coefficients = read_coefficients(file.getvalue())
+    image = torch.rand(1, 3, 32, 40)
+    expected = project(image.clone(), coefficients)
+    assert project(image, coefficients, out=image) is image
+    assert torch.equal(image, expected)
