@@ -269,7 +269,8 @@ def _begin_bytes(
     # a JPEG's blocks begin at its corner; those of other files are found from the pixels
     inputs = {"block_offset": (0, 0)} if facts.format == "JPEG" else {}
     inputs |= _inputs(options.strength, quality)
-    hold, free = _hold(data, facts, restorer, options)
+    free: list[str] = []
+    hold = _hold(data, facts, restorer, options, free)
     try:
         restored = restore_picture(restorer, before, bits, hold, **inputs)
     except UserError as error:
@@ -378,16 +379,21 @@ def _quality(picture: Picture, facts: FileFacts, restorer: Restorer) -> tuple[fl
 
 
 def _hold(
-    data: bytes, facts: FileFacts, restorer: Restorer, options: RestoreOptions
-) -> tuple[Callable[[Tensor], Tensor] | None, tuple[str, ...]]:
-    """Return what holds the result to a JPEG file, or why nothing does."""
+    data: bytes, facts: FileFacts, restorer: Restorer, options: RestoreOptions, free: list[str]
+) -> Callable[[Tensor], Tensor] | None:
+    """Return what holds the result to a JPEG file; it adds to ``free`` why it cannot."""
     if not options.consistency or facts.format != "JPEG" or restorer.scale != 1:
-        return None, ()
-    try:
-        coefficients = read_coefficients(data)
-    except UserError as error:
-        return None, (f"not held to the coefficients of the file: {error}",)
-    return lambda image: project(image, coefficients, options.cell, out=image), ()
+        return None
+
+    def hold(image: Tensor) -> Tensor:
+        try:  # here, since the coefficients take memory that the network needs before
+            coefficients = read_coefficients(data)
+        except UserError as error:
+            free.append(f"not held to the coefficients of the file: {error}")
+            return image
+        return project(image, coefficients, options.cell, out=image)
+
+    return hold
 
 
 def _inputs(strength: float | None, quality: float | None) -> dict[str, Any]:
