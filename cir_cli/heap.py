@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
 
     By default it returns each array of more than 32 MiB, and the system clears every page of the
     next one: about a fifth of the time of a small network. The peak
-    grows a little, by 0.1 GB for a 12 MP photograph. Call it
-    at the start of a program, not of a library, since it holds for the whole process.
+    grows a little, by 0.1 GB for a 12 MP photograph. Call it at the start of a program, not of a
+    library, since it holds for the whole process.
 
     Returns:
         Whether the C library is glibc and accepted it; others are left alone.

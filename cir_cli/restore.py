@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -25,7 +26,17 @@ from cir_host.errors import UserError
 from cir_host.file_names import short_name
 from cir_model.restoring.consistency import can_hold
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.on_disk import Job, Outcome, read_regular_file, restore_bytes, restore_job
+from cir_model.restoring.on_disk import (
+    LARGEST_AHEAD,
+    Begun,
+    Job,
+    Loaded,
+    Outcome,
+    begin_job,
+    load_ahead,
+    read_regular_file,
+    restore_bytes,
+)
 from cir_model.restoring.settings import InferenceOptions, RestoreOptions
 from cir_weights import best_weights, default_weights
 
@@ -65,7 +76,10 @@ def run(arguments: list[str]) -> int:
 
 @dataclass
 class _Batch:
-    """The files of one process, and what became of them."""
+    """The files of one process, and what became of them.
+
+    While the network restores a file, one thread reads the next and another writes the last.
+    """
 
     restorer: Restorer
     options: RestoreOptions
@@ -74,18 +88,17 @@ class _Batch:
     report: Report | None
     counts: Counter[str] = field(default_factory=Counter)
     pixels: int = 0
+    waiting: tuple[Job, Future[Outcome]] | None = None
+    """The file that is being written."""
 
     def run(self, jobs: Sequence[Job], left_out: LeftOut) -> int:
         start = time.perf_counter()
         for line in left_out.unreadable:
             self._fail(line)
         try:
-            with tqdm(jobs, unit="image", disable=None if len(jobs) > 1 else True) as bar:
-                for job in bar:
-                    self._do(job)
-                    speed = self.pixels / 1e6 / (time.perf_counter() - start)
-                    bar.set_postfix_str(f"{speed:.2f} MP/s")
+            self._restore_all(jobs)
         finally:  # also when the batch is interrupted
+            self._settle()
             self._write_report()
         for line in left_out.lines():
             _say(f"left out: {line}")
@@ -101,16 +114,51 @@ class _Batch:
         )
         return 1 if self.counts["failed"] else 0
 
-    def _do(self, job: Job) -> None:
+    def _restore_all(self, jobs: Sequence[Job]) -> None:
+        start = time.perf_counter()
+        with (
+            tqdm(jobs, unit="image", disable=None if len(jobs) > 1 else True) as bar,
+            ThreadPoolExecutor(1) as reader,
+            ThreadPoolExecutor(1) as writer,
+        ):
+            ahead: Future[Loaded | None] | None = None
+            for index, job in enumerate(bar):
+                loaded = ahead.result() if ahead else None
+                following = jobs[index + 1 : index + 2]
+                ahead = reader.submit(load_ahead, following[0], self.options) if following else None
+                self._do(job, loaded, writer)
+                speed = self.pixels / 1e6 / (time.perf_counter() - start)
+                bar.set_postfix_str(f"{speed:.2f} MP/s")
+
+    def _do(self, job: Job, loaded: Loaded | None, writer: ThreadPoolExecutor) -> None:
         try:
-            outcome = self._restore(job)
+            begun = self._begin(job, loaded)
+        except Exception as error:  # one bad file must not end the batch
+            self._settle()
+            self.waiting = job, Future()
+            self.waiting[1].set_exception(error)
+        else:
+            self._settle()
+            self.waiting = job, writer.submit(begun.finish)
+            if begun.pixels <= LARGEST_AHEAD:
+                return
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait until the last file is written, and report what became of it."""
+        if self.waiting is None:
+            return
+        job, result = self.waiting
+        wait([result])
+        self.waiting = None
+        try:
+            outcome = result.result()
             self.counts[outcome.action] += 1
             self.pixels += outcome.pixels
             self._show(job, outcome)
         except UserError as error:
             self._fail(str(error))
         except Exception as error:
-            # one bad file must not end the batch
             reason = " ".join(str(error).split())
             self._fail(f"{job.source}: {type(error).__name__}: {reason}")
 
@@ -118,9 +166,13 @@ class _Batch:
         self.counts["failed"] += 1
         _say(f"error: {line}")
 
-    def _restore(self, job: Job) -> Outcome:
+    def _begin(self, job: Job, loaded: Loaded | None) -> Begun:
         if STANDARD_STREAM not in (str(job.source), str(job.restored)):
-            return restore_job(job, self.restorer, self.options)
+            return begin_job(job, self.restorer, self.options, loaded)
+        outcome = self._stream(job)
+        return Begun(lambda: outcome, outcome.pixels)
+
+    def _stream(self, job: Job) -> Outcome:
         to_file = not streams(job)
         if to_file and os.path.lexists(job.restored) and not self.options.overwrite:
             raise UserError(f"{job.restored}: exists; give --overwrite to replace it")

@@ -67,7 +67,11 @@ def can_hold() -> bool:
 
 @torch.inference_mode()
 def project(
-    image: Tensor, coefficients: JpegCoefficients, cell: float = CELL, slack: float = SLACK
+    image: Tensor,
+    coefficients: JpegCoefficients,
+    cell: float = CELL,
+    slack: float = SLACK,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return the picture nearest to ``image`` among those that a JPEG file allows.
 
@@ -82,9 +86,10 @@ def project(
         cell: Half the width of the intervals in quantisation steps; less than 0.5 no longer
             promises that the original is among the pictures.
         slack: Added to both ends of the intervals, on a scale of 255.
+        out: Where the result goes, such as ``image`` itself; None: a new tensor.
 
     Returns:
-        A new tensor of the same shape, not clamped.
+        The result, of the same shape, not clamped.
 
     Raises:
         UserError: The image has another size than the file.
@@ -94,7 +99,7 @@ def project(
             f"an image of {image.shape[-1]} x {image.shape[-2]} pixels is not that of the JPEG,"
             f" which has {coefficients.width} x {coefficients.height}"
         )
-    image = image.clone()
+    image = image.clone() if out is None else out.copy_(image)
     period = BLOCK * math.lcm(*(part.pixels_down for part in coefficients.components))
     height = max(1, _BAND // (coefficients.width * period)) * period
     weights = torch.tensor((LUMA, *_CHROMA_WEIGHTS), device=image.device)

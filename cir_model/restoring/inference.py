@@ -33,6 +33,9 @@ _UNKNOWN = NetworkFacts(
 _SURELY_FITS = 128 * 128
 """Images of up to this many pixels fit into memory; the estimate would take a second."""
 
+_CPU_TILE = 768
+"""The largest automatic tile on a CPU; a larger one is hardly faster and takes more memory."""
+
 _MOST_TILES = 16
 """The largest batch of tiles on a GPU; more is not faster."""
 
@@ -229,7 +232,7 @@ class Restorer:
     def _plan(self, height: int, width: int) -> Tiling | None:
         tile = self.options.tile
         if tile == "auto":
-            tile = None if self._fits(height * width) else self._automatic(height, width)
+            tile = None if self._fits(height * width) else self._largest()
         if self._limit is not None:
             tile = min(tile or self._limit, self._limit)
         if not tile:
@@ -243,29 +246,17 @@ class Restorer:
         return tiling
 
     def _fits(self, pixels: int) -> bool:
-        return pixels <= _SURELY_FITS or self._cost_of(pixels) <= self._budget()
-
-    def _automatic(self, height: int, width: int) -> int:
-        """Return the tile that is fastest within memory.
-
-        A GPU is fastest with the largest one. On a CPU a pixel takes the same time in tiles of all
-        sizes, so the tiles should overlap and leave over as little as possible.
-        """
-        largest, grid = self._largest(), grid_of(self.facts)
-        if self.device.type != "cpu":
-            return largest
-        smallest = -(-largest // 2 // grid) * grid
-        tilings = [
-            Tiling.fitting(tile, self.options.overlap, self.facts)
-            for tile in range(smallest, largest + 1, grid)
-        ]
-        return min(tilings, key=lambda tiling: (tiling.pixels(height, width), -tiling.tile)).tile
+        return pixels <= _SURELY_FITS or pixels <= self._most_pixels()
 
     def _largest(self) -> int:
         """Return the largest multiple of the grid whose tile fits into memory."""
         grid = grid_of(self.facts)
-        side = math.sqrt(self._budget() / self._cost_of(1))
-        return max(grid, int(side) // grid * grid)
+        return max(grid, int(math.sqrt(self._most_pixels())) // grid * grid)
+
+    def _most_pixels(self) -> float:
+        """Return how many pixels may pass at once."""
+        fitting = self._budget() / self._cost_of(1)
+        return min(fitting, _CPU_TILE**2) if self.device.type == "cpu" else fitting
 
     def _cost_of(self, pixels: int) -> float:
         if self._cost is None:

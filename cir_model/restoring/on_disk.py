@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +69,29 @@ class Outcome:
     """Input and output, upright, if the image was restored."""
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """The content of a file, and its picture."""
+
+    data: bytes
+    facts: FileFacts
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A file that is through the network; the result still has to be encoded and written."""
+
+    finish: Callable[[], Outcome]
+    """Encodes and writes; may run in another thread. Raises UserError like :func:`restore_job`."""
+    pixels: int
+    """Of the input."""
+
+
+LARGEST_AHEAD = 16_000_000
+"""Pixels of the largest picture that waits in memory while the network restores another."""
+
+
 def restore_file(
     source: Path | str,
     output: Path | str,
@@ -123,9 +147,46 @@ def restore_job(job: Job, restorer: Restorer, options: RestoreOptions) -> Outcom
         UserError: The file cannot be read, restored or written, or its path is taken and
             ``job.exact`` is set.
     """
+    return begin_job(job, restorer, options).finish()
+
+
+def load_ahead(job: Job, options: RestoreOptions) -> Loaded | None:
+    """Read and decode a file before its turn, in a thread beside the network.
+
+    Returns:
+        None if the file is better read in its turn: it will probably be copied or skipped, it is
+        large, or it cannot be read, which is then reported in its turn.
+    """
     where = str(job.source)
-    data = read_regular_file(job.source)
-    facts = examine(data, where)
+    try:
+        data = read_regular_file(job.source)
+        facts = examine(data, where)
+        if _needs_nothing(facts, options) or facts.pixels > min(LARGEST_AHEAD, options.max_pixels):
+            return None
+        if not options.overwrite and os.path.lexists(job.restored):
+            return None
+        return Loaded(data, facts, read(data, where, strict=options.strict))
+    except Exception:  # whatever it is, the file's turn meets it again and reports it
+        return None
+
+
+def begin_job(
+    job: Job, restorer: Restorer, options: RestoreOptions, loaded: Loaded | None = None
+) -> Begun:
+    """Do the part of :func:`restore_job` up to the network's result.
+
+    Args:
+        job: The file.
+        restorer: The networks.
+        options: What to restore, and how to write it.
+        loaded: From :func:`load_ahead`; None: read the file here.
+
+    Raises:
+        UserError: Like :func:`restore_job`.
+    """
+    where = str(job.source)
+    data = loaded.data if loaded else read_regular_file(job.source)
+    facts = loaded.facts if loaded else examine(data, where)
     copies = _needs_nothing(facts, options)
     wanted = job.copied if copies else job.restored
     target = wanted
@@ -137,15 +198,22 @@ def restore_job(job: Job, restorer: Restorer, options: RestoreOptions) -> Outcom
             if (path == own and path.exists()) or (
                 _is_copy(path, data) if copies else _is_made_from(path, digest)
             ):
-                return Outcome("skipped", f"{path} was made from it", output=path)
+                note = f"{path} was made from it"
+                return Begun(partial(Outcome, "skipped", note, output=path), 0)
         if os.path.lexists(wanted):
             if job.exact:
                 raise UserError(f"{wanted}: exists; give --overwrite to replace it")
             target = own
             warning = (f"{wanted} exists and was not made from it; written to {own}",)
-    outcome = restore_bytes(data, where, job.format, restorer, options, facts)
-    write_file(target, outcome.data)
-    return replace(outcome, output=target, warnings=(*outcome.warnings, *warning))
+    picture = loaded.picture if loaded else None
+    encode = _begin_bytes(data, where, job.format, restorer, options, facts, picture)
+
+    def finish() -> Outcome:
+        outcome = encode()
+        write_file(target, outcome.data)
+        return replace(outcome, output=target, warnings=(*outcome.warnings, *warning))
+
+    return Begun(finish, facts.pixels)
 
 
 def restore_bytes(
@@ -154,7 +222,6 @@ def restore_bytes(
     file_format: str,
     restorer: Restorer,
     options: RestoreOptions,
-    facts: FileFacts | None = None,
 ) -> Outcome:
     """Restore the content of a file, or return it unchanged if it needs no restoration.
 
@@ -164,7 +231,6 @@ def restore_bytes(
         file_format: Of the result, a key of :data:`cir_data.images.formats.SUFFIXES`.
         restorer: The network.
         options: What to restore, and how to write it.
-        facts: From :func:`cir_data.images.reading.examine`; None: examine the content here.
 
     Returns:
         What happened, with the content of the result; nothing is written.
@@ -172,45 +238,64 @@ def restore_bytes(
     Raises:
         UserError: The content cannot be read or restored, or the format cannot hold the result.
     """
-    facts = facts or examine(data, where)
+    facts = examine(data, where)
+    return _begin_bytes(data, where, file_format, restorer, options, facts, None)()
+
+
+def _begin_bytes(
+    data: bytes,
+    where: str,
+    file_format: str,
+    restorer: Restorer,
+    options: RestoreOptions,
+    facts: FileFacts,
+    picture: Picture | None,
+) -> Callable[[], Outcome]:
+    """Run the network; what is returned encodes the result. ``picture`` is None if not decoded."""
     if reason := _needs_nothing(facts, options):
         note = _with_pixel_quality(reason, data, where, facts, restorer)
-        return Outcome("copied", note, data, restorable=facts.frames == 1)
+        copied = Outcome("copied", note, data, restorable=facts.frames == 1)
+        return lambda: copied
     if facts.pixels > options.max_pixels:
         raise UserError(
             f"{where}: {facts.width} x {facts.height} pixels are more than --max-pixels"
             f" {options.max_pixels}"
         )
-    picture = read(data, where, strict=options.strict)
+    before = picture or read(data, where, strict=options.strict)
     bits = options.bits
     if bits is None and file_format not in SIXTEEN_BITS:
         bits = 8
-    quality, note, blocks = _quality(picture, facts, restorer)
+    quality, note, blocks = _quality(before, facts, restorer)
     inputs = {"block_offset": blocks, **_inputs(options.strength, quality)}
-    hold, free = _hold(data, facts, restorer)
+    free: list[str] = []
+    hold = _hold(data, facts, restorer, free)
     try:
-        restored = restore_picture(restorer, picture, bits, hold, **inputs)
+        restored = restore_picture(restorer, before, bits, hold, **inputs)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    encoding = Encoding(file_format, options.quality)
     digest = _digest(data)
-    marked = replace(restored.metadata, xmp=with_source(restored.metadata.xmp, digest))
-    metadata, dropped = encoding.fitted(marked)
-    if metadata.xmp is None:  # the packet did not fit, but its new entry alone does
-        metadata = replace(metadata, xmp=with_source(None, digest))
-    content = encoding.encode(replace(restored, metadata=metadata), where)
-    warnings = (*picture.warnings, *free)
-    if dropped := (*picture.metadata.dropped, *dropped):
-        warnings = (*warnings, f"dropped {', '.join(dropped)}")
-    return Outcome(
-        "restored",
-        note,
-        content,
-        pixels=facts.pixels,
-        warnings=warnings,
-        before=picture.upright(),
-        after=restored.upright(),
-    )
+
+    def encode() -> Outcome:
+        encoding = Encoding(file_format, options.quality)
+        marked = replace(restored.metadata, xmp=with_source(restored.metadata.xmp, digest))
+        metadata, dropped = encoding.fitted(marked)
+        if metadata.xmp is None:  # the packet did not fit, but its new entry alone does
+            metadata = replace(metadata, xmp=with_source(None, digest))
+        content = encoding.encode(replace(restored, metadata=metadata), where)
+        warnings = (*before.warnings, *free)
+        if dropped := (*before.metadata.dropped, *dropped):
+            warnings = (*warnings, f"dropped {', '.join(dropped)}")
+        return Outcome(
+            "restored",
+            note,
+            content,
+            pixels=facts.pixels,
+            warnings=warnings,
+            before=before.upright(),
+            after=restored.upright(),
+        )
+
+    return encode
 
 
 def read_regular_file(path: Path) -> bytes:
@@ -301,17 +386,22 @@ def _quality(
 
 
 def _hold(
-    data: bytes, facts: FileFacts, restorer: Restorer
-) -> tuple[Callable[[Tensor], Tensor] | None, tuple[str, ...]]:
-    """Return what holds the result to a JPEG file, or why nothing does."""
+    data: bytes, facts: FileFacts, restorer: Restorer, free: list[str]
+) -> Callable[[Tensor], Tensor] | None:
+    """Return what holds the result to a JPEG file; it adds to ``free`` why it cannot."""
     options = restorer.options
     if not options.consistency or facts.format != "JPEG" or restorer.scale != 1:
-        return None, ()
-    try:
-        coefficients = read_coefficients(data)
-    except UserError as error:
-        return None, (f"not held to the coefficients of the file: {error}",)
-    return lambda image: project(image, coefficients, options.cell), ()
+        return None
+
+    def hold(image: Tensor) -> Tensor:
+        try:  # here, since the coefficients take memory that the network needs before
+            coefficients = read_coefficients(data)
+        except UserError as error:
+            free.append(f"not held to the coefficients of the file: {error}")
+            return image
+        return project(image, coefficients, options.cell, out=image)
+
+    return hold
 
 
 def _inputs(strength: float | None, quality: float | None) -> dict[str, Any]:

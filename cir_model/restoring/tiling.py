@@ -29,7 +29,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of equal size on a grid that fits the network and the JPEG blocks.
+    """Tiles of at most a given size on a grid that fits the network and the JPEG blocks.
 
     In the overlap of two tiles, the weight of the later one rises linearly from 0 to 1; within
     ``margin`` pixels of an edge it is 0 or 1. If the margin is at least the receptive-field radius
@@ -74,7 +74,7 @@ class Tiling:
 
     @property
     def stride(self) -> int:
-        """Distance between tiles."""
+        """Distance between tiles of full size."""
         return self.tile - self.overlap
 
     def covers(self, height: int, width: int) -> bool:
@@ -82,19 +82,19 @@ class Tiling:
         return max(height, width) <= self.tile
 
     def spans(self, length: int) -> list[Span]:
-        """Cover an axis by tiles that start on the grid; the last one ends at the border."""
+        """Cover an axis by as few tiles as possible, which start on the grid.
+
+        They are equal and no larger than the axis needs, but for the last, which may be smaller.
+        """
         if length <= self.tile:
             return [Span(0, length)]
-        last = _round_up(length - self.tile, self.grid)
-        starts = [*range(0, last, self.stride), last]
-        return [Span(start, min(start + self.tile, length)) for start in starts]
-
-    def pixels(self, height: int, width: int) -> int:
-        """Return how many pixels the tiles of an image have together."""
-        rows, columns = (
-            sum(span.stop - span.start for span in self.spans(length)) for length in (height, width)
-        )
-        return rows * columns
+        alone = length - self.overlap
+        count = math.ceil(alone / self.stride)
+        stride = _round_up(math.ceil(alone / count), self.grid)
+        return [
+            Span(start, min(start + stride + self.overlap, length))
+            for start in range(0, alone, stride)
+        ]
 
     def middle(self, image: Tensor) -> Tensor:
         """Return the tile in the middle of an image (..., H, W), on the grid."""
@@ -127,6 +127,7 @@ class Tiling:
                 whole = strip.new_empty(*strip.shape[:-2], image.shape[-2] * scale, strip.shape[-1])
             self._blend(whole, strip, -2, row, filled, scale)
             filled = row.stop
+            del strip  # before the next one needs as much memory
         assert whole is not None  # an axis has at least one span
         return whole
 

@@ -163,7 +163,7 @@ def test_names_that_are_not_utf_8(folder, capfd):
 def test_the_report_of_an_interrupted_batch_is_written(folder, monkeypatch):
     for name in ("a", "b"):
         picture(folder / f"in/{name}.jpg", quality=30)
-    real = restore.restore_job
+    real = restore.begin_job
     calls = iter([False, True])
 
     def interrupted(*arguments):
@@ -171,7 +171,7 @@ def test_the_report_of_an_interrupted_batch_is_written(folder, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(restore, "restore_job", interrupted)
+    monkeypatch.setattr(restore, "begin_job", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("in", "-o", "out", "--report", "page.html")
     assert "in/a.jpg" in Path("page.html").read_text(encoding="utf-8")

@@ -251,3 +251,13 @@ def test_validation_without_the_package_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "jpeglib", None)
     with pytest.raises(OptionsError, match=r"val\.consistency: .*needs the package jpeglib"):
         check_consistency(restorer)
+
+
+def test_the_result_can_take_the_place_of_the_image():
+    file = io.BytesIO()
+    Image.new("RGB", (40, 32), "teal").save(file, "JPEG", quality=50)
+    coefficients = read_coefficients(file.getvalue())
+    image = torch.rand(1, 3, 32, 40)
+    expected = project(image.clone(), coefficients)
+    assert project(image, coefficients, out=image) is image
+    assert torch.equal(image, expected)

@@ -178,16 +178,16 @@ def test_memory_is_known_before_the_pass(name):
     assert known * size**2 + image == pytest.approx(count.peak, rel=0.02)
 
 
-def test_on_a_cpu_tiles_divide_the_image_with_little_overlap(monkeypatch):
-    """Tiles of 128 px would fit, but their last row and column would mostly repeat the others."""
-    monkeypatch.setattr("cir_model.restoring.memory.bytes_per_pixel", lambda *_: 1.0)
-    monkeypatch.setattr("cir_model.restoring.memory.budget", lambda _: 128 * 128)
-    restorer = Restorer([Plain(lambda x: x)], InferenceOptions(tile="auto", overlap=16))
-    tiling = restorer.plan(304, 304)
-    assert tiling.tile == 96 + 16 == tiling.spans(304)[-1].stop - tiling.spans(304)[-1].start
+def test_on_a_cpu_tiles_are_no_larger_than_speed_asks_for(monkeypatch):
+    monkeypatch.setattr(memory, "bytes_per_pixel", lambda network, facts: 1.0)
+    restorer = Restorer([Plain(lambda x: x)], InferenceOptions(tile="auto"))
+    assert restorer.plan(768, 768) is None
+    tiling = restorer.plan(1000, 3000)
+    assert tiling is not None
+    assert tiling.tile == 768
     monkeypatch.setattr(restorer, "device", torch.device("meta"))  # not a CPU
     restorer._plans.clear()
-    assert restorer.plan(304, 304).tile == 128
+    assert restorer.plan(1000, 3000) is None
 
 
 def test_images_reach_a_network_in_the_layout_it_states():

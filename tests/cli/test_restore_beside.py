@@ -1,0 +1,120 @@
+"""Reading and writing in threads beside the network: nothing is lost, and the order stays."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from basicsr.archs import build_network
+from command_tools import photographs
+from PIL import Image
+
+from cir_cli import restore
+from cir_host.errors import UserError
+from cir_model.restoring import on_disk
+
+NAMES = ("a", "b", "c", "d")
+
+
+@pytest.fixture
+def passed(tmp_path, monkeypatch):
+    """Four JPEGs in the folder ``in``; the hooks that are called before each passes the network."""
+    monkeypatch.chdir(tmp_path)
+    original = next(photographs(tmp_path / "originals").iterdir())
+    Path("in").mkdir()
+    for name in NAMES:
+        Image.open(original).convert("RGB").save(f"in/{name}.jpg", quality=20)
+    network, hooks = build_network({"type": "Identity"}), []
+    network.register_forward_pre_hook(lambda *_: hooks.pop(0)() if hooks else None)
+    monkeypatch.setattr(restore, "load_network", lambda path: network)
+    return hooks
+
+
+def run(*arguments):
+    return restore.run(["in", "-o", "out", "-m", "weights.pth", *arguments])
+
+
+def spy(monkeypatch, name, call):
+    """Call ``call(path)`` before a function of the module that reads and writes files."""
+    real = getattr(on_disk, name)
+
+    def called(*arguments, **keywords):
+        call(Path(next(argument for argument in arguments if not isinstance(argument, bytes))))
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(on_disk, name, called)
+
+
+def must_come(event):
+    assert event.wait(60), "nothing ran beside the network"
+
+
+def test_the_next_file_is_read_while_the_network_runs(passed, monkeypatch):
+    is_read = threading.Event()
+    spy(monkeypatch, "read", lambda path: path.name == "b.jpg" and is_read.set())
+    passed.append(lambda: must_come(is_read))
+    assert run() == 0
+
+
+def test_the_last_file_is_written_while_the_network_runs(passed, monkeypatch):
+    runs = threading.Event()
+    spy(monkeypatch, "write_file", lambda path: path.name == "a.png" and must_come(runs))
+    passed.extend([lambda: None, runs.set])
+    assert run() == 0
+
+
+def test_large_pictures_are_read_and_written_in_their_turn(passed, monkeypatch):
+    monkeypatch.setattr(on_disk, "LARGEST_AHEAD", 1)
+    monkeypatch.setattr(restore, "LARGEST_AHEAD", 1)
+    order = []
+    spy(monkeypatch, "read", lambda path: order.append(path.name))
+    spy(monkeypatch, "write_file", lambda path: order.append(path.name))
+    assert run() == 0
+    assert order == [f"{name}{suffix}" for name in NAMES for suffix in (".jpg", ".png")]
+
+
+def test_failures_of_all_steps_are_reported_in_order(passed, monkeypatch, capsys):
+    Path("in/a.jpg").write_bytes(b"no image")
+
+    def full(path):
+        if path.name == "b.png":
+            raise UserError(f"{path}: cannot be written: the disk is full")
+
+    def fail():
+        raise RuntimeError("the network fails")
+
+    spy(monkeypatch, "write_file", full)
+    passed.extend([lambda: None, fail])
+    assert run("--report", "page.html") == 1
+    lines = capsys.readouterr().err.splitlines()
+    told = [
+        line for line in lines if any(f"in/{n}.jpg" in line or f"/{n}.png" in line for n in NAMES)
+    ]
+    assert len(told) == 4
+    assert told[0].startswith("error: in/a.jpg")
+    assert told[1] == "error: out/b.png: cannot be written: the disk is full"
+    assert told[2] == "error: in/c.jpg: RuntimeError: the network fails"
+    assert "in/d.jpg: JPEG quality 20, restored to out/d.png" in told[3]
+    assert "1 restored, 0 copied, 0 skipped, 3 failed" in lines[-1]
+    assert [path.name for path in Path("out").iterdir()] == ["d.png"]
+
+
+def test_an_interrupt_loses_no_result_of_the_network(passed, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    passed.extend([lambda: None, interrupt])
+    with pytest.raises(KeyboardInterrupt):
+        run("--report", "page.html")
+    assert "in/a.jpg: JPEG quality 20, restored to out/a.png" in capsys.readouterr().err
+    assert "in/a.jpg" in Path("page.html").read_text(encoding="utf-8")
+    assert [path.name for path in Path("out").iterdir()] == ["a.png"]
+
+
+def test_existing_results_are_not_decoded_again(passed, monkeypatch, capsys):
+    assert run() == 0
+    Path("out/c.png").unlink()
+    decoded = []
+    spy(monkeypatch, "read", lambda path: decoded.append(path.name))
+    assert run() == 0
+    assert decoded == ["c.jpg"]
+    assert "1 restored, 0 copied, 3 skipped" in capsys.readouterr().err
