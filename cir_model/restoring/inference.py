@@ -113,14 +113,14 @@ class Restorer:
         """
         if self.options.grid == "none" or self.options.tiling == "ntire2024":
             return self._restore(image, inputs)
-        found = block_offset == "search"
-        offset = block_grid.block_offset(image) if found else block_offset
-        if offset is None:
+        if block_offset == "search":
+            block_offset = block_grid.block_offset(image)
+        if block_offset is None:
             return self._restore(image, inputs)
-        self.moved += len(image) if any(offset) else 0
+        self.moved += len(image) if any(block_offset) else 0
         flipped = self.options.self_ensemble != "none"
         height, width = image.shape[-2:]
-        frame = block_grid.Frame.fitting(height, width, offset, flipped=flipped)
+        frame = block_grid.Frame.fitting(height, width, block_offset, flipped=flipped)
         return frame.cut(self._restore(frame.extend(image), inputs), self.scale)
 
     def _restore(self, image: Tensor, inputs: Mapping[str, Any]) -> Tensor:
