@@ -35,9 +35,8 @@ def test_the_network_sees_the_stored_pixels(orientation, tmp_path):
     marked[::8, ::8] = 0
     expected = Image.fromarray(marked)
     expected.getexif()[0x0112] = orientation
-    options = RestoreOptions(consistency=False)  # it would undo the marks
     restorer = Restorer([MarkedBlocks().eval()], InferenceOptions())
-    outcome = restore_bytes(file.getvalue(), "in", "png", restorer, options)
+    outcome = restore_bytes(file.getvalue(), "in", "png", restorer, RestoreOptions())
     turned = np.asarray(ImageOps.exif_transpose(expected))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(outcome.data))), turned)
     assert np.array_equal(outcome.after.samples, turned)
@@ -48,7 +47,7 @@ def test_the_network_sees_the_stored_pixels(orientation, tmp_path):
 def test_the_result_is_held_to_the_stored_coefficients(orientation, tmp_path):
     folder = photographs(tmp_path / "photos")
     image = Image.open(sorted(folder.iterdir())[0]).convert("RGB").crop((0, 0, 53, 37))
-    restorer = Restorer([MarkedBlocks().eval()], InferenceOptions())
+    restorer = Restorer([MarkedBlocks().eval()], InferenceOptions(consistency=True))
     results = []
     for value in (1, orientation):
         exif = Image.Exif()
