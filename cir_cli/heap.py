@@ -12,9 +12,9 @@ def keep_freed_memory() -> bool:
     """Let glibc reuse freed arrays instead of returning them to the system.
 
     By default it returns each array of more than 32 MiB, and the system clears every page of the
-    next one: about a fifth of the time of a small network. The peak
-    grows a little, by 0.1 GB for a 12 MP photograph. Call it at the start of a program, not of a
-    library, since it holds for the whole process.
+    next one: about a fifth of the time of a small network. The peak grows a little, by 0.1 GB for a
+    12 MP photograph. Call it at the start of a program, not of a library, since it holds for the
+    whole process.
 
     Returns:
         Whether the C library is glibc and accepted it; others are left alone.

@@ -15,6 +15,10 @@ from cir_arch.facts import NetworkFacts
 CPU_BUDGET = 1280 * 2**20
 """Bytes for an image or tile on a CPU, where other programs need memory too."""
 
+_SMALL = 10_000_000
+"""Networks with fewer parameters are counted on a real image: PyTorch imports its compiler for tensors
+without data, which takes a second and 0.15 GB."""
+
 _SHARE_OF_FREE = 0.7
 """Of a GPU's memory; the rest is for scratch memory of libraries and fragmentation."""
 
@@ -60,9 +64,9 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
     """Return the peak memory of a float32 forward pass in bytes per input pixel.
 
-    It is counted on tensors without data, which takes neither time nor memory. Attention that torch
-    fuses is counted with its matrices, so this is an upper bound; scratch memory inside one
-    operation is not counted.
+    A large network is counted on tensors without data, which takes neither time nor memory; attention
+    that torch fuses then counts with its matrices, so this is an upper bound. Scratch memory inside
+    one operation is not counted.
 
     Example:
         >>> from cir_arch import load_network
@@ -75,11 +79,17 @@ def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
     """
     size = 2 * facts.size_multiple
     size *= -(-128 // size)
+    shape = (1, facts.in_channels, size, size)
     state = dict(chain(network.named_parameters(), network.named_buffers()))
+    if sum(tensor.numel() for tensor in state.values()) < _SMALL:
+        first = next(iter(state.values()), torch.empty(0))
+        image = torch.zeros(shape, device=first.device)
+        with torch.no_grad(), _LiveBytes() as count:
+            network(image)
+        return float(count.peak / size**2)
     bare = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-    image = torch.empty(1, facts.in_channels, size, size, device="meta")
     with torch.no_grad(), _LiveBytes() as count:
-        functional_call(network, bare, (image,))
+        functional_call(network, bare, (torch.empty(shape, device="meta"),))
     return float(count.peak / size**2)
 
 

@@ -184,7 +184,7 @@ def test_on_a_cpu_tiles_are_no_larger_than_speed_asks_for(monkeypatch):
     assert restorer.plan(768, 768) is None
     tiling = restorer.plan(1000, 3000)
     assert tiling is not None
-    assert tiling.tile == 768
+    assert tiling.tile == 576
     monkeypatch.setattr(restorer, "device", torch.device("meta"))  # not a CPU
     restorer._plans.clear()
     assert restorer.plan(1000, 3000) is None
