@@ -16,8 +16,8 @@ CPU_BUDGET = 1280 * 2**20
 """Bytes for an image or tile on a CPU, where other programs need memory too."""
 
 _SMALL = 10_000_000
-"""Networks with fewer parameters are counted on a real image: PyTorch imports its compiler for tensors
-without data, which takes a second and 0.15 GB."""
+"""Networks with fewer parameters are counted on a real image: for tensors without data, PyTorch
+imports its compiler, which takes a second and 0.15 GB."""
 
 _SHARE_OF_FREE = 0.7
 """Of a GPU's memory; the rest is for scratch memory of libraries and fragmentation."""
@@ -64,9 +64,9 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
     """Return the peak memory of a float32 forward pass in bytes per input pixel.
 
-    A large network is counted on tensors without data, which takes neither time nor memory; attention
-    that torch fuses then counts with its matrices, so this is an upper bound. Scratch memory inside
-    one operation is not counted.
+    A large network is counted on tensors without data, which takes neither time nor memory;
+    attention that torch fuses then counts with its matrices, so this is an upper bound. Scratch
+    memory inside one operation is not counted.
 
     Example:
         >>> from cir_arch import load_network
