@@ -22,7 +22,6 @@ from naive_promptcir import NaivePromptCIR
 from torch import Tensor, nn
 
 from cir_arch import PromptCIR
-from cir_arch.compiling import compile_network
 from cir_arch.network import entry_named
 
 WARM_UP, TIMED = 3, 10
@@ -64,7 +63,7 @@ class Part:
         kind = NaivePromptCIR if form == "naive" else PromptCIR
         network = kind(**arguments).to(self.device)
         if form == "compiled":
-            compile_network(network)
+            network.compile(dynamic=False)
         return network
 
     def cast(self, precision: str) -> AbstractContextManager[None]:

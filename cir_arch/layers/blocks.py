@@ -1,11 +1,7 @@
-"""Blocks that networks repeat, and chains of them with gradient checkpointing."""
+"""A chain of blocks, with gradient checkpointing."""
 
 from torch import Tensor, is_grad_enabled, nn
 from torch.utils.checkpoint import checkpoint
-
-
-class RepeatedBlock(nn.Module):
-    """Base of blocks that a network repeats; a compiler compiles each kind once."""
 
 
 class BlockChain(nn.Sequential):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cir_arch.layers.attention import attend
 from cir_arch.layers.bands import Band, bands, joined
-from cir_arch.layers.blocks import BlockChain, RepeatedBlock
+from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.channel_attention import CAB
 from cir_arch.layers.convolution import MapConv2d
 from cir_arch.layers.drop_path import DropPath
@@ -46,7 +46,7 @@ class HybridSizes:
     ffn_expansion: float
 
 
-class _FeedForwardBlock(RepeatedBlock):
+class _FeedForwardBlock(nn.Module):
     """Layer norm and feed-forward network: the second half of both kinds of block."""
 
     def __init__(self, channels: int, sizes: HybridSizes) -> None:

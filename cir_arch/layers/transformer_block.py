@@ -1,14 +1,13 @@
 """Restormer's transformer block."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from cir_arch.layers.blocks import RepeatedBlock
 from cir_arch.layers.feed_forward import GDFN
 from cir_arch.layers.norm import LayerNorm
 from cir_arch.layers.transposed_attention import MDTA
 
 
-class TransformerBlock(RepeatedBlock):
+class TransformerBlock(nn.Module):
     """MDTA, then GDFN, each behind a layer norm and added to its input; no convolution has a bias.
 
     Zamir et al., Restormer, CVPR 2022, fig. 2.
