@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from predicted_quality import decoded, photographs
+from predicted_quality import compressed, photographs
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,6 +41,11 @@ def psnr(image: Tensor, original: Tensor) -> float:
 def tensor(image: Image.Image) -> Tensor:
     """Return the pixels, (1, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
+
+
+def decoded(image: Image.Image, quality: int) -> Tensor:
+    """Return the pixels of a JPEG."""
+    return tensor(compressed(image, "JPEG", quality=quality))
 
 
 def after_cut(image: Tensor, cut: tuple[int, int]) -> Tensor:
