@@ -28,7 +28,7 @@ SMALLEST = 32
 """The smallest height and width in which a grid can be told from chance."""
 
 CONFIDENT = 6.0
-"""The evidence from which a grid is believed, see :func:`search`. Of 26 photographs without
+"""The evidence from which a grid is accepted, see :func:`search`. Of 26 photographs without
 compression, whole and in crops of 64 to 300 pixels, none had more than 3.8."""
 
 _NEAR_ZERO = 2.0

@@ -21,12 +21,12 @@ from cir_data.images.xmp import source_of, with_source
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
 from cir_host.files import read_regular
-from cir_model.restoring.block_grid import CONFIDENT, Blocks, search
+from cir_model.restoring.block_grid import CONFIDENT, SMALLEST, Blocks, search
 from cir_model.restoring.consistency import project
 from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import as_tensor, restore_picture
-from cir_model.restoring.pixel_quality import SMALLEST, estimator, pixel_quality
+from cir_model.restoring.pixel_quality import estimator, pixel_quality
 from cir_model.restoring.settings import RestoreOptions
 
 
@@ -267,8 +267,8 @@ def _begin_bytes(
         bits = 8
     quality, note, blocks = _quality(before, facts, restorer)
     inputs = {"block_offset": blocks, **_inputs(options.strength, quality)}
-    free: list[str] = []
-    hold = _hold(data, facts, restorer, free)
+    not_held: list[str] = []
+    hold = _hold(data, facts, restorer, not_held)
     try:
         restored = restore_picture(restorer, before, bits, hold, **inputs)
     except UserError as error:
@@ -282,7 +282,7 @@ def _begin_bytes(
         if metadata.xmp is None:  # the packet did not fit, but its new entry alone does
             metadata = replace(metadata, xmp=with_source(None, digest))
         content = encoding.encode(replace(restored, metadata=metadata), where)
-        warnings = (*before.warnings, *free)
+        warnings = (*before.warnings, *not_held)
         if dropped := (*before.metadata.dropped, *dropped):
             warnings = (*warnings, f"dropped {', '.join(dropped)}")
         return Outcome(
@@ -377,18 +377,18 @@ def _quality(
     image = as_tensor(picture).to(restorer.device)
     if min(image.shape[-2:]) < SMALLEST:
         return None, "", corner
-    offset, lead = search(image)
+    offset, evidence = search(image)
     estimate = pixel_quality(estimator(restorer.networks, restorer.device), image, offset)
     note = f"pixels of JPEG quality about {estimate:.0f}"
-    if corner is None and lead >= CONFIDENT:
+    if corner is None and evidence >= CONFIDENT:
         return estimate, f"{note}, blocks from row {offset[0]}, column {offset[1]}", offset
     return estimate, note, corner
 
 
 def _hold(
-    data: bytes, facts: FileFacts, restorer: Restorer, free: list[str]
+    data: bytes, facts: FileFacts, restorer: Restorer, not_held: list[str]
 ) -> Callable[[Tensor], Tensor] | None:
-    """Return what holds the result to a JPEG file; it adds to ``free`` why it cannot."""
+    """Return what holds the result to a JPEG file; it adds to ``not_held`` why it cannot."""
     options = restorer.options
     if not options.consistency or facts.format != "JPEG" or restorer.scale != 1:
         return None
@@ -397,7 +397,7 @@ def _hold(
         try:  # here, since the coefficients take memory that the network needs before
             coefficients = read_coefficients(data)
         except UserError as error:
-            free.append(f"not held to the coefficients of the file: {error}")
+            not_held.append(f"not held to the coefficients of the file: {error}")
             return image
         return project(image, coefficients, options.cell, out=image)
 

@@ -8,12 +8,9 @@ from torch import Tensor, nn
 
 from cir_arch import load_network
 from cir_arch.layers.quality_head import QualityPredictor
-from cir_model.restoring.block_grid import Offset, search, windows
+from cir_model.restoring.block_grid import SMALLEST, Offset, search, windows
 from cir_model.restoring.pictures import luma
 from cir_weights import path_of
-
-SMALLEST = 32
-"""The smallest height and width with an estimate."""
 
 WINDOW = 512
 """Height and width of the windows in larger images."""
