@@ -24,7 +24,7 @@ class NaiveHAT(HAT):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, 3, H, W) to (B, 3, H * upscale, W * upscale)."""
         mean = torch.tensor(RGB_MEAN).to(x).view(1, 3, 1, 1)
-        shallow = conv(self.conv_first, (x - mean) * self.img_range)
+        shallow = conv(self.conv_first, (x - mean) * self.image_range.img_range)
         y = norm(self.patch_embed["norm"], shallow)
         for group in self.layers:
             y = self._group(group, y)
@@ -32,7 +32,7 @@ class NaiveHAT(HAT):
         y = F.leaky_relu(conv(self.conv_before_upsample[0], y), 0.01)
         for layer in self.upsample[::2]:
             y = F.pixel_shuffle(conv(layer, y), round((len(layer.weight) / y.shape[1]) ** 0.5))
-        return conv(self.conv_last, y) / self.img_range + mean
+        return conv(self.conv_last, y) / self.image_range.img_range + mean
 
     def _group(self, group: RHAG, x: Tensor) -> Tensor:
         y = x

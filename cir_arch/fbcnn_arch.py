@@ -19,24 +19,23 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.padding import crop_to
 from cir_arch.layers.quality_head import QualityHead, QualityPredictor
+from cir_arch.layers.quality_modulation import (
+    QFAttention,
+    as_column,
+    quality_embedding,
+    scale_by_quality,
+    shift_by_quality,
+)
 from cir_arch.layers.residual_conv import ResidualBranch
 from cir_arch.layers.residual_unet import ResidualSizes, ResidualUNet, residual_arguments
 from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State
 from cir_host.errors import UserError
-
-
-class QFAttention(ResidualBranch):
-    """Residual block whose branch is scaled and shifted by the quality."""
-
-    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape; ``gamma`` and ``beta`` are (B, C, 1, 1)."""
-        return x + gamma * self.branch(x) + beta
 
 
 @network(
@@ -89,24 +88,11 @@ class FBCNN(QualityPredictor, ResidualUNet, RestorationNetwork):
         sizes = ResidualSizes(in_nc, nc, nb, strides, act_mode, use_checkpoint)
         super().__init__(sizes, out_nc or in_nc, QFAttention)
         self.qf_pred = QualityHead(nc[3], quality_nc, nb, act_mode, use_checkpoint)
-        self.qf_embed = nn.Sequential(
-            nn.Linear(1, quality_nc),
-            nn.ReLU(),
-            nn.Linear(quality_nc, quality_nc),
-            nn.ReLU(),
-            nn.Linear(quality_nc, quality_nc),
-            nn.ReLU(),
-        )
-
-        def scale(level: int) -> nn.Sequential:
-            return nn.Sequential(nn.Linear(quality_nc, nc[level]), nn.Sigmoid())
-
-        def shift(level: int) -> nn.Sequential:
-            return nn.Sequential(nn.Linear(quality_nc, nc[level]), nn.Tanh())
-
-        self.to_gamma_3, self.to_beta_3 = scale(2), shift(2)
-        self.to_gamma_2, self.to_beta_2 = scale(1), shift(1)
-        self.to_gamma_1, self.to_beta_1 = scale(0), shift(0)
+        self.qf_embed = quality_embedding(quality_nc)
+        for level in (3, 2, 1):
+            channels = nc[level - 1]
+            self.add_module(f"to_gamma_{level}", scale_by_quality(quality_nc, channels))
+            self.add_module(f"to_beta_{level}", shift_by_quality(quality_nc, channels))
         if identity_start:
             self._start_as_identity()
 
@@ -157,7 +143,7 @@ class FBCNN(QualityPredictor, ResidualUNet, RestorationNetwork):
         """
         height, width = x.shape[-2:]
         features = self.encode(x)
-        strength = self.qf_pred(features[-1]) if quality is None else _as_column(quality, x)
+        strength = self.qf_pred(features[-1]) if quality is None else as_column(quality, x)
         out = crop_to(self.decode(features, self._modulations(strength)), height, width)
         if not return_quality:
             return out
@@ -206,26 +192,9 @@ class FBCNN(QualityPredictor, ResidualUNet, RestorationNetwork):
     def _modulations(self, quality: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return gamma and beta, (B, C, 1, 1), for level 3, 2 and 1."""
         embedding = self.qf_embed(quality)
-        pairs = (
-            (self.to_gamma_3, self.to_beta_3),
-            (self.to_gamma_2, self.to_beta_2),
-            (self.to_gamma_1, self.to_beta_1),
-        )
-        return [
-            (gamma(embedding)[..., None, None], beta(embedding)[..., None, None])
-            for gamma, beta in pairs
-        ]
 
+        def of(layer: str) -> Tensor:
+            out: Tensor = self.get_submodule(layer)(embedding)
+            return out[..., None, None]
 
-def _as_column(quality: float | Tensor, like: Tensor) -> Tensor:
-    """Return a given quality as (B, 1) or (1, 1), in dtype and device of the images."""
-    if isinstance(quality, Tensor):
-        if quality.shape not in {(1, 1), (len(like), 1)}:
-            raise UserError(
-                f"quality: a tensor of shape {tuple(quality.shape)} does not fit {len(like)} "
-                f"images; give ({len(like)}, 1) or (1, 1)"
-            )
-        return quality.to(like)
-    if not 0 <= quality <= 1:
-        raise UserError(f"quality: {quality} is not in [0, 1]; give 1 - QF / 100, 0.9 for QF 10")
-    return torch.full((1, 1), quality, dtype=like.dtype, device=like.device)
+        return [(of(f"to_gamma_{level}"), of(f"to_beta_{level}")) for level in (3, 2, 1)]

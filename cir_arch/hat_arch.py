@@ -18,16 +18,16 @@ Computes the same function as the release. Differences:
 - Masks, biases and the mean have the precision of the features, so that bfloat16 weights work.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
+from cir_arch.layers.drop_path import drop_path_rates
+from cir_arch.layers.groups import check_channels, check_groups, check_img_range
 from cir_arch.layers.hybrid_attention import (
     RHAG,
     HybridSizes,
@@ -36,16 +36,13 @@ from cir_arch.layers.hybrid_attention import (
     hybrid_arguments,
 )
 from cir_arch.layers.hybrid_network import HybridAttentionNetwork, check_hybrid_sizes
+from cir_arch.layers.image_range import ImageRange
 from cir_arch.layers.initialization import init_linear_layers
 from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
+from cir_arch.layers.upsampling import before_upsampling, scale_of, sub_pixel_convolutions
 from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State, entry_count, ratio
 from cir_host.errors import UserError
-
-RGB_MEAN = (0.4488, 0.4371, 0.4040)
-"""Mean of the DIV2K images, subtracted from colour images."""
-UPSAMPLING_STEPS = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
-"""For each scale, the factors that enlarge the features, one after the other."""
 
 
 @network(
@@ -132,20 +129,19 @@ class HAT(HybridAttentionNetwork, RestorationNetwork):
             window_size, overlap_ratio, compress_ratio, squeeze_factor, conv_scale, "mlp", mlp_ratio
         )
         check_hybrid_sizes(sizes, embed_dim)
-        _check_groups(embed_dim, depths, num_heads)
-        _check_choices(upscale, upsampler, resi_connection)
+        check_groups(embed_dim, depths, num_heads)
+        _check_choices(upsampler, resi_connection)
         _check_patches(img_size, window_size)
-        _check_numbers(in_chans, num_feat, int(embed_dim * mlp_ratio), drop_path_rate, img_range)
+        hidden = int(embed_dim * mlp_ratio)
+        check_channels(in_chans=in_chans, num_feat=num_feat, mlp_ratio=hidden)
+        check_img_range(img_range)
         super().__init__(sizes)
         self.in_chans = in_chans
-        self.img_range = img_range
+        self.image_range = ImageRange(in_chans, img_range)
         self.padding = PaddingRule(window_size, "reflect")
         self.upscale = upscale
-        self.mean: Tensor
-        mean = RGB_MEAN if in_chans == len(RGB_MEAN) else (0.0,) * in_chans
-        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
 
-        rates = iter(_drop_path_rates(sum(depths), drop_path_rate))
+        rates = iter(drop_path_rates(sum(depths), drop_path_rate))
         self.conv_first = MapConv2d(in_chans, embed_dim, 3, padding=1)
         self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim)})
         self.layers = nn.ModuleList(
@@ -161,10 +157,8 @@ class HAT(HybridAttentionNetwork, RestorationNetwork):
         )
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = MapConv2d(embed_dim, embed_dim, 3, padding=1)
-        self.conv_before_upsample = nn.Sequential(
-            nn.Conv2d(embed_dim, num_feat, 3, padding=1), nn.LeakyReLU(0.01)
-        )
-        self.upsample = _upsampling(num_feat, upscale)
+        self.conv_before_upsample = before_upsampling(embed_dim, num_feat)
+        self.upsample = sub_pixel_convolutions(num_feat, upscale)
         self.conv_last = nn.Conv2d(num_feat, in_chans, 3, padding=1)
         self.apply(init_linear_layers)
 
@@ -177,7 +171,6 @@ class HAT(HybridAttentionNetwork, RestorationNetwork):
             return None
         embed_dim, in_chans = state["conv_first.weight"].shape[:2]
         groups = [f"layers.{i}" for i in range(entry_count(state, "layers."))]
-        steps = [len(value) // value.shape[1] for value in _upsampling_weights(state)]
         mlp = state[f"{groups[0]}.residual_group.overlap_attn.mlp.fc1.weight"]
         return {
             # img_size, drop_path_rate: for training only. conv_scale, img_range: cannot be deduced.
@@ -187,7 +180,7 @@ class HAT(HybridAttentionNetwork, RestorationNetwork):
             "num_heads": [group_heads(state, group) for group in groups],
             **hybrid_arguments(state, groups, squeeze_factor=30),
             "mlp_ratio": ratio([(embed_dim, len(mlp))], 2.0),
-            "upscale": math.prod(math.isqrt(step) for step in steps),
+            "upscale": scale_of(state),
             "num_feat": len(state["conv_before_upsample.0.weight"]),
         }
 
@@ -215,9 +208,9 @@ class HAT(HybridAttentionNetwork, RestorationNetwork):
         """
         height, width = checked_size(x, self.in_chans, "in_chans")
         padded = self.padding.pad(x)
-        features = self._features(to_map((padded - self.mean) * self.img_range))
+        features = self._features(to_map(self.image_range.enter(padded)))
         upsampled = self.upsample(self.conv_before_upsample(to_image(features)))
-        out = self.conv_last(upsampled) / self.img_range + self.mean
+        out = self.image_range.leave(self.conv_last(upsampled))
         return crop_to(out, height * self.upscale, width * self.upscale)
 
     def _features(self, x: Tensor) -> Tensor:
@@ -231,54 +224,7 @@ class HAT(HybridAttentionNetwork, RestorationNetwork):
         return shallow + deep
 
 
-def _drop_path_rates(blocks: int, last: float) -> list[float]:
-    """Return rates that rise evenly from 0 at the first block to ``last`` at the last one."""
-    return [last * n / max(blocks - 1, 1) for n in range(blocks)]
-
-
-def _upsampling(channels: int, scale: int) -> nn.Sequential:
-    """Sub-pixel convolutions (Shi et al., CVPR 2016); nothing at scale 1."""
-    return nn.Sequential(
-        *(
-            layer
-            for factor in UPSAMPLING_STEPS[scale]
-            for layer in (
-                nn.Conv2d(channels, channels * factor**2, 3, padding=1),
-                nn.PixelShuffle(factor),
-            )
-        )
-    )
-
-
-def _upsampling_weights(state: State) -> list[Tensor]:
-    """Return the weights of :func:`_upsampling` in a state dict."""
-    return [
-        value
-        for name, value in state.items()
-        if name.startswith("upsample.") and name.endswith(".weight")
-    ]
-
-
-def _check_groups(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
-    if not depths or len(depths) != len(num_heads):
-        raise UserError(
-            f"depths and num_heads: {list(depths)} and {list(num_heads)} do not agree on the "
-            f"number of groups; give one number per group to each"
-        )
-    if min(depths) < 1:
-        raise UserError(f"depths: {list(depths)} has a group without blocks; give 1 or more")
-    for heads in num_heads:
-        if heads < 1 or embed_dim % heads:
-            raise UserError(
-                f"num_heads: {heads} heads cannot share embed_dim ({embed_dim} channels) evenly"
-            )
-
-
-def _check_choices(upscale: int, upsampler: str, resi_connection: str) -> None:
-    if upscale not in UPSAMPLING_STEPS:
-        raise UserError(
-            f"upscale: {upscale!r} is unknown; give one of {', '.join(map(str, UPSAMPLING_STEPS))}"
-        )
+def _check_choices(upsampler: str, resi_connection: str) -> None:
     for name, value, published in (
         ("upsampler", upsampler, "pixelshuffle"),
         ("resi_connection", resi_connection, "1conv"),
@@ -287,20 +233,6 @@ def _check_choices(upscale: int, upsampler: str, resi_connection: str) -> None:
             raise UserError(
                 f"{name}: {value!r} is not what HAT has; give {published!r}, at scale 1 too"
             )
-
-
-def _check_numbers(
-    in_chans: int, num_feat: int, hidden: int, drop_path_rate: float, img_range: float
-) -> None:
-    for name, channels in (("in_chans", in_chans), ("num_feat", num_feat), ("mlp_ratio", hidden)):
-        if channels < 1:
-            raise UserError(
-                f"{name}: leaves {channels} channels; give a value that leaves 1 or more"
-            )
-    if not 0 <= drop_path_rate < 1:
-        raise UserError(f"drop_path_rate: {drop_path_rate} must be from 0 to below 1")
-    if img_range <= 0:
-        raise UserError(f"img_range: {img_range} must be positive; the published value is 1")
 
 
 def _check_patches(img_size: int | Sequence[int], window_size: int) -> None:

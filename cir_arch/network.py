@@ -55,9 +55,10 @@ class Entry:
     """Arguments of the published size, where they are not the defaults."""
     weights: tuple[Weights, ...] = ()
     in_spandrel: bool | Callable[[Mapping[str, Any]], bool] = False
-    """This and the next two are arguments of :func:`network`."""
+    """This and the next three are arguments of :func:`network`."""
     idle_parameters: str = ""
     onnx_any_size: bool = False
+    untold: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
     """Networks that the class extends. A state dict that fits both is of the class."""
     described: tuple[int, NetworkFacts] | None = None
@@ -142,6 +143,7 @@ def network(
     in_spandrel: bool | Callable[[Mapping[str, Any]], bool] = False,
     idle_parameters: str = "",
     onnx_any_size: bool = False,
+    untold: tuple[str, ...] = (),
 ) -> Callable[[type[N]], type[N]]:
     """Return a decorator that makes a network known; its name is the name of the class.
 
@@ -156,6 +158,8 @@ def network(
         idle_parameters: Regular expression for the names of parameters that do not change the
             restored image. Distributed training with any needs ``find_unused_parameters: true``.
         onnx_any_size: Whether ``basicsr convert`` can write ONNX for images of any size.
+        untold: Arguments that have several published values but change no shape, so that no file
+            tells them. Where weights are recognised, the values taken for these are said.
     """
 
     def decorate(cls: type[N]) -> type[N]:
@@ -173,6 +177,7 @@ def network(
             in_spandrel=in_spandrel,
             idle_parameters=idle_parameters,
             onnx_any_size=onnx_any_size,
+            untold=untold,
             bases=tuple(base.__name__ for base in cls.__mro__[1:] if base.__name__ in _entries),
         )
         add(cls.entry)

@@ -1,10 +1,11 @@
 """Tells which network a state dict belongs to, with which arguments; loads a file in one call."""
 
 import json
+import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from cir_host.checkpoint_files import some_of
 from cir_host.errors import UserError
 from cir_host.file_names import printable
 
+_logger = logging.getLogger("basicsr")
+
 
 @dataclass(frozen=True)
 class NetworkOptions:
@@ -30,6 +33,8 @@ class NetworkOptions:
     """Its name in BasicSR's registry."""
     arguments: Mapping[str, Any]
     """Those that differ from the defaults."""
+    assumed: Mapping[str, Any] = field(default_factory=dict)
+    """Where it was recognised: values that its state dict does not tell, see ``Entry.untold``."""
 
     @property
     def entry(self) -> Entry | None:
@@ -149,8 +154,31 @@ def load_network(
         )
     options = NetworkOptions(found.type, {**found.arguments, **overrides})
     network = options.build()
+    assumed = {name: value for name, value in found.assumed.items() if name not in overrides}
+    if assumed:
+        _logger.warning("%s", about_assumed(replace(found, assumed=assumed), source))
     load_into(network, file.state, True, source, testing=True)
     return network.eval()
+
+
+def about_assumed(options: NetworkOptions, source: str) -> str:
+    """Say which values were assumed for a recognised network, and how to give others.
+
+    Args:
+        options: The network.
+        source: The name of its file.
+    """
+    section = NetworkOptions(options.type, options.assumed)
+    return (
+        f"{source}: weights of {options.type} do not tell {_listed(options.assumed)}; assumed is"
+        f" {section}. If they were trained with other values, store these in a file:"
+        f" basicsr convert {source} --network '{section}' -o NEW.safetensors"
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def described(metadata: Mapping[str, str]) -> NetworkOptions | None:
@@ -167,7 +195,9 @@ def _recognise_as(entry: Entry, state: State) -> NetworkOptions | None:
     with suppress(LookupError, ValueError, ArithmeticError):
         arguments = entry.arguments_from(state)
         if arguments is not None:
-            return NetworkOptions(_registered_name(entry), _without_defaults(entry, arguments))
+            assumed = {name: entry.defaults[name] for name in entry.untold}
+            differing = _without_defaults(entry, arguments)
+            return NetworkOptions(_registered_name(entry), differing, assumed)
     return None
 
 

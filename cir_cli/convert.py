@@ -1,6 +1,7 @@
 """``basicsr convert``: write a checkpoint as safetensors, for BasicSR, or as ONNX."""
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import yaml
 from torch import Tensor
 
 from cir_arch.export import compare_onnx, export_onnx, require_onnx, save_safetensors
-from cir_arch.recognition import NetworkOptions, described, load_network, recognise
+from cir_arch.recognition import NetworkOptions, about_assumed, described, load_network, recognise
 from cir_cli import parsers
 from cir_cli.options_files import find
 from cir_cli.parsers import CHECKPOINT_SUFFIXES
@@ -35,8 +36,9 @@ def run(arguments: list[str]) -> None:
             raise UserError("--half: ONNX files are written in float32; leave out the flag")
         require_onnx()
     file = read_checkpoint(options.file, options.key)
-    refuse_not_finite(file.state, printable(str(options.file)))
-    network = _network(file, options.network)
+    source = printable(str(options.file))
+    refuse_not_finite(file.state, source)
+    network = _network(file, options.network, source)
     state = _halved(file.state) if options.half else file.state
     if suffix == ".onnx":
         _write(output, lambda part: _to_onnx(options.file, options, network, part))
@@ -67,18 +69,30 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise UserError(f"{name}: {error.strerror or error}") from error
 
 
-def _network(file: Checkpoint, given: str | None) -> NetworkOptions | None:
-    if given is None:
-        return described(file.metadata) or recognise(file.state)
+def _network(file: Checkpoint, given: str | None, source: str) -> NetworkOptions | None:
+    """Return the network of a file, with every argument that the output should store."""
+    named = None if given is None else _given(given)
+    if named is None and (in_file := described(file.metadata)) is not None:
+        return in_file
+    found = recognise(file.state)
+    if found is None or (named is not None and named.type != found.type):
+        return named
+    if named is None and found.assumed:
+        print(f"warning: {about_assumed(found, source)}", file=sys.stderr)
+    wanted = {} if named is None else named.arguments
+    return NetworkOptions(found.type, {**found.arguments, **found.assumed, **wanted})
+
+
+def _given(text: str) -> NetworkOptions:
     try:
-        if given.endswith((".yml", ".yaml")):
-            section = yaml.safe_load(find(given).read_text(encoding="utf-8"))["network_g"]
+        if text.endswith((".yml", ".yaml")):
+            section = yaml.safe_load(find(text).read_text(encoding="utf-8"))["network_g"]
         else:
-            section = yaml.safe_load(given)
+            section = yaml.safe_load(text)
         return NetworkOptions(section.pop("type"), section)
     except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
         raise UserError(
-            f"--network {given}: is no network; give a section such as '{{type: HAT, upscale: 2}}',"
+            f"--network {text}: is no network; give a section such as '{{type: HAT, upscale: 2}}',"
             " or an options file with network_g"
         ) from error
 

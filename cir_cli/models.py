@@ -1,7 +1,7 @@
 """``basicsr models``: list all networks, or show what a checkpoint holds."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -130,10 +130,16 @@ def _file(file: Checkpoint) -> dict[str, Any]:
         "dtypes": dtypes,
         "not_finite": not_finite(file.state),
         "network_g": None,
+        "assumed": [],
     }
     options = described(file.metadata) or recognise(file.state)
     if options is not None:
-        held["network_g"] = {"type": options.type, **options.arguments}
+        held["network_g"] = {
+            "type": options.type,
+            **options.arguments,
+            **_plain_lists(options.assumed),
+        }
+        held["assumed"] = list(options.assumed)
         with suppress(UserError):  # a network of another program
             network = options.outline()
             facts = facts_of(network)
@@ -141,6 +147,12 @@ def _file(file: Checkpoint) -> dict[str, Any]:
             held["parameters"] = sum(parameter.numel() for parameter in network.parameters())
             held["fits"] = _fit(network, file)
     return held
+
+
+def _plain_lists(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as YAML writes them, without tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(arguments))
+    return plain
 
 
 def _fit(network: Any, file: Checkpoint) -> str:
@@ -178,6 +190,8 @@ def _description(path: Path, held: dict[str, Any]) -> str:
     elif "fits" in held:
         rows.append(("network", f"{section['type']}, {held['fits']}"))
         rows += _facts(held["facts"]) if held["facts"] else []
+        if held["assumed"]:
+            rows.append(("assumed", f"{_list(held['assumed'])}, which the file does not tell"))
     else:
         rows.append(("network", f"{section['type']}, which cannot be built here"))
     lines = _aligned([(name + ":", value) for name, value in rows])

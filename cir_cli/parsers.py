@@ -89,8 +89,8 @@ def convert() -> argparse.ArgumentParser:
     add(
         "--network",
         metavar="YAML",
-        help="network, if it cannot be recognised: '{type: HAT, conv_scale: 0.02}', or the options"
-        " file of the training",
+        help="network, if it cannot be recognised, or arguments that the file does not tell:"
+        " '{type: HAT, conv_scale: 0.02}', or the options file of the training",
     )
     add("--half", action="store_true", help="store float16, which halves the size")
     add(

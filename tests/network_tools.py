@@ -25,7 +25,7 @@ def error(output, expected):
 
 
 def padded(x, bottom, right, mode):
-    """Pad (B, C, H, W) at bottom and right by numpy, mode ``reflect`` or ``edge``."""
+    """Pad (B, C, H, W) at bottom and right by numpy's mode of this name."""
     return torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (0, bottom), (0, right)), mode))
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from cir_host.errors import UserError
+
 
 class DropPath(nn.Module):
     """Drops a residual branch per sample with probability ``rate`` in training.
@@ -22,3 +24,14 @@ class DropPath(nn.Module):
         keep = 1 - self.rate
         kept = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < keep
         return x * (kept / keep).to(x.dtype)
+
+
+def drop_path_rates(blocks: int, last: float) -> list[float]:
+    """Return rates that rise evenly from 0 at the first block to ``last`` at the last one.
+
+    Raises:
+        UserError: ``last`` is no rate.
+    """
+    if not 0 <= last < 1:
+        raise UserError(f"drop_path_rate: {last} must be from 0 to below 1")
+    return [last * n / max(blocks - 1, 1) for n in range(blocks)]

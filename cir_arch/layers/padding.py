@@ -11,6 +11,7 @@ from cir_host.errors import UserError
 
 PaddingMode = Literal["reflect", "replicate"]
 PaddingSide = Literal["bottom right"]
+PaddingOfShort = Literal["replicate", "zeros"]
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,16 @@ class PaddingRule:
     multiple: int
     """Height and width are padded to the next multiple of this."""
     mode: PaddingMode
-    """``reflect`` (the edge is not repeated) or ``replicate``.
-
-    A side that is too short to be reflected is replicated instead.
-    """
+    """``reflect`` (the edge is not repeated) or ``replicate``."""
     smallest: int = 1
     """Height and width are padded to at least this, a multiple."""
     side: PaddingSide = "bottom right"
     """Where the padding goes; it is cut off the result."""
+    short: PaddingOfShort = "replicate"
+    """Instead of ``reflect``, where a side is too short to be reflected.
+
+    ``replicate``: that side is replicated. ``zeros``: both sides are padded with zeros.
+    """
 
     def missing(self, length: int) -> int:
         """Return the number of pixels that a side of this length is padded by."""
@@ -39,6 +42,8 @@ class PaddingRule:
         """Pad (B, C, H, W), the height first; return an image unchanged if it needs none."""
         height, width = x.shape[-2:]
         bottom, right = self.missing(height), self.missing(width)
+        if self.short == "zeros" and (bottom >= height or right >= width):
+            return F.pad(x, (0, right, 0, bottom))
         if bottom:
             x = F.pad(x, (0, 0, 0, bottom), mode=self.mode if bottom < height else "replicate")
         if right:

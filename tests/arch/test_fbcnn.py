@@ -9,7 +9,8 @@ from network_tools import (
 )
 from vector_tools import filled, image, parameter_count, published_shapes, shapes
 
-from cir_arch.fbcnn_arch import FBCNN, QFAttention
+from cir_arch.fbcnn_arch import FBCNN
+from cir_arch.layers.quality_modulation import QFAttention
 from cir_host.errors import UserError
 
 

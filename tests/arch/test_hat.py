@@ -233,7 +233,7 @@ def test_starts_as_published():
 
 def test_one_channel_has_no_mean():
     network = small(in_chans=1)
-    assert not network.mean.any()
+    assert not network.image_range.mean.any()
     assert restore(network, image(5, 9)[:, :1]).shape == (1, 1, 5, 9)
 
 

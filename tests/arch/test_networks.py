@@ -16,6 +16,7 @@ from small_networks import APART_FROM_THE_IMAGE, OURS, RETURN_THE_IMAGE, SMALL
 from vector_tools import image
 
 from cir_arch.facts import NetworkFacts
+from cir_arch.layers.padding import PaddingRule
 from cir_host.errors import UserError
 
 TRAINED = sorted(set(SMALL) - RETURN_THE_IMAGE)
@@ -115,14 +116,22 @@ def test_facts_are_true(name, monkeypatch):
         assert len(network(picture(network, 16, 16), **flag)) == 2
 
     pads = []
-    real = torch.nn.functional.pad
+    real, by_rule = torch.nn.functional.pad, PaddingRule.pad
     monkeypatch.setattr(
         torch.nn.functional,
         "pad",
         lambda x, pad, mode="constant", value=None: pads.append(mode) or real(x, pad, mode, value),
     )
+
+    def pad(rule, x):
+        out = by_rule(rule, x)
+        pads.extend(["by rule"] * (out.shape != x.shape))
+        return out
+
+    monkeypatch.setattr(PaddingRule, "pad", pad)
     multiple = facts.size_multiple
     restore(network, picture(network, 2 * multiple, multiple))
+    # zeros are the padding of windows and convolutions, too
     assert not [mode for mode in pads if mode != "constant"], "a multiple was padded"
     for smaller in range(1, multiple):
         pads.clear()
@@ -141,11 +150,12 @@ def test_padding_is_the_declared_one(name):
     assert rule.side == "bottom right"
     assert facts.size_multiple == max(rule.multiple, rule.smallest)
     edge = {"reflect": "reflect", "replicate": "edge"}[rule.mode]
+    short = {"replicate": "edge", "zeros": "constant"}[rule.short]
     multiple, scale = facts.size_multiple, facts.scale
     for height, width, mode in (
         (2 * multiple - 1, multiple + 1, edge),
         (multiple - 1, 2 * multiple - 1, edge),
-        (1, multiple, "edge"),  # too short to be reflected
+        (1, multiple, short),  # too short to be reflected
     ):
         x = picture(network, height, width, seed=height)
         enlarged = padded(x, rule.missing(height), rule.missing(width), mode)

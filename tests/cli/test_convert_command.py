@@ -36,12 +36,10 @@ def convert(folder, *arguments):
 
 def test_safetensors_name_their_network(tmp_path, capsys):
     network = saved(tmp_path, conv_scale=0.5)
-    section = "{type: HAT, conv_scale: 0.5, upscale: 1, embed_dim: 12, depths: [2, 2]"
-    section += ", num_heads: [2, 3], window_size: 4, compress_ratio: 2, squeeze_factor: 1"
-    section += ", num_feat: 8}"
+    section = "{type: HAT, conv_scale: 0.5}"  # shapes tell the others
     output = tmp_path / "net.safetensors"
     assert convert(tmp_path, "-o", str(output), "--network", section) == 0
-    assert "{type: HAT, conv_scale: 0.5, " in capsys.readouterr().out
+    assert "conv_scale: 0.5}" in capsys.readouterr().out
     x = image(9, 12)
     torch.testing.assert_close(restore(load_network(output), x), restore(network, x))
 

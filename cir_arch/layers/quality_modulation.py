@@ -1,0 +1,59 @@
+"""Layers that restore according to a quality (Jiang et al., FBCNN, ICCV 2021)."""
+
+import torch
+from torch import Tensor, nn
+
+from cir_arch.layers.residual_conv import ResidualBranch
+from cir_host.errors import UserError
+
+
+class QFAttention(ResidualBranch):
+    """Residual block whose branch is scaled and shifted by the quality."""
+
+    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape; ``gamma`` and ``beta`` are (B, C, 1, 1)."""
+        return x + gamma * self.branch(x) + beta
+
+
+def quality_embedding(width: int) -> nn.Sequential:
+    """Build three linear layers that embed a quality, (B, 1) to (B, width)."""
+    return nn.Sequential(
+        nn.Linear(1, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+    )
+
+
+def scale_by_quality(width: int, channels: int) -> nn.Sequential:
+    """Build the layer that turns an embedding (B, width) into ``gamma``, (B, C) in (0, 1)."""
+    return nn.Sequential(nn.Linear(width, channels), nn.Sigmoid())
+
+
+def shift_by_quality(width: int, channels: int) -> nn.Sequential:
+    """Build the layer that turns an embedding (B, width) into ``beta``, (B, C) in (-1, 1)."""
+    return nn.Sequential(nn.Linear(width, channels), nn.Tanh())
+
+
+def as_column(quality: float | Tensor, like: Tensor) -> Tensor:
+    """Return a given quality as (B, 1) or (1, 1), in dtype and device of the images.
+
+    Args:
+        quality: 1 - QF / 100 in [0, 1]: one number for all images, or (B, 1) or (1, 1).
+        like: The images (B, C, H, W).
+
+    Raises:
+        UserError: The number is outside [0, 1], or the tensor has another shape.
+    """
+    if isinstance(quality, Tensor):
+        if quality.shape not in {(1, 1), (len(like), 1)}:
+            raise UserError(
+                f"quality: a tensor of shape {tuple(quality.shape)} does not fit {len(like)} "
+                f"images; give ({len(like)}, 1) or (1, 1)"
+            )
+        return quality.to(like)
+    if not 0 <= quality <= 1:
+        raise UserError(f"quality: {quality} is not in [0, 1]; give 1 - QF / 100, 0.9 for QF 10")
+    return torch.full((1, 1), quality, dtype=like.dtype, device=like.device)
