@@ -1,8 +1,10 @@
 """Parsers of the values of flags."""
 
 import argparse
+import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -16,6 +18,29 @@ def shard(text: str) -> tuple[int, int]:
 def tile(text: str) -> int | str:
     """Parse a number of pixels, or ``auto``."""
     return text if text == "auto" else number(0, 2**31)(text)
+
+
+def tiles(text: str) -> int | str | tuple[int, ...]:
+    """Parse a number of pixels, ``auto``, or several numbers such as ``288,320,352``."""
+    if "," not in text:
+        return tile(text)
+    return tuple(number(1, 2**31)(size) for size in text.split(","))
+
+
+def weighted(text: str) -> tuple[Path, float | None]:
+    """Parse a path, or a path with a weight such as ``A.pth=0.8``; an existing path has none."""
+    name, equals, given = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return Path(text), None
+    try:
+        weight = float(given)
+    except ValueError:
+        weight = math.nan
+    if not name or not 0 <= weight < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a file nor FILE=WEIGHT with a weight from 0, such as A.pth=0.8"
+        )
+    return Path(name), weight
 
 
 def image_size(text: str) -> tuple[int, int]:

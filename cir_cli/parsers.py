@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, get_args
 
-from cir_cli.flags import at_least, image_size, number, shard, share, tile
+from cir_cli.flags import at_least, image_size, number, shard, share, tile, tiles, weighted
 from cir_data.images.formats import SUFFIXES
 from cir_model.restoring.settings import CELL, FINE_QUALITY, MAX_PIXELS, Ensemble
 
@@ -55,10 +55,11 @@ def restore() -> argparse.ArgumentParser:
         "-m",
         "--model",
         action="append",
-        type=Path,
+        type=weighted,
         metavar="WEIGHTS",
         help="checkpoint, or the name of bundled weights; its network is recognised; give several"
-        " to average their outputs; default: fbcnn_xs_x1",
+        " to average their outputs, equally or as in -m A.pth=0.8 -m B.pth=0.2; default:"
+        " fbcnn_xs_x1",
     )
     parser.add_argument(
         "--best",
@@ -366,7 +367,11 @@ def _add_file_flags(group: Any) -> None:
 
 def _add_network_flags(group: Any) -> None:
     group.add_argument(
-        "--tile", type=tile, default="auto", help="tile size; 0: whole images; default: by memory"
+        "--tile",
+        type=tiles,
+        default="auto",
+        help="tile size; 0: whole images; several, such as 288,320,352: restore with each and"
+        " average; default: by memory",
     )
     group.add_argument(
         "--overlap", type=number(0, 2**31), help="tile overlap in pixels; default: by network"

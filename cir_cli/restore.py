@@ -108,9 +108,12 @@ class _Batch:
         counted = ", ".join(
             f"{self.counts[kind]} {kind}" for kind in ("restored", "copied", "skipped", "failed")
         )
+        how = f"{used['inference']}, {used['precision']}"
+        if averaged := used.get("networks averaged"):
+            how += f", networks averaged: {averaged}"
         _say(
             f"{counted}; {self.pixels / 1e6:.1f} MP in {seconds:.1f} s{rate}"
-            + (f" ({used['inference']}, {used['precision']})" if self.counts["restored"] else "")
+            + (f" ({how})" if self.counts["restored"] else "")
         )
         return 1 if self.counts["failed"] else 0
 
@@ -252,7 +255,14 @@ def _restorer(options: argparse.Namespace) -> Restorer:
         raise UserError(
             "--best: names the bundled weights to use, as -m does; leave out one of them"
         )
-    paths = options.model or [best_weights() if options.best else default_weights()]
+    models = options.model or [(best_weights() if options.best else default_weights(), None)]
+    paths, weights = [path for path, _ in models], [weight for _, weight in models]
+    if None in weights and any(weight is not None for weight in weights):
+        path = paths[weights.index(None)]
+        raise UserError(
+            f"-m {path}: has no weight, but another -m has; give each one a weight, such as"
+            f" -m {path}=0.2, or none"
+        )
     device = _device(options.device)
     networks: list[nn.Module] = [load_network(path).to(device) for path in paths]
     how = InferenceOptions(
@@ -264,7 +274,9 @@ def _restorer(options: argparse.Namespace) -> Restorer:
         consistency=options.consistency and can_hold(),
         cell=options.cell,
     )
-    restorer = Restorer(networks, how, [str(path) for path in paths])
+    restorer = Restorer(
+        networks, how, [str(path) for path in paths], None if None in weights else weights
+    )
     if options.compile:
         restorer.compile()
     if options.strength is not None and "quality" not in restorer.extra_inputs:

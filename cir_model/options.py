@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from cir_model.restoring.averaging import relative_weights
 from cir_model.restoring.settings import InferenceOptions
 
 Count = Annotated[float, Meta(ge=1)]
@@ -255,6 +256,20 @@ class GANTrainOptions(TrainOptions, kw_only=True):
     ]
 
 
+class AveragedNetwork(Section, kw_only=True):
+    """One of ``val.averaged_with``, if it is not a checkpoint of ``network_g``."""
+
+    path: Annotated[str, Meta(description="The checkpoint.")]
+    network: Annotated[
+        Arguments | None,
+        Meta(description="Its network, like network_g; ~: recognised from the checkpoint."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.network is not None and "type" not in self.network:
+            raise ValueError("network.type missing")
+
+
 class ValOptions(InferenceOptions, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """Keys of ``val``: inference, metrics, and what is saved."""
 
@@ -275,12 +290,20 @@ class ValOptions(InferenceOptions, forbid_unknown_fields=True, kw_only=True, fro
         Meta(description="Give UCIP the codec of each sample: codec_index of UCSRDataset."),
     ] = False
     averaged_with: Annotated[
-        tuple[str, ...],
+        tuple[str | AveragedNetwork, ...],
         Meta(
-            description="Test: further checkpoints of the network; their outputs are averaged with"
-            " those of path.pretrain_network_g."
+            description="Test: further checkpoints; their outputs are averaged with those of"
+            " path.pretrain_network_g. A path: of network_g; {path: B.pth}: of a network that is"
+            " recognised; {path: B.pth, network: {type: HAT}}: of this network."
         ),
     ] = ()
+    averaging_weights: Annotated[
+        tuple[NotNegative, ...] | None,
+        Meta(
+            description="Weights of the average, first that of path.pretrain_network_g, then those"
+            " of averaged_with; they are divided by their sum. ~: equal weights."
+        ),
+    ] = None
     save_best: Annotated[
         str | None,
         Meta(
@@ -292,6 +315,10 @@ class ValOptions(InferenceOptions, forbid_unknown_fields=True, kw_only=True, fro
     def __post_init__(self) -> None:
         if self.save_best is not None and self.save_best not in (self.metrics or {}):
             raise ValueError(f"save_best names {self.save_best!r}, which is not in metrics")
+        try:
+            relative_weights(self.averaging_weights, 1 + len(self.averaged_with))
+        except ValueError as error:
+            raise ValueError(f"averaging_weights: {error}") from error
 
 
 class LoggerOptions(Section, kw_only=True):

@@ -41,6 +41,7 @@ def facts_of_run(weights: Path, restorer: Restorer) -> Provenance:
     network = restorer.networks[0]
     device = restorer.device.type
     threads = torch.get_num_threads()
+    tile = restorer.options.tile or "whole images"
     kinds = {"cpu": f"{threads} thread{'s' * (threads > 1)} of a CPU"}
     return Provenance(
         weights=printable(weights.stem),
@@ -51,7 +52,7 @@ def facts_of_run(weights: Path, restorer: Restorer) -> Provenance:
         torch=str(torch.__version__),
         device=kinds.get(device) or torch.cuda.get_device_name(restorer.device),
         precision=restorer.precision,
-        tile=restorer.options.tile or "whole images",
+        tile=", ".join(map(str, tile)) if isinstance(tile, tuple) else tile,
     )
 
 

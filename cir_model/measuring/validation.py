@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 import cir_host
+from cir_arch import load_network
 from cir_arch.basicsr_networks import facts_of
 from cir_data.images.jpeg_coefficients import read_coefficients, require_library
 from cir_data.messages import first_few
@@ -28,7 +29,7 @@ from cir_host.stopping import stopping
 from cir_host.typed_options import typed
 from cir_model.measuring.record import Measurement
 from cir_model.measuring.validation_files import DataSetResult, markdown_table, write_results
-from cir_model.options import ValOptions
+from cir_model.options import AveragedNetwork, ValOptions
 from cir_model.restoring.block_grid import Blocks, blocks_of
 from cir_model.restoring.consistency import project
 from cir_model.restoring.inference import Restorer
@@ -56,7 +57,7 @@ class MeasuringModel(SRModel):
         self.validation_options = self.val_options(opt)
         super().__init__(opt)
         further = self.validation_options.averaged_with
-        self.further_networks = [self._further_network(path) for path in further]
+        self.further_networks = [self._further_network(entry) for entry in further]
         self.restorer = self._restorer()
 
     @staticmethod
@@ -64,14 +65,18 @@ class MeasuringModel(SRModel):
         """Return the checked section ``val``; without one, no images are saved."""
         return typed(opt.get("val") or {"save_img": False}, ValOptions, "val")
 
-    def _further_network(self, path: str) -> nn.Module:
+    def _further_network(self, entry: str | AveragedNetwork) -> nn.Module:
         if self.is_train:
             raise OptionsError(
                 "val.averaged_with: only a test averages networks; remove it for training"
             )
-        network: nn.Module = self.model_to_device(build_network(self.opt["network_g"]))
+        if isinstance(entry, str):
+            entry = AveragedNetwork(path=entry, network=self.opt["network_g"])
+        if entry.network is None:
+            return load_network(entry.path).to(self.device)
+        network: nn.Module = self.model_to_device(build_network(entry.network))
         strict = self.opt["path"].get("strict_load_g", True)
-        self.load_network(network, path, strict, None)
+        self.load_network(network, entry.path, strict, None)
         bare: nn.Module = self.get_bare_model(network)
         return bare.eval()
 
@@ -80,11 +85,13 @@ class MeasuringModel(SRModel):
         network = getattr(self, "net_g_ema", None) or self.get_bare_model(self.net_g)
         if self.validation_options.tell_codec:
             check_codec_input(network, "val.tell_codec")
+        options = self.validation_options
+        networks = [network, *self.further_networks]
         try:
-            restorer = Restorer([network, *self.further_networks], self.validation_options)
+            restorer = Restorer(networks, options, weights=options.averaging_weights)
         except UserError as error:
             raise OptionsError(f"val.{error}") from error
-        if self.validation_options.consistency:
+        if options.consistency:
             check_consistency(restorer)
         return restorer
 

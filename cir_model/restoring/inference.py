@@ -2,9 +2,11 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from itertools import compress
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from cir_arch.basicsr_networks import facts_of, run
 from cir_arch.facts import NetworkFacts, Precision
 from cir_host.errors import UserError
 from cir_model.restoring import block_grid, memory, ntire2024
+from cir_model.restoring.averaging import Mean, describe_weights, relative_weights
 from cir_model.restoring.settings import InferenceOptions
 from cir_model.restoring.symmetry import SYMMETRIES
 from cir_model.restoring.tiling import Run, Tiling, grid_of
@@ -44,6 +47,9 @@ _MOST_TILES = 16
 
 _logger = logging.getLogger("basicsr")
 
+Plan: TypeAlias = Mapping[Tiling | None, int]
+"""Tilings in which an image passes (None: whole), and how often each counts in the mean."""
+
 
 class Restorer:
     """Runs a network on images of any size, or several networks whose outputs it averages.
@@ -52,9 +58,12 @@ class Restorer:
         networks: In evaluation mode, on the same device, with the same scale and channels.
         options: Tiles, self-ensemble and precision.
         names: Of the networks, for messages; default: their classes.
+        weights: Of the networks in the average, relative to each other, from 0; default: equal
+            weights. A network of weight 0 is left out.
 
     Raises:
-        UserError: The networks differ in scale or channels, or do not support the precision.
+        UserError: The networks differ in scale or channels, or do not support the precision; or
+            the weights are not as stated, or all 0.
 
     Example:
         >>> import torch
@@ -75,15 +84,22 @@ class Restorer:
         networks: Sequence[nn.Module],
         options: InferenceOptions,
         names: Sequence[str] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
-        self.networks = networks
+        try:
+            relative = relative_weights(weights, len(networks))
+        except ValueError as error:
+            raise UserError(f"weights: {error}") from error
+        names = names or [type(network).__name__ for network in networks]
+        self.networks = list(compress(networks, relative))
+        self.names = list(compress(names, relative))
+        self.weights = list(filter(None, relative))
         self.options = options
-        self.names = names or [type(network).__name__ for network in networks]
-        self.facts = [facts_of(network) or _UNKNOWN for network in networks]
+        self.facts = [facts_of(network) or _UNKNOWN for network in self.networks]
         for name, facts in zip(self.names, self.facts, strict=True):
             if facts is _UNKNOWN and options.tile:
                 raise UserError(f"tile: {name} does not state its facts, so it takes whole images")
-        self.device = _device_of(networks[0])
+        self.device = _device_of(self.networks[0])
         self.scale = self._shared("scale")
         self.channels = self._shared("in_channels")
         self.extra_inputs = {name for facts in self.facts for name in facts.extra_inputs}
@@ -95,7 +111,7 @@ class Restorer:
         self._cost: float | None = None
         self._limit: int | None = None
         """The largest tile that may still fit, after memory ran out."""
-        self._plans: dict[tuple[int, int], Tiling | None] = {}
+        self._plans: dict[tuple[int, int], Plan] = {}
         self._logged: set[Tiling] = set()
 
     @torch.inference_mode()
@@ -131,13 +147,13 @@ class Restorer:
 
     def _restore(self, image: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         while True:
-            tiling = self.plan(*image.shape[-2:])
+            plan = self.plan(*image.shape[-2:])
             try:
-                return self._average(image, tiling, inputs)
+                return self._average(image, plan, inputs)
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
-            self._halve(tiling, *image.shape[-2:])  # out here no frame holds tensors
+            self._halve(plan, *image.shape[-2:])  # out here no frame holds tensors
 
     def compile(self, **arguments: Any) -> None:
         """Compile the networks in place; takes the arguments of ``torch.compile``."""
@@ -146,10 +162,14 @@ class Restorer:
         for network in self.networks:
             network.compile(**arguments)
 
-    def plan(self, height: int, width: int) -> Tiling | None:
-        """Return the tiles for an image of this size; None: the whole image."""
+    def plan(self, height: int, width: int) -> Plan:
+        """Return the tilings for an image of this size, one for each tile size that differs."""
         if (height, width) not in self._plans:
-            self._plans[height, width] = self._plan(height, width)
+            tile = self.options.tile
+            sizes = (tile,) if tile is None or isinstance(tile, (int, str)) else tile
+            counts = Counter(self._tiling(size, height, width) for size in sizes)
+            common = math.gcd(*counts.values())  # the mean of equal results is one of them
+            self._plans[height, width] = {way: count // common for way, count in counts.items()}
         return self._plans[height, width]
 
     def describe(self) -> dict[str, str]:
@@ -161,25 +181,22 @@ class Restorer:
             "precision": self.precision,
         }
         if len(self.networks) > 1:
-            described["networks averaged"] = str(len(self.networks))
+            described["networks averaged"] = describe_weights(self.weights)
         if self.moved:
             described["block grid"] = f"not at the corner in {self.moved} images, moved there"
         if self.redone:
             described["passes redone in fp32"] = str(self.redone)
         return described
 
-    def _average(self, image: Tensor, tiling: Tiling | None, inputs: Mapping[str, Any]) -> Tensor:
-        total: Tensor | None = None
-        symmetries = SYMMETRIES[self.options.self_ensemble]
-        for index in range(len(self.networks)):
-            runner = self._runner(index, self._inputs_of(index, image, tiling, inputs))
-            for apply, undo in symmetries:
-                output = undo(self._pass(runner, apply(image), tiling))
-                # the first output may share the memory of the image
-                total = output if total is None else total.add(output)
-        assert total is not None  # every ensemble includes the identity
-        count = len(self.networks) * len(symmetries)
-        return total if count == 1 else total / count
+    def _average(self, image: Tensor, plan: Plan, inputs: Mapping[str, Any]) -> Tensor:
+        mean = Mean()
+        for index, weight in enumerate(self.weights):
+            for tiling, count in plan.items():
+                runner = self._runner(index, self._inputs_of(index, image, tiling, inputs))
+                for apply, undo in SYMMETRIES[self.options.self_ensemble]:
+                    output = undo(self._pass(runner, apply(image), tiling))
+                    mean.add(output, weight * count)
+        return mean.result()
 
     def _pass(self, runner: Run, image: Tensor, tiling: Tiling | None) -> Tensor:
         if self.options.tiling == "ntire2024":
@@ -196,8 +213,8 @@ class Restorer:
     ) -> dict[str, Any]:
         """Return the further inputs of a network.
 
-        A network that predicts the quality would do so for each tile; instead, all tiles get
-        the prediction for the middle one.
+        A network that predicts the quality would do so for each tile; instead, all tiles of a
+        size get the prediction for the middle one.
         """
         network, facts = self.networks[index], self.facts[index]
         own = {name: value for name, value in inputs.items() if name in facts.extra_inputs}
@@ -232,8 +249,7 @@ class Restorer:
 
         return checked
 
-    def _plan(self, height: int, width: int) -> Tiling | None:
-        tile = self.options.tile
+    def _tiling(self, tile: int | Literal["auto"] | None, height: int, width: int) -> Tiling | None:
         if tile == "auto":
             tile = None if self._fits(height * width) else self._largest()
         if self._limit is not None:
@@ -245,7 +261,7 @@ class Restorer:
             return None
         if tiling not in self._logged:
             self._logged.add(tiling)
-            _logger.info("%s.", _describe(self.options.tiling, tiling).capitalize())
+            _logger.info("%s.", _describe_tiling(self.options.tiling, tiling).capitalize())
         return tiling
 
     def _fits(self, pixels: int) -> bool:
@@ -275,13 +291,13 @@ class Restorer:
             return 1  # one tile keeps all cores busy
         return int(min(_MOST_TILES, max(1, self._budget() // self._cost_of(tiling.tile**2))))
 
-    def _halve(self, tiling: Tiling | None, height: int, width: int) -> None:
+    def _halve(self, plan: Plan, height: int, width: int) -> None:
         """Halve the largest tile after memory ran out."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if _UNKNOWN in self.facts:
             raise UserError(f"out of memory at {height} x {width} pixels; use another device")
-        failed = max(height, width) if tiling is None else tiling.tile
+        failed = max(max(height, width) if way is None else way.tile for way in plan)
         half = max(failed // 2, 2 * grid_of(self.facts))
         smaller = Tiling.fitting(half, self.options.overlap, self.facts).tile
         if smaller >= failed:
@@ -352,7 +368,15 @@ def _device_of(network: nn.Module) -> torch.device:
     return next((p.device for p in network.parameters()), torch.device("cpu"))
 
 
-def _describe(rule: str, tiling: Tiling | None) -> str:
+def _describe(rule: str, plan: Plan) -> str:
+    ways = [
+        f"{count} x {way}" if count > 1 else way
+        for way, count in ((_describe_tiling(rule, tiling), n) for tiling, n in plan.items())
+    ]
+    return ways[0] if len(ways) == 1 else f"mean of {'; '.join(ways)}"
+
+
+def _describe_tiling(rule: str, tiling: Tiling | None) -> str:
     if rule == "ntire2024":
         sizes = "" if tiling is None else f", tiles of {tiling.tile} px, stride {tiling.stride}"
         return f"padded and averaged by the rule of the NTIRE 2024 winner{sizes}"

@@ -9,6 +9,9 @@ from msgspec import Meta
 Ensemble: TypeAlias = Literal["none", "transpose", "flips", "x8"]
 """Flips and rotations whose outputs a self-ensemble averages."""
 
+TileSizes: TypeAlias = Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=1)]
+"""Tile sizes in pixels, whose results are averaged."""
+
 FINE_QUALITY = 99
 """JPEGs of this quality and above are copied by default.
 
@@ -27,10 +30,12 @@ class InferenceOptions(msgspec.Struct, kw_only=True, frozen=True):
     """Inference: keys of ``val`` and flags of ``basicsr restore``."""
 
     tile: Annotated[
-        Annotated[int, Meta(ge=0)] | Literal["auto"] | None,
+        Annotated[int, Meta(ge=0)] | Literal["auto"] | TileSizes | None,
         Meta(
             description="Tile size in pixels, rounded up to the network's multiple; 0 or ~: whole"
-            " images; auto: whole images if they fit into memory, else the largest tile that fits."
+            " images; auto: whole images if they fit into memory, else the largest tile that fits;"
+            " a list, such as [288, 320, 352]: the image is restored with each of these sizes, and"
+            " the results are averaged."
         ),
     ] = None
     overlap: Annotated[
