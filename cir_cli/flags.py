@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ def tiles(text: str) -> int | str | tuple[int, ...]:
 def weighted(text: str) -> tuple[Path, float | None]:
     """Parse a path, or a path with a weight such as ``A.pth=0.8``; an existing path has none."""
     name, equals, given = text.rpartition("=")
-    if not equals or Path(text).exists():
+    if not equals or os.path.lexists(text):
         return Path(text), None
     try:
         weight = float(given)

@@ -70,6 +70,8 @@ def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
     for key, section in given.items():
         if key.startswith("network_") and isinstance(section, Mapping):
             warnings += _arguments(ARCH_REGISTRY, section, key)
+    for where, further in further_networks(given):
+        warnings += _arguments(ARCH_REGISTRY, further, where)
     for phase, section in opt["datasets"].items():
         warnings += _dataset(section, f"datasets.{phase}")
     train = given.get("train") or {}
@@ -83,6 +85,15 @@ def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
         images = {"img", "img2"}
         warnings += _arguments(METRIC_REGISTRY, options, f"val.metrics.{key}", images)
     return warnings
+
+
+def further_networks(opt: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield place and section of the networks that ``val.averaged_with`` states."""
+    entries = (opt.get("val") or {}).get("averaged_with")
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        section = entry.get("network") if isinstance(entry, Mapping) else None
+        if isinstance(section, Mapping):
+            yield f"val.averaged_with[{index}].network", section
 
 
 def _folders(opt: dict[str, Any], given: Mapping[str, Any]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from torch import nn
 
 from cir_host.checkpoint import locate
 from cir_host.errors import OptionsError, UserError
-from cir_host.option_keys import is_ours, known_to_us
+from cir_host.option_keys import further_networks, is_ours, known_to_us
 from cir_host.parsing import command_line
 from cir_host.random_states import kept_random_states
 
@@ -92,6 +92,8 @@ def rehearse(opt: dict[str, Any]) -> None:
             _load(model, key, network)
             if key == "network_g" and opt["is_train"] and hasattr(model, "rehearse"):
                 model.rehearse(network)
+    for where, section in further_networks(opt):
+        _build_network(section, where)
     if opt["is_train"]:
         _set_up_training(model)
 

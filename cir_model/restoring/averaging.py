@@ -28,7 +28,7 @@ def relative_weights(weights: Sequence[float] | None, count: int) -> list[float]
         if not 0 <= weight < math.inf:
             raise ValueError(f"{weight} is not a weight; give a number from 0")
     if not any(weights):
-        raise ValueError("all weights are 0; give one network a positive one")
+        raise ValueError("all are 0; give one network a positive weight")
     return [weight / max(weights) for weight in weights]
 
 

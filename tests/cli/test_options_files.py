@@ -23,6 +23,7 @@ from cir_data.draws import Mixture, WeightedDraw
 from cir_host.errors import OptionsError
 from cir_host.typed_options import typed
 from cir_model.options import GroupOptions, ValOptions
+from cir_model.restoring.tiling import Tiling
 from cir_model.training.groups import freeze
 
 
@@ -242,3 +243,13 @@ def test_entry_of_the_challenge():
         assert val["averaged_with"][0] != options["path"]["pretrain_network_g"]
     assert entry["val"].pop("tiling") == "ntire2024"
     assert entry["val"] == blended["val"]
+
+
+def test_three_tile_sizes_of_oldfe666():
+    """Rounding the sizes up to ART's grid changes none."""
+    options = load("test_oldfe666.yml")
+    val = typed(options["val"], ValOptions, "val")
+    assert (val.tile, val.overlap, val.self_ensemble) == ((288, 320, 352), 32, "x8")
+    facts = [network_of(options).facts]
+    tilings = [Tiling.fitting(tile, val.overlap, facts) for tile in val.tile]
+    assert [(t.tile, t.overlap) for t in tilings] == [(288, 32), (320, 32), (352, 32)]

@@ -13,6 +13,7 @@ from command_tools import LAUNCH, TINY_PROMPTCIR, basicsr, photographs
 from PIL import Image
 from small_networks import SMALL
 
+from cir_arch import Identity
 from cir_cli import main, restore
 from cir_data.datasets.sample_fields import to_tensor
 from cir_model.restoring.inference import restore_tensor
@@ -79,6 +80,53 @@ def test_two_models_are_averaged_and_tiles_are_told(photos, capsys):
     assert "Tiles of 32 px, stride 16 (multiples of 16)" in capsys.readouterr().err
     with Image.open("out/part.png") as image:
         assert image.size == (32, 40)
+
+
+def test_weights_of_the_average(photos, monkeypatch, capsys):
+    class Adds(Identity):
+        def __init__(self, value):
+            super().__init__()
+            self.value = value / 255
+
+        def forward(self, x):
+            return x + self.value
+
+    networks = {"a.pth": Adds(20), "b.pth": Adds(60)}
+    monkeypatch.setattr(restore, "load_network", lambda path: networks[str(path)])
+    Image.new("RGB", (40, 30), (100, 100, 100)).save("grey.jpg", quality=90)
+    command = ["restore", "grey.jpg", "--no-consistency", "--precision", "fp32", "-o"]
+    for names, value, said in (
+        (["a.pth=0.75", "b.pth=0.25"], 130, ", networks averaged: 2, weights 0.75, 0.25)"),
+        (["a.pth=2", "b.pth=2"], 140, ", networks averaged: 2)"),
+        (["a.pth=0", "b.pth=1"], 160, "(whole images, fp32)"),
+        (["a.pth=0.3"], 120, "(whole images, fp32)"),
+    ):
+        flags = [flag for name in names for flag in ("-m", name)]
+        assert main.main([*command, f"{value}.png", *flags]) == 0
+        assert capsys.readouterr().err.splitlines()[-1].endswith(said)
+        assert np.asarray(Image.open(f"{value}.png")).ravel()[0] == value
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.pth=0.8", "b.pth"], "-m b.pth: has no weight, but another -m has; give each one a"),
+        (["a.pth", "b.pth=0.2"], "-m a.pth: has no weight, but another -m has; give each one a"),
+        (["a.pth=0", "b.pth=0"], "weights: all are 0; give one network a positive weight"),
+    ],
+)
+def test_weights_of_the_average_that_cannot_be_used(names, message, photos, identity, capsys):
+    flags = [flag for name in names for flag in ("-m", name)]
+    assert main.main(["restore", "photos", "-o", "out", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"basicsr restore: error: {message}")
+    assert not Path("out").exists()
+
+
+def test_several_tile_sizes_are_told(photos, identity, capsys):
+    run(photos / "astronaut.jpg", "-o", "a.png", "--tile", "32,48,80", "--overlap", "16")
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("1 restored")]
+    assert re.search(r"\(mean of tiles of 32 px,.*; tiles of 48 px,.*; whole images, ", line)
 
 
 def test_an_interrupted_batch_goes_on(photos, identity, capsys):

@@ -346,6 +346,11 @@ def test_the_first_process_alone_warns(parse, tmp_path, capsys, monkeypatch, is_
         ("datasets.val.type", "PairedImageDatset", ["datasets.val.type", '"PairedImageDataset"']),
         ("train.pixel_opt.type", "L1Los", ["train.pixel_opt.type", '"L1Loss"']),
         ("val.metrics.psnr.type", "calculate_pnsr", ["val.metrics.psnr.type", '"calculate_psnr"']),
+        (
+            "val.averaged_with",
+            ["a.pth", {"path": "b.pth", "network": {"type": "SRVGGNetCompact", "num_fet": 4}}],
+            ["val.averaged_with[1].network.num_fet", '"num_feat"'],
+        ),
     ],
 )
 def test_what_basicsr_would_fail_on_later_fails_at_once(parse, tmp_path, key, value, words):

@@ -102,6 +102,11 @@ PIXELS = "experiments/tiny/models/net_g_latest.pth"
         ("train.scheduler", {"periods": [5]}, ["periods: they sum to 5", "total_iter 12"]),
         ("train.scheduler", {"restart_weights": [1, 1]}, ["should have the same length"]),
         ("train", {"pixel_opt": None}, ["train.pixel_opt: missing"]),
+        (
+            "val",
+            {"averaged_with": [{"network": {"type": "SRVGGNetCompact", "num_feat": -1}}]},
+            ["val.averaged_with[0].network: SRVGGNetCompact cannot be built"],
+        ),
     ],
 )
 def test_a_run_that_would_fail_changes_nothing(folder, monkeypatch, where, change, words):

@@ -106,7 +106,7 @@ WRONG = [
     ([1, 1, 1], "3 given for 2 networks; give one for each"),
     ([], "0 given for 2 networks; give one for each"),
     ([1, math.inf], "inf is not a weight; give a number from 0"),
-    ([0, 0], "all weights are 0; give one network a positive one"),
+    ([0, 0], "all are 0; give one network a positive weight"),
 ]
 
 
