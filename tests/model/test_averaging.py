@@ -1,6 +1,7 @@
 """Weighted averages of networks, and averages of several tile sizes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from small_networks import SMALL
 from torch import nn
 from vector_tools import filled
 
-from cir_arch.facts import NetworkFacts
+from cir_arch import Identity
 from cir_host.errors import OptionsError, UserError
 from cir_host.typed_options import typed
 from cir_model import CIRModel
@@ -28,14 +29,7 @@ class Plain(nn.Module):
         super().__init__()
         self.output = output
         self.passes = 0
-        self.facts = NetworkFacts(
-            size_multiple=multiple,
-            min_size=1,
-            scale=scale,
-            halo=halo,
-            in_channels=3,
-            precisions=frozenset({"fp32"}),
-        )
+        self.facts = replace(Identity().facts, size_multiple=multiple, scale=scale, halo=halo)
 
     def forward(self, x):
         self.passes += 1
