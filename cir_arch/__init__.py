@@ -9,6 +9,7 @@ from cir_arch.basicsr_networks import facts_of
 from cir_arch.cave_arch import CaVE, CaVEQuality
 from cir_arch.facts import NetworkFacts
 from cir_arch.fbcnn_arch import FBCNN
+from cir_arch.fftformer_arch import FFTformer
 from cir_arch.hat_arch import HAT
 from cir_arch.hft_arch import HFT
 from cir_arch.identity_arch import Identity
@@ -28,6 +29,7 @@ __all__ = [
     "UCIP",
     "CaVE",
     "CaVEQuality",
+    "FFTformer",
     "Identity",
     "NetworkFacts",
     "PromptCIR",
