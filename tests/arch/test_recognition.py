@@ -194,6 +194,8 @@ def test_a_name_that_another_package_holds_is_ours_with_a_suffix(monkeypatch):
 PUBLISHED = {
     "cave": ("CaVE", {}),
     "fbcnn": ("FBCNN", {}),
+    "fftformer": ("FFTformer", {}),
+    "fftformer_448": ("FFTformer", {"num_blocks": [4, 4, 8]}),
     "hat_s_x2": ("HAT", {"embed_dim": 144, "compress_ratio": 24, "squeeze_factor": 24}),
     "hat_x1": ("HAT", {"upscale": 1}),
     "hat_x4": ("HAT", {}),
