@@ -18,7 +18,7 @@ Computes the same function as the release. Differences:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -268,10 +268,21 @@ class Fusion(nn.Module):
         return out
 
 
+def _spandrel_has(arguments: Mapping[str, Any]) -> bool:
+    """spandrel takes the factor from the widths of one layer, and needs a block of refinement."""
+    refines = arguments.get("num_refinement_blocks", 1) > 0
+    return refines and "ffn_expansion_factor" not in arguments
+
+
 @network(
     paper="[Kong et al., CVPR 2023](https://arxiv.org/abs/2211.12250)",
     gmacs=48.51,
-    small={"dim": 6, "num_blocks": (1, 1, 1), "num_refinement_blocks": 1},
+    small={
+        "dim": 6,
+        "num_blocks": (1, 1, 1),
+        "num_refinement_blocks": 1,
+        "ffn_expansion_factor": 2.5,
+    },
     weights=(
         Weights(
             "https://github.com/kkkls/FFTformer (pretrain_model)",
@@ -280,6 +291,7 @@ class Fusion(nn.Module):
             "no licence stated",
         ),
     ),
+    in_spandrel=_spandrel_has,
     idle_parameters=r"reduce_chan_level2\.weight",
 )
 class FFTformer(RestorationNetwork):

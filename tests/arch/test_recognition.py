@@ -101,6 +101,8 @@ VARIANTS = [
     ("UCIP", {"upscale": 1}),
     ("UCIP", {"task_weights": True}),
     ("CaVE", {"act_mode": "R", "out_nc": 1}),
+    ("FFTformer", {"num_blocks": (1, 2, 3, 4), "num_refinement_blocks": 0}),
+    ("FFTformerQFEM", {"qfem_blocks": 2}),
     ("SwinIR", {"img_size": 24}),
     ("SwinIR", {"in_chans": 1}),
     ("SwinIR", {"embed_dim": 24}),
