@@ -269,7 +269,7 @@ class Fusion(nn.Module):
 
 
 def _spandrel_has(arguments: Mapping[str, Any]) -> bool:
-    """spandrel takes the factor from the widths of one layer, and needs a block of refinement."""
+    """Whether spandrel does: it lacks other factors that it cannot read, and no refinement."""
     refines = arguments.get("num_refinement_blocks", 1) > 0
     return refines and "ffn_expansion_factor" not in arguments
 
