@@ -269,7 +269,7 @@ class Fusion(nn.Module):
 
 
 def _spandrel_has(arguments: Mapping[str, Any]) -> bool:
-    """Whether spandrel does: it lacks other factors that it cannot read, and no refinement."""
+    """Tell which arguments spandrel 0.4.2 has: not every factor, and at least one refinement."""
     refines = arguments.get("num_refinement_blocks", 1) > 0
     return refines and "ffn_expansion_factor" not in arguments
 

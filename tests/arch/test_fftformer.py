@@ -71,7 +71,7 @@ def test_gate_of_a_half_spectrum_that_is_not_symmetric():
 
 
 def test_attention_convolves_the_blocks_of_queries_and_keys():
-    """Circularly, without turning one around; the norm of the result is the factor of the values."""
+    """Circularly, turning none around; the norm of the result is the factor of the values."""
     module = FSAS(2).double()
     for parameter in module.norm.parameters():
         torch.nn.init.normal_(parameter)
