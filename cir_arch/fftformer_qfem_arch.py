@@ -46,7 +46,7 @@ class QFEM(nn.Module):
 
 
 @network(
-    paper="our reading of the SYU-HnVLab team of the challenge: FFTformer and a loss on the quality",
+    paper="our reading of the SYU-HnVLab team of the challenge: FFTformer, loss on the quality",
     gmacs=36.12,
     small={
         "dim": 6,

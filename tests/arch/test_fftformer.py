@@ -8,7 +8,7 @@ from network_tools import gradients, restore
 from vector_tools import image, parameter_count
 
 from cir_arch import FFTformer, FFTformerQFEM, recognise
-from cir_arch.fftformer_arch import DFFN, FSAS, block_transform
+from cir_arch.fftformer_arch import DFFN, FSAS, _convolved, block_transform
 from cir_arch.layers import bands
 from cir_host.errors import UserError
 
@@ -119,6 +119,14 @@ def test_half_precision_weights_transform_in_float32(dtype):
         numbers = transform.of(x)
     expected = block_transform(x.double()).of(x.double())
     torch.testing.assert_close(numbers.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_blocks_are_convolved_in_float32_under_autocast():
+    q, k = torch.randn(2, 1, 8, 8, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = _convolved(q, k, block_transform(q))
+    expected = _convolved(q.double(), k.double(), block_transform(q.double()))
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
 
 
 def test_attention_in_float16_may_sum_beyond_its_range():
