@@ -9,6 +9,8 @@ from cir_arch.basicsr_networks import facts_of
 from cir_arch.cave_arch import CaVE, CaVEQuality
 from cir_arch.facts import NetworkFacts
 from cir_arch.fbcnn_arch import FBCNN
+from cir_arch.fftformer_arch import FFTformer
+from cir_arch.fftformer_qfem_arch import FFTformerQFEM
 from cir_arch.hat_arch import HAT
 from cir_arch.hft_arch import HFT
 from cir_arch.identity_arch import Identity
@@ -28,6 +30,8 @@ __all__ = [
     "UCIP",
     "CaVE",
     "CaVEQuality",
+    "FFTformer",
+    "FFTformerQFEM",
     "Identity",
     "NetworkFacts",
     "PromptCIR",

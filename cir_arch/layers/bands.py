@@ -57,6 +57,30 @@ def in_bands(
     return joined(lambda band: band.own(run(band.rows)), bands(x, halo, multiple))
 
 
+def in_linked_bands(
+    first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor], x: Tensor, multiple: int
+) -> Tensor:
+    """Return ``second(first(x))`` of a map (B, H, W, C), computed band by band; (B, H, W, C').
+
+    ``first`` maps rows in groups of ``multiple``, each group for itself. ``second`` depends on one
+    row of its input above and below: the rows at the seams are kept, not computed twice.
+    """
+    parts = bands(x, multiple=multiple)
+    kept: Tensor | None = None
+
+    def run(band: Band) -> Tensor:
+        """Return the rows that are now complete: up to the last but one, at the end all."""
+        nonlocal kept
+        rows = first(band.rows)
+        above, below = int(kept is not None), int(band is not parts[-1])
+        if kept is not None:
+            rows = torch.cat((kept, rows), dim=1)
+        kept = rows[:, -2:].clone() if below else None
+        return Band(rows, above, below).own(second(rows))
+
+    return joined(run, parts)
+
+
 def joined(run: Callable[[Band], Tensor], parts: Sequence[Band]) -> Tensor:
     """Join what ``run`` returns for each band's own rows, (B, H', W, C'), to a map."""
     if len(parts) == 1:

@@ -47,7 +47,7 @@ class GDFN(nn.Module):
 
     def _of_rows(self, x: Tensor) -> Tensor:
         gate, value = (self._hidden(x, half) for half in range(2))
-        out: Tensor = self.project_out(_GatedGELU.apply(gate, value))
+        out: Tensor = self.project_out(gated_gelu(gate, value))
         return out
 
     def _hidden(self, x: Tensor, half: int) -> Tensor:
@@ -63,9 +63,13 @@ def _half(layer: nn.Conv2d, half: int) -> tuple[Tensor, Tensor | None]:
     return layer.weight.chunk(2)[half], bias
 
 
-class _GatedGELU(torch.autograd.Function):
-    """GELU(gate) * value; stores nothing but its two inputs for the backward pass."""
+def gated_gelu(gate: Tensor, value: Tensor) -> Tensor:
+    """Return GELU(gate) * value; keeps nothing but its two inputs for the backward pass."""
+    out: Tensor = _GatedGELU.apply(gate, value)
+    return out
 
+
+class _GatedGELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, value: Tensor) -> Tensor:
         ctx.save_for_backward(gate, value)

@@ -43,6 +43,8 @@ PUBLISHED = {
     "unifyformer": Published("UnifyFormer", 28_500_431, 0.02),
     "safmn_bcie": Published("SAFMN_BCIE", 18_414_083, 0.04),
     "promptir": Published("PromptIR", 35_592_263, 0.08),
+    "fftformer": Published("FFTformer", 16_560_474, 0.15),
+    "fftformer_448": Published("FFTformer", 11_439_066, 0.07, {"num_blocks": (4, 4, 8)}),
 }
 CALLS = {
     "out": lambda network, x: network(x),

@@ -101,6 +101,8 @@ VARIANTS = [
     ("UCIP", {"upscale": 1}),
     ("UCIP", {"task_weights": True}),
     ("CaVE", {"act_mode": "R", "out_nc": 1}),
+    ("FFTformer", {"num_blocks": (1, 2, 3, 4), "num_refinement_blocks": 0}),
+    ("FFTformerQFEM", {"qfem_blocks": 2}),
     ("SwinIR", {"img_size": 24}),
     ("SwinIR", {"in_chans": 1}),
     ("SwinIR", {"embed_dim": 24}),
@@ -194,6 +196,8 @@ def test_a_name_that_another_package_holds_is_ours_with_a_suffix(monkeypatch):
 PUBLISHED = {
     "cave": ("CaVE", {}),
     "fbcnn": ("FBCNN", {}),
+    "fftformer": ("FFTformer", {}),
+    "fftformer_448": ("FFTformer", {"num_blocks": [4, 4, 8]}),
     "hat_s_x2": ("HAT", {"embed_dim": 144, "compress_ratio": 24, "squeeze_factor": 24}),
     "hat_x1": ("HAT", {"upscale": 1}),
     "hat_x4": ("HAT", {}),

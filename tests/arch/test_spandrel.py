@@ -29,6 +29,8 @@ def saved(folder, name, **arguments):
 
 
 LACKING = [entry.name for entry in offered()]
+SPANDREL_S_TOO = {"FFTformer", "SCUNet"}
+"""Of these, the names that spandrel has for other arguments."""
 
 
 def test_those_that_spandrel_has_are_not_offered():
@@ -41,7 +43,7 @@ def test_those_that_spandrel_has_are_not_offered():
 def test_networks_that_spandrel_lacks_are_ours(loader, tmp_path, name):
     network, path = saved(tmp_path, name)
     model = loader.load_from_file(path)
-    assert model.architecture.id == ("SCUNet_cir" if name == "SCUNet" else name)
+    assert model.architecture.id == (f"{name}_cir" if name in SPANDREL_S_TOO else name)
     assert type(model.model) is type(network)
     facts = network.facts
     assert (model.scale, model.input_channels) == (facts.scale, facts.in_channels)
@@ -64,6 +66,7 @@ def test_without_us_spandrel_takes_cave_for_another_network(tmp_path):
     [
         ("FBCNN", {"nc": (8, 8, 8, 512), "nb": 2, "quality_nc": 512}, "FBCNN"),
         ("HAT", {"embed_dim": 24, "num_feat": 64, "upscale": 2, "squeeze_factor": 6}, "HAT"),
+        ("FFTformer", {"ffn_expansion_factor": 3.0}, "FFTformer"),
         ("SAFMN_BCIE", {}, "SAFMN BCIE"),
         (
             "SCUNet",
