@@ -43,8 +43,8 @@ PUBLISHED = {
     "unifyformer": Published("UnifyFormer", 28_500_431, 0.02),
     "safmn_bcie": Published("SAFMN_BCIE", 18_414_083, 0.04),
     "promptir": Published("PromptIR", 35_592_263, 0.08),
-    "restormer": Published("Restormer", 26_126_644, 0.05),
-    "restormer_biasfree": Published("Restormer", 26_111_668, 0.05, {"LayerNorm_type": "BiasFree"}),
+    "restormer": Published("Restormer", 26_126_644, 0.08),
+    "restormer_biasfree": Published("Restormer", 26_111_668, 0.08, {"LayerNorm_type": "BiasFree"}),
 }
 CALLS = {
     "out": lambda network, x: network(x),
