@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from naive_steps import channel_attention, conv, gated_feed_forward, norm, u_net
 from torch import Tensor
 
+from cir_arch.layers.norm import BiasFreeLayerNorm, LayerNorm
 from cir_arch.layers.transformer_block import TransformerBlock
 from cir_arch.promptir_arch import ImagePrompt, PromptIR
 
@@ -37,5 +38,13 @@ def prompt(layer: ImagePrompt, x: Tensor) -> Tensor:
 
 def transform(block: TransformerBlock, x: Tensor) -> Tensor:
     """Run one transformer block."""
-    x = x + channel_attention(block.attn, norm(block.norm1.body, x))
-    return x + gated_feed_forward(block.ffn, norm(block.norm2.body, x))
+    x = x + channel_attention(block.attn, block_norm(block.norm1, x))
+    return x + gated_feed_forward(block.ffn, block_norm(block.norm2, x))
+
+
+def block_norm(layer: LayerNorm | BiasFreeLayerNorm, x: Tensor) -> Tensor:
+    """Normalise the channels of each pixel; without a bias, their mean stays."""
+    if isinstance(layer, LayerNorm):
+        return norm(layer.body, x)
+    deviation = (x.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    return x / deviation * layer.body.weight[:, None, None]

@@ -17,6 +17,8 @@ from cir_arch.identity_arch import Identity
 from cir_arch.promptcir_arch import PromptCIR
 from cir_arch.promptir_arch import PromptIR
 from cir_arch.recognition import load_network, recognise
+from cir_arch.restormer_arch import Restormer
+from cir_arch.restormer_qf_arch import RestormerQF
 from cir_arch.safmn_bcie_arch import SAFMN_BCIE
 from cir_arch.scunet_arch import SCUNet
 from cir_arch.ucip_arch import UCIP
@@ -36,6 +38,8 @@ __all__ = [
     "NetworkFacts",
     "PromptCIR",
     "PromptIR",
+    "Restormer",
+    "RestormerQF",
     "SCUNet",
     "UnifyFormer",
     "facts_of",

@@ -48,7 +48,10 @@ class MDTA(nn.Module):
         def values(band: Band) -> Tensor:
             qkv = band.own(self.qkv_dwconv(self.qkv(band.rows)))
             q, k, _ = self._heads(qkv)
-            scores.add_(q.mT @ k)
+            if q.dtype == torch.float16:  # a flat image's sums exceed 65504
+                scores.add_((q * 2**-8).mT @ k, alpha=2**8)
+            else:
+                scores.add_(q.mT @ k)
             of_q.add_(_squares(q))
             of_k.add_(_squares(k))
             return qkv[..., -x.shape[-1] :]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,9 @@ class UNet(nn.Module):
     upsampling, see :meth:`before_upsampling`.
     """
 
+    channels_argument: ClassVar[str] = "in_channels"
+    """The network's argument that sets the channels of the image."""
+
     def __init__(
         self,
         sizes: UNetSizes,
@@ -127,24 +130,34 @@ class UNet(nn.Module):
         Raises:
             UserError: If the number of channels is not the network's.
         """
-        height, width = checked_size(x, self.in_channels, "in_channels")
-        padded = PADDING.pad(x)
-        out = padded + to_image(self._residual(to_map(padded)))
+        height, width = checked_size(x, self.in_channels, self.channels_argument)
+        out = self.restore_padded(PADDING.pad(x), self.before_upsampling)
         return crop_to(out, height, width)
 
-    def _residual(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to the difference to add to it; H and W are multiples of 8."""
-        e1 = self.encoder_level1(self.patch_embed(x))
+    def restore_padded(
+        self,
+        x: Tensor,
+        before_upsampling: Callable[[Tensor, int], Tensor],
+        before_refinement: Callable[[Tensor], Tensor] = lambda y: y,
+    ) -> Tensor:
+        """Restore images (B, C, H, W) whose sides are multiples of 8.
+
+        Args:
+            x: The images.
+            before_upsampling: Called like the method of this name.
+            before_refinement: Changes the features (B, H, W, C) that leave the decoder.
+        """
+        e1 = self.encoder_level1(self.patch_embed(to_map(x)))
         e2 = self.encoder_level2(self.down1_2(e1))
         e3 = self.encoder_level3(self.down2_3(e2))
         y = self.latent(self.down3_4(e3))
-        y = torch.cat((self.up4_3(self.before_upsampling(y, 3)), e3), dim=-1)
+        y = torch.cat((self.up4_3(before_upsampling(y, 3)), e3), dim=-1)
         y = self.decoder_level3(self.reduce_chan_level3(y))
-        y = torch.cat((self.up3_2(self.before_upsampling(y, 2)), e2), dim=-1)
+        y = torch.cat((self.up3_2(before_upsampling(y, 2)), e2), dim=-1)
         y = self.decoder_level2(self.reduce_chan_level2(y))
-        y = torch.cat((self.up2_1(self.before_upsampling(y, 1)), e1), dim=-1)
-        out: Tensor = self.output(self.refinement(self.decoder_level1(y)))
-        return out
+        y = torch.cat((self.up2_1(before_upsampling(y, 1)), e1), dim=-1)
+        y = self.refinement(before_refinement(self.decoder_level1(y)))
+        return x + to_image(self.output(y))
 
 
 LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")

@@ -18,7 +18,7 @@ from cir_arch.layers.drop_path import DropPath
 from cir_arch.layers.dynamic_prompt import DynamicPrompt
 from cir_arch.layers.feed_forward import GDFN, MLP
 from cir_arch.layers.hybrid_attention import RHAG, HybridSizes
-from cir_arch.layers.norm import LayerNorm
+from cir_arch.layers.norm import BiasFreeLayerNorm, LayerNorm
 from cir_arch.layers.padding import PaddingRule
 from cir_arch.layers.transposed_attention import MDTA
 from cir_arch.layers.window_attention import (
@@ -35,11 +35,25 @@ from cir_arch.layers.window_attention import (
 
 BLOCKS = {
     "norm": (lambda: LayerNorm(6), lambda: naive.ChannelNorm(6)),
+    "norm without bias": (lambda: BiasFreeLayerNorm(6), lambda: PlainBiasFreeNorm(6)),
     "CAB": (lambda: CAB(6, 4, 3), lambda: naive.CAB(6, 4, 3)),
     "GDFN": (lambda: GDFN(6, 2.66, bias=True), lambda: naive.GDFN(6, 2.66, bias=True)),
     "MDTA": (lambda: MDTA(6, 2), lambda: naive.MDTA(6, 2)),
     "prompt": (lambda: DynamicPrompt(6, 3, 4, 5), lambda: naive.DynamicPrompt(6, 3, 4, 5)),
 }
+
+
+class PlainBiasFreeNorm(torch.nn.Module):
+    """On (B, C, H, W): the deviation about the mean divides, the mean stays."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.body = torch.nn.ParameterDict({"weight": torch.ones(channels)})
+
+    def forward(self, x):
+        centred = x - x.sum(1, keepdim=True) / x.shape[1]
+        variance = (centred**2).sum(1, keepdim=True) / x.shape[1]
+        return x / torch.sqrt(variance + 1e-5) * self.body["weight"].view(1, -1, 1, 1)
 
 
 def maps(*shape, seed=0, scale=1.0):
@@ -87,6 +101,16 @@ def test_mdta_of_channels_that_are_zero(dtype):
     out.sum().backward()
     assert not out.any()
     assert x.grad.isfinite().all()
+
+
+def test_mdta_of_a_large_flat_map_in_float16():
+    """Band by band, sums over all pixels of a band are larger than float16 can hold."""
+    block = MDTA(6, 2)
+    block.load_state_dict(fill(block.state_dict()))
+    x = torch.full((1, 240, 240, 6), 4.0) + 0.1 * torch.arange(6)
+    with torch.inference_mode():
+        expected, out = block(x), block.half()(x.half())
+    torch.testing.assert_close(out.float(), expected, rtol=0.02, atol=0.02)
 
 
 def test_mlp_has_the_exact_gelu():
@@ -245,7 +269,7 @@ def test_padding_to_a_multiple_from_a_smallest_side_on(length, missing):
 
 
 @pytest.mark.parametrize("values", [1, 6 * 7 * 5])
-@pytest.mark.parametrize("name", ["CAB", "GDFN", "MDTA"])
+@pytest.mark.parametrize("name", ["CAB", "GDFN", "MDTA", "norm without bias"])
 def test_bands_of_rows_give_the_map_of_the_whole(monkeypatch, name, values):
     """One row at a time, and five with a rest of four."""
     block = BLOCKS[name][0]().double()
