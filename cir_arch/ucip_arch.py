@@ -22,7 +22,6 @@ Computes the same function as the release. Differences:
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -38,6 +37,7 @@ from cir_arch.layers.initialization import init_linear_layers
 from cir_arch.layers.line_sampling import LineTaps, line_taps, sample_line
 from cir_arch.layers.padding import checked_size
 from cir_arch.layers.patch_embedding import PatchEmbedding
+from cir_arch.layers.precision import without_autocast
 from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State, divisor, entry_count, ratio
 from cir_host.errors import UserError
@@ -189,17 +189,12 @@ class OffsetLayer(nn.ModuleList):
         """
         dtype = torch.promote_types(x.dtype, torch.float32)
         scale, shift, weight, bias = (parameter.to(dtype) for parameter in self.parameters())
-        with _without_autocast(x):
+        with without_autocast(x):
             inputs = torch.cat((x.to(dtype), prompt.to(dtype)), dim=-1)
             normed = F.layer_norm(inputs, scale.shape, scale, shift)
             along_width, along_height = F.linear(normed, weight, bias).chunk(2, dim=-1)
             channels = x.shape[-1]
             return line_taps(along_width, 2, channels), line_taps(along_height, 1, channels)
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    # The meta device has no autocast to switch off.
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 class Block(nn.Module):

@@ -13,6 +13,11 @@ from vector_tools import filled, image, parameter_count, published_shapes, shape
 
 from cir_arch.layers.channel_attention import ChannelAttention
 
+ART_FOR_JPEG = {
+    "window_size": 7,
+    "interval": (18, 18, 13, 13, 7, 7),
+    "img_range": 255.0,
+}
 HAT_S = {"embed_dim": 144, "compress_ratio": 24, "squeeze_factor": 24}
 
 
@@ -42,6 +47,8 @@ PUBLISHED = {
     "scunet_large": Published("SCUNet", 69_086_604, 0.05),
     "unifyformer": Published("UnifyFormer", 28_500_431, 0.02),
     "safmn_bcie": Published("SAFMN_BCIE", 18_414_083, 0.04),
+    "art_car": Published("ART", 16_149_783, 0.05, ART_FOR_JPEG),
+    "art_dn": Published("ART", 16_149_783, 0.05),
     "promptir": Published("PromptIR", 35_592_263, 0.08),
 }
 CALLS = {
