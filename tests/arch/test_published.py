@@ -47,8 +47,8 @@ PUBLISHED = {
     "scunet_large": Published("SCUNet", 69_086_604, 0.05),
     "unifyformer": Published("UnifyFormer", 28_500_431, 0.02),
     "safmn_bcie": Published("SAFMN_BCIE", 18_414_083, 0.04),
-    "art_car": Published("ART", 16_149_783, 0.05, ART_FOR_JPEG),
-    "art_dn": Published("ART", 16_149_783, 0.05),
+    "art_car": Published("ART", 16_149_783, 0.006, ART_FOR_JPEG),
+    "art_dn": Published("ART", 16_149_783, 0.025),
     "promptir": Published("PromptIR", 35_592_263, 0.08),
 }
 CALLS = {
@@ -75,8 +75,12 @@ def network(key):
 
 
 def smallest(network):
-    """Return an image of one cell of what the network divides."""
-    side = max(network.facts.size_multiple, 8)
+    """Return an image of one cell of what the network divides.
+
+    Where there are no cells, of more pixels than ART's longest interval.
+    """
+    multiple = network.facts.size_multiple
+    side = max(multiple, 8) if multiple > 1 else 20
     return image(side, side, seed=3)
 
 
