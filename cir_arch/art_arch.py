@@ -129,13 +129,18 @@ class PositionNetwork(nn.Module):
             y = torch.stack(torch.meshgrid(row, column, indexing="ij"), dim=-1)
             y = _linear(self.pos_proj, y)
             for norm, _, linear in (self.pos1, self.pos2, self.pos3):
-                scale, shift = norm.weight.to(dtype), norm.bias.to(dtype)
-                y = _linear(linear, F.relu(F.layer_norm(y, scale.shape, scale, shift, norm.eps)))
+                y = _linear(linear, F.relu(_normed(norm, y)))
         return y.permute(2, 0, 1)
 
 
 def _linear(layer: Any, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
+
+
+def _normed(layer: Any, x: Tensor) -> Tensor:
+    return F.layer_norm(
+        x, x.shape[-1:], layer.weight.to(x.dtype), layer.bias.to(x.dtype), layer.eps
+    )
 
 
 @dataclass
@@ -220,7 +225,8 @@ class ARTBlock(nn.Module):
     def forward(self, x: Tensor, dense: list[Groups], sparse: list[Groups]) -> Tensor:
         """Map (B, H, W, C) to the same shape."""
         x = x + self.drop_path(self._attended(x, sparse if self.is_sparse else dense))
-        return x + self.drop_path(in_bands(lambda rows: self.mlp(self.norm2(rows)), x))
+        out: Tensor = x + self.drop_path(in_bands(lambda rows: self.mlp(self.norm2(rows)), x))
+        return out
 
     def _attended(self, x: Tensor, sizes: list[Groups]) -> Tensor:
         """Attend within the groups, a few at a time where no gradient is needed."""
@@ -229,7 +235,7 @@ class ARTBlock(nn.Module):
         whole: Tensor | None = None
         for groups in sizes:
             biases = Biases.of(table, groups.rows, groups.columns)
-            for places in groups.tokens.split(_groups_at_once(x, groups, biases)):
+            for places in torch.split(groups.tokens, _groups_at_once(x, groups, biases)):
                 chosen = tokens.index_select(1, places.flatten())
                 normed = self.norm1(chosen.reshape(-1, places.shape[1], x.shape[-1]))
                 made = self.attn(normed, biases).reshape(chosen.shape)
@@ -345,7 +351,7 @@ class ART(RestorationNetwork):
 
     def __init__(
         self,
-        img_size: int | Sequence[int] = 64,  # noqa: ARG002 (the authors' options files have it)
+        img_size: int | Sequence[int] = 64,
         in_chans: int = 3,
         embed_dim: int = 180,
         depths: Sequence[int] = (6,) * 6,
