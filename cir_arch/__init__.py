@@ -5,6 +5,7 @@ BasicSR itself is not imported; its registry receives the networks as soon as so
 
 import cir_host  # noqa: F401, I001 (waits for BasicSR, so it comes first)
 
+from cir_arch.art_arch import ART
 from cir_arch.basicsr_networks import facts_of
 from cir_arch.cave_arch import CaVE, CaVEQuality
 from cir_arch.facts import NetworkFacts
@@ -25,6 +26,7 @@ from cir_arch.ucip_arch import UCIP
 from cir_arch.unifyformer_arch import UnifyFormer
 
 __all__ = [
+    "ART",
     "FBCNN",
     "HAT",
     "HFT",

@@ -97,8 +97,9 @@ def recognise(state: State) -> NetworkOptions | None:
     """Tell from names and shapes alone which network a state dict belongs to.
 
     Arguments that change no shape cannot be deduced (each network's ``arguments_from`` names them
-    in a comment) and keep their defaults; SwinIR's ``img_range`` follows a rule, see
-    :func:`cir_arch.basicsr_networks.swinir_arguments`.
+    in a comment) and keep their defaults, unless ``arguments_from`` has a rule for them: SwinIR's
+    ``img_range`` and ART's ``window_size``, ``interval`` and ``img_range`` are those of the
+    published networks that have the same shapes.
 
     Returns:
         The network with the arguments that differ from its defaults; None if no known network fits,
@@ -195,7 +196,8 @@ def _recognise_as(entry: Entry, state: State) -> NetworkOptions | None:
     with suppress(LookupError, ValueError, ArithmeticError):
         arguments = entry.arguments_from(state)
         if arguments is not None:
-            assumed = {name: entry.defaults[name] for name in entry.untold}
+            told = {**entry.defaults, **arguments}
+            assumed = {name: told[name] for name in entry.untold}
             differing = _without_defaults(entry, arguments)
             return NetworkOptions(_registered_name(entry), differing, assumed)
     return None

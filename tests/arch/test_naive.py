@@ -17,6 +17,7 @@ import cir_arch  # noqa: F401
 CELLS = [(1, 1, 1), (1, 3, 2), (2, 1, 3)]
 """Height and width in the network's multiple, batch."""
 SIZES = {  # where a network is not bound to multiples, in pixels
+    "ART": [(8, 21, 2), (16, 24, 1), (35, 22, 2)],
     "SAFMN_BCIE": [(18, 50, 2), (30, 22, 1)],
     "UCIP": [(5, 9, 3), (16, 7, 1)],
 }

@@ -13,6 +13,11 @@ from vector_tools import filled, image, parameter_count, published_shapes, shape
 
 from cir_arch.layers.channel_attention import ChannelAttention
 
+ART_FOR_JPEG = {
+    "window_size": 7,
+    "interval": (18, 18, 13, 13, 7, 7),
+    "img_range": 255.0,
+}
 HAT_S = {"embed_dim": 144, "compress_ratio": 24, "squeeze_factor": 24}
 
 
@@ -42,6 +47,8 @@ PUBLISHED = {
     "scunet_large": Published("SCUNet", 69_086_604, 0.05),
     "unifyformer": Published("UnifyFormer", 28_500_431, 0.02),
     "safmn_bcie": Published("SAFMN_BCIE", 18_414_083, 0.04),
+    "art_car": Published("ART", 16_149_783, 0.006, ART_FOR_JPEG),
+    "art_dn": Published("ART", 16_149_783, 0.025),
     "promptir": Published("PromptIR", 35_592_263, 0.08),
     "fftformer": Published("FFTformer", 16_560_474, 0.15),
     "fftformer_448": Published("FFTformer", 11_439_066, 0.07, {"num_blocks": (4, 4, 8)}),
@@ -72,8 +79,12 @@ def network(key):
 
 
 def smallest(network):
-    """Return an image of one cell of what the network divides."""
-    side = max(network.facts.size_multiple, 8)
+    """Return an image of one cell of what the network divides.
+
+    Where there are no cells, of more pixels than ART's longest interval.
+    """
+    multiple = network.facts.size_multiple
+    side = max(multiple, 8) if multiple > 1 else 20
     return image(side, side, seed=3)
 
 

@@ -85,7 +85,8 @@ def test_every_argument_that_changes_a_shape_is_recognised(name):
         assert again.facts == network.facts, f"{argument}={value}"
         if argument in found.arguments or value == entry.defaults[argument]:
             recognised.add(argument)
-    assert recognised == set(told), "no value of the others was told from the small network's"
+    unread = set(told) - set(entry.untold) - recognised
+    assert not unread, "no value of these was told from the small network's"
 
 
 VARIANTS = [
@@ -95,6 +96,20 @@ VARIANTS = [
     ("UCIP", {"intv": 3, "depths": (3, 2)}),
     ("HAT", {"depths": (1, 2, 3), "num_heads": (1, 2, 3)}),
     ("HAT", {"overlap_ratio": 1.0}),
+    ("ART", {"upsampler": "", "interval": (16, 12)}),
+    (
+        "ART",
+        {
+            "upsampler": "",
+            "in_chans": 1,
+            "window_size": 7,
+            "interval": (18, 13),
+            "img_range": 255.0,
+        },
+    ),
+    ("ART", {"interval": (8, 8), "mlp_ratio": 2.0, "upscale": 2}),
+    ("ART", {"depths": (1, 2, 1), "num_heads": (2, 3, 1), "interval": (4, 4, 4)}),
+    *(("ART", {"upscale": scale}) for scale in (2, 3, 4)),
     *(("HAT", {"upscale": scale}) for scale in (2, 3, 4, 8)),
     ("HFT", {"depths": (2,) * 10}),
     ("SCUNet", {"config": (0, 1, 2, 1, 0, 1, 3)}),
@@ -197,6 +212,7 @@ def test_a_name_that_another_package_holds_is_ours_with_a_suffix(monkeypatch):
 
 
 PUBLISHED = {
+    "art_dn": ("ART", {}),
     "cave": ("CaVE", {}),
     "fbcnn": ("FBCNN", {}),
     "fftformer": ("FFTformer", {}),
