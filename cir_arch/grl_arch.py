@@ -12,8 +12,8 @@ Computes the same function as the release. Differences:
 - The thirteen tables, indices and masks of the release are not in the state dict. The release keeps
   those of one image size, about 1.5 GB in the setting for JPEG, and builds them in every call for
   all other sizes. Those that a file holds are ignored.
-- A bias is cut out of a small table as overlapping slices, without an index per pair of tokens. Four
-  masks serve all windows or stripes of a map, and no map of the whole image is built.
+- A bias is cut out of a small table as overlapping slices, without an index per pair of tokens.
+  Four masks serve all windows or stripes of a map, and no map of the whole image is built.
 - Without gradients, windows and stripes run in bands of rows, so that memory grows slowly with the
   image.
 - Stripes relative to the image's side (``stripe_groups``) are left out. In the release they run on
@@ -75,6 +75,7 @@ class GRLBlock(nn.Module):
         drop_path: float,
     ) -> None:
         super().__init__()
+        self.factor = factor
         for_windows, for_stripes = heads
         height, width = stripe_size
         stripe = (height, width) if index % 2 == 0 else (width, height)
@@ -98,19 +99,18 @@ class GRLBlock(nn.Module):
         if self.conv is not None:
             y = y + self.conv(x)
         made = in_bands(lambda rows: self.norm2(self.mlp(rows)), y)
-        return y + self.drop_path(made)
+        out: Tensor = y + self.drop_path(made)
+        return out
 
     def input_of(self, output: Span, axis: int) -> Span:
         """Return the span that a span of the output depends on, along rows (0) or columns (1)."""
         window, stripe = self.attn.window_attn.cells, self.attn.stripe_attn.cells
-        anchors, factor = self.attn.stripe_attn.anchors, self.attn.factor
-        size, shift = stripe.sides[axis], stripe.shifts[axis]
-        pixels = output.windows(size, shift)
-        pooled = output.windows(size, shift)
-        behind = anchors.shifts[axis] * factor - shift  # anchors may be shifted by less
-        pooled = Span(pooled.first + behind, pooled.last + behind)
-        within = output.windows(window.sides[axis], window.shifts[axis])
-        return within.union(pixels).union(pooled)
+        pixels = output.windows(stripe.sides[axis], stripe.shifts[axis])
+        # the anchors of a shifted stripe may be means of pixels that are less shifted
+        less = stripe.shifts[axis] % self.factor
+        anchors = Span(pixels.first - less, pixels.last - less)
+        windows = output.windows(window.sides[axis], window.shifts[axis])
+        return windows.union(pixels).union(anchors)
 
 
 class GRLStage(nn.Module):
@@ -132,7 +132,7 @@ class GRLStage(nn.Module):
     gmacs=170.4,
     small={
         "embed_dim": 24,
-        "depths": (4, 1),
+        "depths": (3, 1),
         "num_heads_window": (2, 3),
         "num_heads_stripe": (3, 2),
         "window_size": 4,
@@ -147,9 +147,9 @@ class GRL(RestorationNetwork):
 
     The defaults give GRL-S for JPEG. ``embed_dim=64`` gives GRL-T; ``embed_dim=180,
     depths=[4, 4, 8, 8, 8, 4, 4], num_heads_window=[3] * 7, num_heads_stripe=[3] * 7,
-    local_connection=True`` gives GRL-B. One state dict fits every window, stripe and factor, but the
-    output differs: published are 36, [72, 144] and 4 for JPEG, 16, [64, 128] and 4 for noise, 12,
-    [48, 96] and 4 for blur.
+    local_connection=True`` gives GRL-B. One state dict fits every window, stripe and factor, but
+    the output differs: published are 36, [72, 144] and 4 for JPEG, 16, [64, 128] and 4 for noise,
+    12, [48, 96] and 4 for blur.
 
     Args:
         img_size: Size of the training patches. Has no effect.
@@ -235,9 +235,10 @@ class GRL(RestorationNetwork):
         self.in_channels = in_channels
         self.image_range = ImageRange(in_channels, img_range)
         self.padding = PaddingRule(multiple, "reflect", short="zeros")
+        self.window_size = window_size
+        self.stripe_size = height, width = tuple(stripe_size)
+        self.anchor_window_down_factor = anchor_window_down_factor
         self.local_connection = local_connection
-
-        height, width = stripe_size
         rates = iter(drop_path_rates(sum(depths), drop_path_rate))
 
         def stage(depth: int, heads: tuple[int, int]) -> GRLStage:
@@ -341,7 +342,8 @@ class GRL(RestorationNetwork):
         span = output.convolutions(2)
         for stage in reversed(self.layers):
             within = span.convolutions(1)
-            for block in reversed(stage.blocks):
+            blocks = [block for block in stage.modules() if isinstance(block, GRLBlock)]
+            for block in reversed(blocks):
                 within = block.input_of(within, axis)
             span = span.union(within)
         return span.convolutions(1)

@@ -41,9 +41,8 @@ class Cells(NamedTuple):
 
     def ends(self, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         """Split (B, H, W, C) into all cells but the last and the last, along axis 0 or 1."""
-        last = self.sides[axis]
-        before, after = x.split((x.shape[axis + 1] - last, last), axis + 1)
-        return before, after
+        before = x.shape[axis + 1] - self.sides[axis]
+        return x.narrow(axis + 1, 0, before), x.narrow(axis + 1, before, self.sides[axis])
 
     def wrapped(self, axis: int, device: torch.device) -> Tensor:
         """Tell which tokens of the last cell along an axis come from the map's other side."""
@@ -104,7 +103,7 @@ def _in_bands(run: Callable[..., Tensor], maps: Sequence[Tensor], cells: Sequenc
     parts = bands(first, multiple=cells[0].sides[0])
     rows = [band.rows.shape[1] // cells[0].sides[0] for band in parts]
     of_others = (
-        x.split([count * each.sides[0] for count in rows], dim=1)
+        torch.split(x, [count * each.sides[0] for count in rows], dim=1)
         for x, each in zip(others, cells[1:], strict=True)
     )
     following = iter(zip(*of_others, strict=True) if others else [()] * len(parts))
@@ -133,11 +132,10 @@ class CosineScores(nn.Module):
             keys: N' tokens each. Of the two, one runs backwards. If one has fewer tokens, these
                 are anchors, which count as lying side by side in the middle of the cell.
         """
-        weight = self.cpb_mlp[0].weight
-        places = torch.meshgrid(
-            *(_places(queries, keys, axis, weight) for axis in (0, 1)), indexing="ij"
-        )
-        table = 16 * torch.sigmoid(self.cpb_mlp(torch.stack(places, dim=-1).to(weight.dtype)))
+        scale = self.logit_scale
+        axes = (_places(queries, keys, axis, scale) for axis in (0, 1))
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        table = 16 * torch.sigmoid(self.cpb_mlp(places.to(scale.dtype)))
         height, width = keys.sides
         # (heads, rows and columns of queries, rows and columns of keys)
         slices = table.permute(2, 0, 1).unfold(1, height, 1).unfold(2, width, 1)
@@ -162,7 +160,7 @@ def _unit(tokens: Tensor, heads: int) -> Tensor:
     """Scale each head of (W, N, C) to length 1; (W, N, heads, C / heads)."""
     # 1e-12, as published, is zero in float16
     smallest = max(1e-12, torch.finfo(tokens.dtype).tiny)
-    return F.normalize(tokens.unflatten(-1, (heads, -1)), dim=-1, eps=smallest)
+    return F.normalize(tokens.reshape(*tokens.shape[:2], heads, -1), dim=-1, eps=smallest)
 
 
 def _places(queries: Cells, keys: Cells, axis: int, like: Tensor) -> Tensor:
@@ -266,6 +264,37 @@ class AnchoredStripeAttention(nn.Module):
         return merge(out, self.cells.sides, *rows.shape[1:3])
 
 
+class _Projection(nn.Module):
+    """Computes queries, keys and values."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Linear(channels, 3 * channels)
+
+    def halves(self) -> tuple[Project, Project]:
+        """Return the half for windows and the half for stripes."""
+        weights, biases = self.body.weight.chunk(2), self.body.bias.chunk(2)
+        window, stripe = (
+            partial(F.linear, weight=weight, bias=bias)
+            for weight, bias in zip(weights, biases, strict=True)
+        )
+        return window, stripe
+
+
+class _Anchors(nn.Module):
+    """Computes anchors from the means of squares of ``factor`` x ``factor`` pixels."""
+
+    def __init__(self, channels: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.reduction = nn.Linear(channels, channels // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H / factor, W / factor, C / 2)."""
+        out: Tensor = self.reduction(to_map(F.avg_pool2d(to_image(x), self.factor)))
+        return out
+
+
 class MixedAttention(nn.Module):
     """Window attention on half of the channels, anchored stripe attention on the other half.
 
@@ -280,23 +309,16 @@ class MixedAttention(nn.Module):
         factor: int,
     ) -> None:
         super().__init__()
-        self.factor = factor
-        self.qkv = nn.ModuleDict({"body": nn.Linear(channels, 3 * channels)})
-        reduction = nn.ModuleDict({"reduction": nn.Linear(channels, channels // 2)})
-        self.anchor = nn.ModuleDict({"body": nn.ModuleList([reduction])})
+        self.qkv = _Projection(channels)
+        self.anchor = nn.ModuleDict({"body": nn.Sequential(_Anchors(channels, factor))})
         self.window_attn = window
         self.stripe_attn = stripe
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to the same shape; H and W are multiples of window and stripes."""
-        qkv = self.qkv["body"]
-        of_window, of_stripe = (
-            partial(F.linear, weight=weight, bias=bias)
-            for weight, bias in zip(qkv.weight.chunk(2), qkv.bias.chunk(2), strict=True)
-        )
-        means = to_map(F.avg_pool2d(to_image(x), self.factor))
-        anchors = self.anchor["body"][0]["reduction"](means)
+        of_window, of_stripe = self.qkv.halves()
+        anchors = self.anchor["body"](x)
         parts = self.window_attn(x, of_window), self.stripe_attn(x, anchors, of_stripe)
         out: Tensor = self.proj(torch.cat(parts, dim=-1))
         return out
