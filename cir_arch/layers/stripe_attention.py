@@ -138,13 +138,13 @@ class CosineScores(nn.Module):
         table = 16 * torch.sigmoid(self.cpb_mlp(places.to(scale.dtype)))
         height, width = keys.sides
         # (heads, rows and columns of queries, rows and columns of keys)
-        slices = table.permute(2, 0, 1).unfold(1, height, 1).unfold(2, width, 1)
+        slices = table.permute(2, 0, 1).contiguous().unfold(1, height, 1).unfold(2, width, 1)
 
         def of_part(last: Last) -> Tensor:
-            bias = slices
+            bias = slices.contiguous()
             if any(last):
                 bias = bias + _mask(queries, keys, last, bias)
-            return bias.reshape(1, len(bias), math.prod(queries.sides), math.prod(keys.sides))
+            return bias.reshape(1, len(bias), math.prod(queries.sides), height * width)
 
         return of_part
 
