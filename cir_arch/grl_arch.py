@@ -129,7 +129,7 @@ class GRLStage(nn.Module):
 
 @network(
     paper="[Li et al., CVPR 2023](https://arxiv.org/abs/2303.00748), GRL-S in the setting for JPEG",
-    gmacs=170.4,
+    gmacs=170.37,
     small={
         "embed_dim": 24,
         "depths": (3, 1),
