@@ -51,6 +51,9 @@ from cir_host.errors import UserError
 _COMPUTED = ("table_", "index_", "mask_")
 """Beginnings of the names of the release's buffers, which follow from arguments and image size."""
 
+_UPSAMPLERS = ("conv_before_upsample.", "upsample.", "conv_up")
+"""Beginnings of the names of the release's layers that enlarge the image."""
+
 _DIVISORS = 4, 18
 """Channels over inner and over squeezed channels of the convolution blocks."""
 
@@ -274,6 +277,8 @@ class GRL(RestorationNetwork):
         window = attention.format("window_attn.attn_transform")
         stripe = attention.format("stripe_attn.attn_transform1")
         if not {"conv_first.weight", f"layers.0.blocks.0.{stripe}"} <= state.keys():
+            return None
+        if any(name.startswith(_UPSAMPLERS) for name in state):  # of super-resolution
             return None
         embed_dim, in_channels = state["conv_first.weight"].shape[:2]
         stages = [f"layers.{i}.blocks" for i in range(entry_count(state, "layers."))]

@@ -82,6 +82,7 @@ class CompressionControl(nn.Module):
         "window_size": 4,
         "stripe_size": (4, 8),
         "anchor_window_down_factor": 2,
+        "local_connection": False,
         "drop_path_rate": 0.0,
         "quality_nc": 8,
         "embed_nc": 6,

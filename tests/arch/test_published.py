@@ -13,6 +13,12 @@ from vector_tools import filled, image, parameter_count, published_shapes, shape
 
 from cir_arch.layers.channel_attention import ChannelAttention
 
+GRL_B = {
+    "embed_dim": 180,
+    "local_connection": True,
+    "window_size": 8,
+    "stripe_size": (16, 32),
+}
 HAT_S = {"embed_dim": 144, "compress_ratio": 24, "squeeze_factor": 24}
 
 
@@ -42,6 +48,21 @@ PUBLISHED = {
     "scunet_large": Published("SCUNet", 69_086_604, 0.05),
     "unifyformer": Published("UnifyFormer", 28_500_431, 0.02),
     "safmn_bcie": Published("SAFMN_BCIE", 18_414_083, 0.04),
+    "grl_s_w12": Published("GRL", 3_120_227, 1.0, {"window_size": 12, "stripe_size": (24, 48)}),
+    "grl_b_w8": Published(
+        "GRL",
+        19_805_263,
+        1.0,
+        {
+            **GRL_B,
+            "depths": (4, 4, 8, 8, 8, 4, 4),
+            "num_heads_window": (3,) * 7,
+            "num_heads_stripe": (3,) * 7,
+        },
+    ),
+    "grl_b4": Published(
+        "GRL", 8_453_683, 1.0, {**GRL_B, "num_heads_window": (3,) * 4, "num_heads_stripe": (3,) * 4}
+    ),
     "promptir": Published("PromptIR", 35_592_263, 0.08),
 }
 CALLS = {
