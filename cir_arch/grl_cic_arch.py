@@ -76,9 +76,9 @@ class CompressionControl(nn.Module):
     gmacs=333.54,
     small={
         "embed_dim": 24,
-        "depths": (1, 2),
-        "num_heads_window": (2, 3),
-        "num_heads_stripe": (3, 2),
+        "depths": (1, 1, 1),
+        "num_heads_window": (2, 3, 1),
+        "num_heads_stripe": (3, 2, 1),
         "window_size": 4,
         "stripe_size": (4, 8),
         "anchor_window_down_factor": 2,

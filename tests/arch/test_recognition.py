@@ -50,7 +50,8 @@ def other_values(value, hint):
     if isinstance(value, Sequence) and not isinstance(value, str):
         first, *others = value
         changed = [[other, *others] for other in other_values(first, None)]
-        return changed + [[*value[:i], 2 * value[i], *value[i + 1 :]] for i in range(1, len(value))]
+        others = [i for i in range(1, len(value)) if value[i] is not None]
+        return changed + [[*value[:i], 2 * value[i], *value[i + 1 :]] for i in others]
     return [1, 2] if value is None else []
 
 
