@@ -141,9 +141,7 @@ def join(tokens: Tensor, x: Tensor, sides: tuple[int, int], shifts: tuple[int, i
 def regions(x: Tensor, sides: tuple[int, int], shifts: tuple[int, int]) -> Tensor:
     """Label the tokens (W, N) of a rolled map by three ranges of rows times three of columns."""
     rows, columns = (
-        ((torch.arange(size) >= size - side).int() + (torch.arange(size) >= size - shift).int())
-        if shift
-        else torch.zeros(size)
+        (torch.arange(size) >= size - side).int() + (torch.arange(size) >= size - shift).int()
         for size, side, shift in zip(x.shape[2:], sides, shifts, strict=True)
     )
     labels = (3 * rows[:, None] + columns)[None, None]

@@ -145,5 +145,5 @@ def test_contradictory_arguments_are_named(arguments, named):
 
 @pytest.mark.parametrize("quality", [1.5, torch.zeros(3, 1)])
 def test_a_quality_that_does_not_fit_is_named(quality):
-    with pytest.raises(UserError, match="^quality"):
+    with pytest.raises(UserError, match=r"^quality"):
         small()(image(8, 8), quality)
