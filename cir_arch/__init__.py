@@ -12,6 +12,8 @@ from cir_arch.facts import NetworkFacts
 from cir_arch.fbcnn_arch import FBCNN
 from cir_arch.fftformer_arch import FFTformer
 from cir_arch.fftformer_qfem_arch import FFTformerQFEM
+from cir_arch.grl_arch import GRL
+from cir_arch.grl_cic_arch import GRL_CIC
 from cir_arch.hat_arch import HAT
 from cir_arch.hft_arch import HFT
 from cir_arch.identity_arch import Identity
@@ -28,6 +30,8 @@ from cir_arch.unifyformer_arch import UnifyFormer
 __all__ = [
     "ART",
     "FBCNN",
+    "GRL",
+    "GRL_CIC",
     "HAT",
     "HFT",
     "SAFMN_BCIE",

@@ -75,7 +75,8 @@ class CIRArchitecture(Architecture[nn.Module]):
 def install(registry: ArchRegistry = MAIN_REGISTRY) -> None:
     """Add the networks to a registry of spandrel, before its own detectors.
 
-    spandrel would take CaVE for FBCNN and build the 96-channel SCUNet with other heads. A network
+    spandrel would take CaVE for FBCNN, build the 96-channel SCUNet with other heads, and GRL with
+    windows that nobody published. A network
     whose name the registry holds already is added as ``NAME_cir``; calling again adds nothing.
     """
     present = [support.architecture for support in registry]

@@ -8,16 +8,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int, scale: float | None = None
+) -> Tensor:
     """Attention of tokens (W, N, C) to tokens (W, N', C) of W windows; returns (W, N, C).
 
-    ``bias`` (1, heads, N, N') is added to the scores. A head owns C / heads neighbouring channels.
+    A head owns C / heads neighbouring channels. The scores are the products of queries and keys,
+    times ``scale`` (None: (C / heads) ** -0.5), plus ``bias`` (1, heads, N, N').
     """
     q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     if _fused_kernel_is_missing(q, bias):
-        out: Tensor = _RecomputedAttention.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
+        out: Tensor = _RecomputedAttention.apply(q, k, v, bias, scale)  # type: ignore[no-untyped-call]
     else:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
     return out.transpose(1, 2).flatten(-2)
 
 
@@ -40,16 +44,17 @@ class _RecomputedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
+        ctx.scale = scale
         mask = bias.detach().to(q.dtype)  # the kernel takes no mask that requires a gradient
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         q, k, v, bias = ctx.saved_tensors
-        scale = q.shape[-1] ** -0.5
+        scale = ctx.scale
         windows = max(1, _CHUNK // bias.numel())
         grad_bias = torch.zeros_like(bias)
         grads = []
@@ -63,4 +68,4 @@ class _RecomputedAttention(torch.autograd.Function):
             attention, grad_scores = attention.to(q.dtype), grad_scores.to(q.dtype)
             grads.append((grad_scores @ k_ * scale, grad_scores.mT @ q_, attention.mT @ grad_))
         grad_q, grad_k, grad_v = (torch.cat(parts) for parts in zip(*grads, strict=True))
-        return grad_q, grad_k, grad_v, grad_bias
+        return grad_q, grad_k, grad_v, grad_bias, None

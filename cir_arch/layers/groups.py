@@ -5,23 +5,37 @@ from collections.abc import Sequence
 from cir_host.errors import UserError
 
 
-def check_groups(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+def check_groups(
+    embed_dim: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    name: str = "num_heads",
+    parts: int = 1,
+) -> None:
     """Check what would otherwise fail in a group, with a message about tensors.
+
+    Args:
+        embed_dim: Channels of the features.
+        depths: Blocks of each group.
+        num_heads: Attention heads of each group.
+        name: The network's argument that gives these.
+        parts: The heads share the channels of one of so many parts.
 
     Raises:
         UserError: The groups differ in number, one is empty, or heads cannot share the channels.
     """
     if not depths or len(depths) != len(num_heads):
         raise UserError(
-            f"depths and num_heads: {list(depths)} and {list(num_heads)} do not agree on the "
+            f"depths and {name}: {list(depths)} and {list(num_heads)} do not agree on the "
             f"number of groups; give one number per group to each"
         )
     if min(depths) < 1:
         raise UserError(f"depths: {list(depths)} has a group without blocks; give 1 or more")
     for heads in num_heads:
-        if heads < 1 or embed_dim % heads:
+        if heads < 1 or embed_dim % (parts * heads):
+            part = "" if parts == 1 else f"1/{parts} of "
             raise UserError(
-                f"num_heads: {heads} heads cannot share embed_dim ({embed_dim} channels) evenly"
+                f"{name}: {heads} heads cannot share {part}embed_dim ({embed_dim} channels) evenly"
             )
 
 

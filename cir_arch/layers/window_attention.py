@@ -63,19 +63,27 @@ def _relative_index(offsets: Tensor, base: int) -> Tensor:
     return (base * rows + columns).reshape(query_side**2, key_side**2)
 
 
-def partition(x: Tensor, window_size: int) -> Tensor:
-    """Cut (B, H, W, C) into (windows, window_size ** 2, C), both row by row."""
+def partition(x: Tensor, window_size: int | tuple[int, int]) -> Tensor:
+    """Cut (B, H, W, C) into (windows, tokens, C), both row by row.
+
+    ``window_size`` is a side, or height and width.
+    """
+    down, right = _sides(window_size)
     batch, height, width, channels = x.shape
-    rows, columns = height // window_size, width // window_size
-    x = x.reshape(batch, rows, window_size, columns, window_size, channels)
-    return x.transpose(2, 3).reshape(-1, window_size**2, channels)
+    x = x.reshape(batch, height // down, down, width // right, right, channels)
+    return x.transpose(2, 3).reshape(-1, down * right, channels)
 
 
-def merge(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
+def merge(windows: Tensor, window_size: int | tuple[int, int], height: int, width: int) -> Tensor:
     """Put windows back to (B, H, W, C): the inverse of :func:`partition`."""
-    rows, columns = height // window_size, width // window_size
-    x = windows.reshape(-1, rows, columns, window_size, window_size, windows.shape[-1])
-    return x.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
+    down, right = _sides(window_size)
+    channels = windows.shape[-1]
+    x = windows.reshape(-1, height // down, width // right, down, right, channels)
+    return x.transpose(2, 3).reshape(-1, height, width, channels)
+
+
+def _sides(window_size: int | tuple[int, int]) -> tuple[int, int]:
+    return (window_size, window_size) if isinstance(window_size, int) else window_size
 
 
 def overhang(window_size: int, extended_size: int) -> int:

@@ -13,7 +13,7 @@ from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
 from network_tools import error, reach, restore
 from safetensors.torch import save_file
-from small_networks import OURS
+from small_networks import OURS, untold_by
 from vector_tools import image, parameter_count, published_shapes, shapes
 
 from cir_arch import load_network, recognise
@@ -50,8 +50,15 @@ def other_values(value, hint):
     if isinstance(value, Sequence) and not isinstance(value, str):
         first, *others = value
         changed = [[other, *others] for other in other_values(first, None)]
-        return changed + [[*value[:i], 2 * value[i], *value[i + 1 :]] for i in range(1, len(value))]
+        others = [i for i in range(1, len(value)) if value[i] is not None]
+        return changed + [[*value[:i], 2 * value[i], *value[i + 1 :]] for i in others]
     return [1, 2] if value is None else []
+
+
+def completed(found, state, arguments):
+    """Add to a recognised network those of its arguments that no state dict tells."""
+    untold = {name: arguments[name] for name in untold_by(found.type, state)}
+    return NetworkOptions(found.type, {**found.arguments, **untold})
 
 
 def changes_of(entry):
@@ -80,7 +87,7 @@ def test_every_argument_that_changes_a_shape_is_recognised(name):
         found = recognise(network.state_dict())
         assert found is not None, f"{argument}={value}"
         assert found.type in (name, *entry.bases)
-        again = found.outline()
+        again = completed(found, network.state_dict(), entry.small).outline()
         assert shapes(again) == shapes(network), f"{argument}={value}"
         assert again.facts == network.facts, f"{argument}={value}"
         if argument in found.arguments or value == entry.defaults[argument]:
@@ -112,6 +119,11 @@ VARIANTS = [
     *(("ART", {"upscale": scale}) for scale in (2, 3, 4)),
     *(("HAT", {"upscale": scale}) for scale in (2, 3, 4, 8)),
     ("HFT", {"depths": (2,) * 10}),
+    ("GRL", {"window_size": 8, "stripe_size": (8, 16), "anchor_window_down_factor": 4}),
+    ("GRL", {"embed_dim": 36, "local_connection": True, "mlp_ratio": 1.5}),
+    ("GRL", {"in_channels": 1}),
+    ("GRL_CIC", {"embed_dim": 72, "local_connection": True}),
+    ("GRL_CIC", {"depths": (1,) * 4, "num_heads_window": (1,) * 4, "num_heads_stripe": (1,) * 4}),
     ("SCUNet", {"config": (0, 1, 2, 1, 0, 1, 3)}),
     ("Restormer", {"LayerNorm_type": "BiasFree"}),
     ("RestormerQF", {"qf_levels": (3, 2, 1), "LayerNorm_type": "BiasFree"}),
@@ -151,7 +163,7 @@ def test_the_same_network_comes_back_from_its_state_dict(name, changes):
     found = recognise(state)
     assert found is not None
     assert found.type == name
-    again = found.build().eval()
+    again = completed(found, state, {**ALL[name], **changes}).build().eval()
     assert shapes(again) == shapes(network)
     again.load_state_dict(state)
     facts = facts_of(network)
@@ -211,12 +223,24 @@ def test_a_name_that_another_package_holds_is_ours_with_a_suffix(monkeypatch):
     assert type(found.outline()) is entry_named("HAT").load()
 
 
+GRL_B = {"embed_dim": 180, "local_connection": True}
 PUBLISHED = {
     "art_dn": ("ART", {}),
     "cave": ("CaVE", {}),
     "fbcnn": ("FBCNN", {}),
     "fftformer": ("FFTformer", {}),
     "fftformer_448": ("FFTformer", {"num_blocks": [4, 4, 8]}),
+    "grl_b4": ("GRL", {**GRL_B, "num_heads_window": [3] * 4, "num_heads_stripe": [3] * 4}),
+    "grl_b_w8": (
+        "GRL",
+        {
+            **GRL_B,
+            "depths": [4, 4, 8, 8, 8, 4, 4],
+            "num_heads_window": [3] * 7,
+            "num_heads_stripe": [3] * 7,
+        },
+    ),
+    "grl_s_w12": ("GRL", {}),
     "hat_s_x2": ("HAT", {"embed_dim": 144, "compress_ratio": 24, "squeeze_factor": 24}),
     "hat_x1": ("HAT", {"upscale": 1}),
     "hat_x4": ("HAT", {}),
@@ -254,6 +278,8 @@ def test_published_state_dicts_are_recognised_by_defaults(published):
         ("PromptIR", {"prompt_len": 7}),
         ("Restormer", {"inp_channels": 1, "LayerNorm_type": "BiasFree"}),
         ("RestormerQF", {}),
+        ("GRL", {"embed_dim": 64}),
+        ("GRL_CIC", {}),
     ],
     ids=str,
 )
@@ -301,7 +327,8 @@ def test_a_bare_file_is_a_network_in_one_call(name, tmp_path):
     torch.manual_seed(0)
     network = build_network({"type": name, **ALL[name]}).eval()
     torch.save({"params_ema": network.state_dict()}, tmp_path / "net.pth")
-    loaded = load_network(tmp_path / "net.pth")
+    untold = {key: ALL[name][key] for key in untold_by(name, network.state_dict())}
+    loaded = load_network(tmp_path / "net.pth", **untold)
     assert not loaded.training
     x = image(9, 13)[:, : facts_of(network).in_channels]
     torch.testing.assert_close(restore_any(loaded, x), restore_any(network, x), rtol=0, atol=0)

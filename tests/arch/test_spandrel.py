@@ -4,7 +4,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from network_tools import restore
-from small_networks import RETURN_THE_IMAGE, SMALL
+from small_networks import RETURN_THE_IMAGE, SMALL, untold_by
 from vector_tools import image
 
 spandrel = pytest.importorskip("spandrel", reason="needs the extra [spandrel]")
@@ -42,8 +42,12 @@ def test_those_that_spandrel_has_are_not_offered():
 @pytest.mark.parametrize("name", LACKING)
 def test_networks_that_spandrel_lacks_are_ours(loader, tmp_path, name):
     network, path = saved(tmp_path, name)
+    if untold := untold_by(name, network.state_dict()):  # spandrel asks nobody
+        published = {key: network.entry.defaults[key] for key in untold}
+        network, path = saved(tmp_path, name, **published)
     model = loader.load_from_file(path)
     assert model.architecture.id == (f"{name}_cir" if name in SPANDREL_S_TOO else name)
+    assert model.architecture.id == (f"{name}_cir" if name in ("GRL", "SCUNet") else name)
     assert type(model.model) is type(network)
     facts = network.facts
     assert (model.scale, model.input_channels) == (facts.scale, facts.in_channels)
@@ -59,6 +63,14 @@ def test_without_us_spandrel_takes_cave_for_another_network(tmp_path):
     _, path = saved(tmp_path, "CaVE", strides=(2, 2, 2))
     with pytest.raises(RuntimeError, match="Error\\(s\\) in loading state_dict for FBCNN"):
         spandrel.ModelLoader().load_from_file(path)
+
+
+def test_without_us_spandrel_takes_windows_for_grl_that_nobody_published(tmp_path):
+    """The reason why ours comes first: its GRL has windows of 8 and stripes of 8 x 8 pixels."""
+    network, path = saved(tmp_path, "GRL")
+    model = spandrel.ModelLoader().load_from_file(path)
+    assert model.architecture.id == "GRL"
+    assert not torch.allclose(model(image(24, 24)), restore(network, image(24, 24)), atol=0.1)
 
 
 @pytest.mark.parametrize(
