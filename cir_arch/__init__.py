@@ -15,6 +15,7 @@ from cir_arch.identity_arch import Identity
 from cir_arch.promptcir_arch import PromptCIR
 from cir_arch.promptir_arch import PromptIR
 from cir_arch.recognition import load_network, recognise
+from cir_arch.retinexformer_arch import Retinexformer
 from cir_arch.safmn_bcie_arch import SAFMN_BCIE
 from cir_arch.scunet_arch import SCUNet
 from cir_arch.ucip_arch import UCIP
@@ -32,6 +33,7 @@ __all__ = [
     "NetworkFacts",
     "PromptCIR",
     "PromptIR",
+    "Retinexformer",
     "SCUNet",
     "UnifyFormer",
     "facts_of",

@@ -43,6 +43,7 @@ PUBLISHED = {
     "unifyformer": Published("UnifyFormer", 28_500_431, 0.02),
     "safmn_bcie": Published("SAFMN_BCIE", 18_414_083, 0.04),
     "promptir": Published("PromptIR", 35_592_263, 0.08),
+    "retinexformer": Published("Retinexformer", 1_605_701, 0.05),
 }
 CALLS = {
     "out": lambda network, x: network(x),
