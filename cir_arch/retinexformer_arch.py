@@ -244,8 +244,8 @@ class Stage(nn.Module):
 
 @network(
     paper="[Cai et al., ICCV 2023](https://arxiv.org/abs/2303.06705), for low light",
-    gmacs=4.2,
-    small={"n_feat": 8, "num_blocks": (1, 1, 1)},
+    gmacs=4.16,
+    small={"n_feat": 8, "stage": 2, "num_blocks": (1, 2, 1)},
     weights=(
         Weights(
             "https://github.com/caiyuanhao1998/Retinexformer (README, Google Drive)",
@@ -254,6 +254,7 @@ class Stage(nn.Module):
             "MIT",
         ),
     ),
+    in_spandrel=lambda arguments: arguments.get("in_channels", 3) == 3,
 )
 class Retinexformer(RestorationNetwork):
     """Lights the image up, then denoises it by attention that the illumination guides.

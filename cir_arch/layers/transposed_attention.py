@@ -90,7 +90,10 @@ class ChannelScores:
 
     def add(self, q: Tensor, k: Tensor) -> None:
         """Add a band's queries and keys, (B, heads, N, D)."""
-        self._products.add_(q.mT @ k)
+        wide = self._products.dtype
+        # Nothing is normalised yet: the sums over pixels are too large for float16.
+        with torch.autocast(q.device.type, enabled=False):
+            self._products.add_(q.to(wide).mT @ k.to(wide))
         self._of_q.add_(_squares(q))
         self._of_k.add_(_squares(k))
 

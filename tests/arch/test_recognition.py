@@ -98,7 +98,7 @@ VARIANTS = [
     *(("HAT", {"upscale": scale}) for scale in (2, 3, 4, 8)),
     ("HFT", {"depths": (2,) * 10}),
     ("SCUNet", {"config": (0, 1, 2, 1, 0, 1, 3)}),
-    ("Retinexformer", {"stage": 2, "num_blocks": (2, 1, 3)}),
+    ("Retinexformer", {"stage": 1, "num_blocks": (2, 1, 3), "in_channels": 1}),
     ("UCIP", {"upscale": 1}),
     ("UCIP", {"task_weights": True}),
     ("CaVE", {"act_mode": "R", "out_nc": 1}),

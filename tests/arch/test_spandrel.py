@@ -28,12 +28,13 @@ def saved(folder, name, **arguments):
     return network, folder / "net.pth"
 
 
-LACKING = [entry.name for entry in offered()]
+LACKING = [entry.name for entry in offered() if not entry.is_in_spandrel(entry.small)]
 
 
 def test_those_that_spandrel_has_are_not_offered():
     assert set(LACKING) >= {"PromptCIR", "PromptIR", "UCIP", "CaVE", "UnifyFormer", "SCUNet"}
     assert not {"FBCNN", "HAT", "HFT", "SAFMN_BCIE", "SwinIR", "RRDBNet"} & set(LACKING)
+    assert "Retinexformer" not in LACKING
     assert not RETURN_THE_IMAGE & set(LACKING)
 
 
@@ -52,6 +53,14 @@ def test_networks_that_spandrel_lacks_are_ours(loader, tmp_path, name):
     torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
 
 
+def test_retinexformer_for_grey_images_is_ours(loader, tmp_path):
+    """spandrel's is for three channels."""
+    network, path = saved(tmp_path, "Retinexformer", in_channels=1)
+    model = loader.load_from_file(path)
+    assert type(model.model) is type(network)
+    assert model.input_channels == 1
+
+
 def test_without_us_spandrel_takes_cave_for_another_network(tmp_path):
     """The reason why ours come first: its FBCNN then misses what CaVE has not."""
     _, path = saved(tmp_path, "CaVE", strides=(2, 2, 2))
@@ -65,6 +74,7 @@ def test_without_us_spandrel_takes_cave_for_another_network(tmp_path):
         ("FBCNN", {"nc": (8, 8, 8, 512), "nb": 2, "quality_nc": 512}, "FBCNN"),
         ("HAT", {"embed_dim": 24, "num_feat": 64, "upscale": 2, "squeeze_factor": 6}, "HAT"),
         ("SAFMN_BCIE", {}, "SAFMN BCIE"),
+        ("Retinexformer", {}, "RetinexFormer"),
         (
             "SCUNet",
             {"dim": 64, "head_dim": 32, "window_size": 8, "config": [2] + [1] * 6},
