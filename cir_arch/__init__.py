@@ -18,6 +18,7 @@ from cir_arch.recognition import load_network, recognise
 from cir_arch.retinexformer_arch import Retinexformer
 from cir_arch.safmn_bcie_arch import SAFMN_BCIE
 from cir_arch.scunet_arch import SCUNet
+from cir_arch.tempest_arch import Tempest
 from cir_arch.ucip_arch import UCIP
 from cir_arch.unifyformer_arch import UnifyFormer
 
@@ -35,6 +36,7 @@ __all__ = [
     "PromptIR",
     "Retinexformer",
     "SCUNet",
+    "Tempest",
     "UnifyFormer",
     "facts_of",
     "load_network",
