@@ -50,7 +50,9 @@ class QualityAttention(nn.Module):
     paper="Tempest team of the challenge, our reading",
     gmacs=35.85,
     small={"nc": (8, 8, 12, 16), "nb": 1, "embed_nc": 8, "identity_start": False},
-    idle_parameters=r"qf_score\..*",  # unless the quality is requested
+    # The scores count if the quality is requested. A softmax is the same for any bias of the keys.
+    idle_parameters=r"qf_score\..*|qf_attend\.\d\.k\.bias",
+    onnx_any_size=True,
 )
 class Tempest(QualityPredictor, ResidualUNet, RestorationNetwork):
     """U-Net of residual blocks whose skips are shifted by what it finds about the quality.
