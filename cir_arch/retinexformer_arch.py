@@ -81,8 +81,8 @@ class IGMSA(nn.Module):
         q, k, lit = (self._heads(y) for y in (self.to_q(x), self.to_k(x), v * light))
         # Contrary to Restormer, the softmax is over the channels of the query.
         out = attend_between_channels(k, q, lit, self.rescale)
-        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(x.shape))
-        return mixed + self.pos_emb(v)
+        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(x.shape)) + self.pos_emb(v)
+        return mixed
 
     def _in_bands(self, x: Tensor, light: Tensor, parts: Sequence[Band]) -> Tensor:
         """Compute the same band by band; attention and projection are one matrix per image."""
@@ -101,7 +101,9 @@ class IGMSA(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """View (B, H, W, C) as (B, heads, H W, C / heads)."""
-        return x.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        batch, height, width, channels = x.shape
+        heads = x.reshape(batch, height * width, self.heads, channels // self.heads)
+        return heads.transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -212,13 +214,15 @@ class Denoiser(nn.Module):
         y = self.embedding(z)
         kept = []
         for stage in self.encoder_layers:
-            blocks, reduce, reduce_light = stage  # type: ignore[misc]  # a list of modules
+            assert isinstance(stage, nn.ModuleList)  # for the type checker
+            blocks, reduce, reduce_light = stage
             y = blocks(y, light)
             kept.append((y, light))
             y, light = reduce(y), reduce_light(light)
         y = self.bottleneck(y, light)
         for stage in self.decoder_layers:
-            enlarge, fuse, blocks = stage  # type: ignore[misc]
+            assert isinstance(stage, nn.ModuleList)
+            enlarge, fuse, blocks = stage
             skip, light = kept.pop()
             y = blocks(fuse(torch.cat((enlarge(y), skip), dim=-1)), light)
         out: Tensor = self.mapping(y) + z

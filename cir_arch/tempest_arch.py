@@ -1,14 +1,14 @@
 """Tempest, our reading of the Tempest team's network of the NTIRE 2024 challenge.
 
 Yang et al., NTIRE 2024 Challenge on Blind Enhancement of Compressed Image: Methods and Results,
-CVPR Workshops 2024, section 4.10. The team published neither code nor weights. The report says that
-global and local qualities are estimated and embedded at four scales of the encoder, that the
-predicted quality is the mean of the four global ones, that the local embeddings attend to the global
-ones, and that the decoder uses the skips and offsets made of both embeddings.
+CVPR Workshops 2024, section 4.10. The team published neither code nor weights. The report says
+that global and local qualities are estimated and embedded at four scales of the encoder, that the
+predicted quality is the mean of the four global ones, that the local embeddings attend to the
+global ones, and that the decoder uses the skips and offsets made of both embeddings.
 
 Everything else is our choice, so the team's numbers cannot be expected of it: FBCNN's U-Net
-(https://arxiv.org/abs/2109.14573) and its sizes, the layers that embed, attend and make the offsets,
-and the sum of skip and offset.
+(https://arxiv.org/abs/2109.14573) and its sizes, the layers that embed, attend and make the
+offsets, and the sum of skip and offset.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,8 @@ class QualityAttention(nn.Module):
         pixels = local.flatten(2).mT
         tokens = (self.q(pixels), self.k(scales), self.v(scales))
         found = F.scaled_dot_product_attention(*(token[:, None] for token in tokens))[:, 0]
-        return local + self.o(found).mT.unflatten(2, local.shape[2:])
+        update: Tensor = self.o(found).mT.reshape(local.shape)
+        return local + update
 
 
 @network(

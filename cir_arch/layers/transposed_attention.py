@@ -109,7 +109,7 @@ class ChannelScores:
         """
         scores = self._products * _inverse_norm(self._of_q).mT * _inverse_norm(self._of_k)
         shares = (scores * temperature).softmax(dim=-1)
-        weight = projection.unflatten(1, shares.shape[1:3]).to(shares.dtype)
+        weight = projection.reshape(-1, *shares.shape[1:3]).to(shares.dtype)
         return torch.einsum("bhij,chi->bhjc", shares, weight).flatten(1, 2)
 
 

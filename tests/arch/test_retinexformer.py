@@ -51,7 +51,7 @@ def test_large_features_in_half_precision(monkeypatch):
 
 
 def test_attention_by_its_formula():
-    """Channel by channel: softmax over those of the query, values lit up, position of unlit ones."""
+    """Channel by channel: softmax over those of the query; values lit up, but for the position."""
     attention = IGMSA(4, 2).double()
     attention.load_state_dict(fill(attention.state_dict()))
     x, light = maps(2, 3, 5, 4)
