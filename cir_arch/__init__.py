@@ -22,8 +22,10 @@ from cir_arch.promptir_arch import PromptIR
 from cir_arch.recognition import load_network, recognise
 from cir_arch.restormer_arch import Restormer
 from cir_arch.restormer_qf_arch import RestormerQF
+from cir_arch.retinexformer_arch import Retinexformer
 from cir_arch.safmn_bcie_arch import SAFMN_BCIE
 from cir_arch.scunet_arch import SCUNet
+from cir_arch.tempest_arch import Tempest
 from cir_arch.ucip_arch import UCIP
 from cir_arch.unifyformer_arch import UnifyFormer
 
@@ -46,7 +48,9 @@ __all__ = [
     "PromptIR",
     "Restormer",
     "RestormerQF",
+    "Retinexformer",
     "SCUNet",
+    "Tempest",
     "UnifyFormer",
     "facts_of",
     "load_network",

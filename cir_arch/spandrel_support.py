@@ -1,8 +1,8 @@
 """Our networks for spandrel (https://github.com/chaiNNer-org/spandrel) and programs that use it.
 
 After :func:`install`, ``spandrel.ModelLoader`` loads the checkpoints of networks that spandrel
-lacks. spandrel keeps loading those that it has: FBCNN, HAT, SAFMN_BCIE, SwinIR, RRDBNet, and SCUNet
-with heads of 32 channels.
+lacks. spandrel keeps loading those that it has: FBCNN, HAT, SAFMN_BCIE, SwinIR, RRDBNet, SCUNet
+with heads of 32 channels, and Retinexformer for colour images.
 """
 
 from typing import Any

@@ -30,7 +30,10 @@ class QualityHead(nn.Sequential):
 
 
 class QualityPredictor(ResidualEncoder):
-    """Base of the networks that predict the quality from the lowest level of their encoder."""
+    """Base of the networks that predict the quality, unless they say otherwise by ``qf_pred``.
+
+    It sees the lowest level of the encoder.
+    """
 
     qf_pred: QualityHead
 

@@ -148,18 +148,25 @@ class ResidualUNet(ResidualEncoder):
         return out
 
 
-def residual_arguments(state: State) -> dict[str, Any]:
-    """Read the arguments of FBCNN and CaVE off a state dict, with or without a decoder."""
+def residual_sizes(state: State) -> dict[str, Any]:
+    """Read :class:`ResidualSizes` off a state dict, without ``use_checkpoint``."""
     blocks = entry_count(state, "m_body_encoder.")
     downs = [state[f"m_down{level}.{blocks}.weight"] for level in (1, 2, 3)]
-    in_nc = state["m_head.weight"].shape[1]
-    out_nc = len(state.get("m_tail.weight", downs[0][0]))
     return {
-        "in_nc": in_nc,
-        "out_nc": None if out_nc == in_nc else out_nc,
+        "in_nc": state["m_head.weight"].shape[1],
         "nc": [downs[0].shape[1], *(len(down) for down in downs)],
         "nb": blocks,
         "act_mode": "BR" if "m_body_encoder.0.res.1.running_mean" in state else "R",
         "strides": [down.shape[-1] for down in downs],
-        "quality_nc": len(state[f"qf_pred.{blocks + 2}.weight"]),
+    }
+
+
+def residual_arguments(state: State) -> dict[str, Any]:
+    """Read the arguments of FBCNN and CaVE off a state dict, with or without a decoder."""
+    sizes = residual_sizes(state)
+    out_nc = len(state["m_tail.weight"]) if "m_tail.weight" in state else sizes["in_nc"]
+    return {
+        **sizes,
+        "out_nc": None if out_nc == sizes["in_nc"] else out_nc,
+        "quality_nc": len(state[f"qf_pred.{sizes['nb'] + 2}.weight"]),
     }

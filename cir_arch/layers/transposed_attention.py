@@ -30,20 +30,13 @@ class MDTA(nn.Module):
         if len(parts) > 1:
             return self._in_bands(x, parts)
         q, k, v = self._heads(self.qkv_dwconv(self.qkv(x)))
-        q = (q * _inverse_norm(_squares(q))).to(q.dtype)
-        # The key's norm divides the small matrix of scores instead of the key itself.
-        scores = (q.mT @ k) * _inverse_norm(_squares(k)) * self.temperature
-        # Rows of ``scores`` are channels of q; pixels come first in v: hence the transposition.
-        out = v @ scores.softmax(dim=-1).to(v.dtype).mT
+        out = attend_between_channels(q, k, v, self.temperature)
         projected: Tensor = self.project_out(out.transpose(1, 2).reshape(x.shape))
         return projected
 
     def _in_bands(self, x: Tensor, parts: Sequence[Band]) -> Tensor:
         """Compute the same band by band; attention and projection are one matrix per image."""
-        width = x.shape[-1] // self.heads
-        wide = torch.promote_types(x.dtype, torch.float32)
-        scores = x.new_zeros(x.shape[0], self.heads, width, width, dtype=wide)
-        of_q, of_k = x.new_zeros(2, x.shape[0], self.heads, 1, width, dtype=wide).unbind(0)
+        scores = ChannelScores(x, self.heads)
 
         def values(band: Band) -> Tensor:
             qkv = band.own(self.qkv_dwconv(self.qkv(band.rows)))
@@ -54,18 +47,76 @@ class MDTA(nn.Module):
                 scores.add_(q.mT @ k)
             of_q.add_(_squares(q))
             of_k.add_(_squares(k))
+            scores.add(q, k)
             return qkv[..., -x.shape[-1] :]
 
         v = joined(values, parts)
-        scores = scores * _inverse_norm(of_q).mT * _inverse_norm(of_k) * self.temperature
-        projection = self.project_out.weight.reshape(-1, self.heads, width)
-        matrix = torch.einsum("bhij,chi->bhjc", scores.softmax(dim=-1), projection.to(wide))
-        return (v.flatten(1, 2) @ matrix.flatten(1, 2).to(v.dtype)).reshape(x.shape)
+        matrix = scores.matrix(self.temperature, self.project_out.weight.flatten(1))
+        return (v.flatten(1, 2) @ matrix.to(v.dtype)).reshape(x.shape)
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
         """Take query, key and value, (B, heads, H W, C / heads), from (B, H, W, 3 C)."""
         heads = qkv.reshape(qkv.shape[0], -1, 3, self.heads, qkv.shape[-1] // (3 * self.heads))
         return heads.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def attend_between_channels(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
+    """Mix the channels of ``v`` by the likeness of the channels of ``q`` to those of ``k``.
+
+    Args:
+        q: (B, heads, N, D); each channel is divided by its norm over the N positions.
+        k: The same.
+        v: (B, heads, N, D).
+        temperature: (heads, 1, 1), multiplies the products of ``q`` and ``k``. For each channel of
+            ``q``, a softmax over the channels of ``k`` gives the shares of those of ``v``.
+
+    Returns:
+        (B, heads, N, D).
+    """
+    q = (q * _inverse_norm(_squares(q))).to(q.dtype)
+    # The key's norm divides the small matrix of scores instead of the key itself.
+    scores = (q.mT @ k) * _inverse_norm(_squares(k)) * temperature
+    # Rows of ``scores`` are channels of q; pixels come first in v: hence the transposition.
+    return v @ scores.softmax(dim=-1).to(v.dtype).mT
+
+
+class ChannelScores:
+    """The scores of :func:`attend_between_channels`, summed over the bands of a map.
+
+    Args:
+        x: The map (B, H, W, C).
+        heads: Number of heads.
+    """
+
+    def __init__(self, x: Tensor, heads: int) -> None:
+        batch, width = x.shape[0], x.shape[-1] // heads
+        wide = torch.promote_types(x.dtype, torch.float32)
+        self._products = x.new_zeros(batch, heads, width, width, dtype=wide)
+        self._of_q, self._of_k = x.new_zeros(2, batch, heads, 1, width, dtype=wide).unbind(0)
+
+    def add(self, q: Tensor, k: Tensor) -> None:
+        """Add a band's queries and keys, (B, heads, N, D)."""
+        wide = self._products.dtype
+        # Nothing is normalised yet: the sums over pixels are too large for float16.
+        with torch.autocast(q.device.type, enabled=False):
+            self._products.add_(q.to(wide).mT @ k.to(wide))
+        self._of_q.add_(_squares(q))
+        self._of_k.add_(_squares(k))
+
+    def matrix(self, temperature: Tensor, projection: Tensor) -> Tensor:
+        """Join attention and projection.
+
+        Args:
+            temperature: (heads, 1, 1).
+            projection: (C', C), the weight of the linear layer behind the attention.
+
+        Returns:
+            (B, C, C'), by which values (B, H W, C) are multiplied.
+        """
+        scores = self._products * _inverse_norm(self._of_q).mT * _inverse_norm(self._of_k)
+        shares = (scores * temperature).softmax(dim=-1)
+        weight = projection.reshape(-1, *shares.shape[1:3]).to(shares.dtype)
+        return torch.einsum("bhij,chi->bhjc", shares, weight).flatten(1, 2)
 
 
 def _squares(x: Tensor) -> Tensor:

@@ -281,6 +281,18 @@ def test_bands_of_rows_give_the_map_of_the_whole(monkeypatch, name, values):
         torch.testing.assert_close(block(x), whole, rtol=0, atol=1e-12)
 
 
+def test_channel_attention_in_bands_sums_large_values_in_float16(monkeypatch):
+    """Their products, summed over a band, exceed what float16 holds."""
+    block = BLOCKS["MDTA"][0]()
+    block.load_state_dict(fill(block.state_dict()))
+    x = 200 * maps(1, 40, 16, 6).float()
+    whole = block(x)
+    monkeypatch.setattr(bands, "VALUES", 20 * 16 * 6)
+    with torch.no_grad(), torch.autocast("cpu", torch.float16):
+        found = block(x)
+    assert (found - whole).abs().max() < 0.02 * whole.std()
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_bands_of_windows_give_the_map_of_the_whole(monkeypatch, rows):
     """Five rows of windows, shifted and overlapping ones among them."""

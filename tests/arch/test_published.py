@@ -80,6 +80,7 @@ PUBLISHED = {
     "fftformer_448": Published("FFTformer", 11_439_066, 0.07, {"num_blocks": (4, 4, 8)}),
     "restormer": Published("Restormer", 26_126_644, 0.08),
     "restormer_biasfree": Published("Restormer", 26_111_668, 0.08, {"LayerNorm_type": "BiasFree"}),
+    "retinexformer": Published("Retinexformer", 1_605_701, 0.05),
 }
 CALLS = {
     "out": lambda network, x: network(x),

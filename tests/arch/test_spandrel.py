@@ -31,11 +31,13 @@ def saved(folder, name, **arguments):
 LACKING = [entry.name for entry in offered()]
 SPANDREL_S_TOO = {"FFTformer", "SCUNet"}
 """Of these, the names that spandrel has for other arguments."""
+LACKING = [entry.name for entry in offered() if not entry.is_in_spandrel(entry.small)]
 
 
 def test_those_that_spandrel_has_are_not_offered():
     assert set(LACKING) >= {"PromptCIR", "PromptIR", "UCIP", "CaVE", "UnifyFormer", "SCUNet"}
     assert not {"FBCNN", "HAT", "HFT", "SAFMN_BCIE", "SwinIR", "RRDBNet"} & set(LACKING)
+    assert "Retinexformer" not in LACKING
     assert not RETURN_THE_IMAGE & set(LACKING)
 
 
@@ -56,6 +58,14 @@ def test_networks_that_spandrel_lacks_are_ours(loader, tmp_path, name):
     x = image(21, 34)
     expected = restore(network, x).clamp(0, 1)
     torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+
+
+def test_retinexformer_for_grey_images_is_ours(loader, tmp_path):
+    """spandrel's is for three channels."""
+    network, path = saved(tmp_path, "Retinexformer", in_channels=1)
+    model = loader.load_from_file(path)
+    assert type(model.model) is type(network)
+    assert model.input_channels == 1
 
 
 def test_without_us_spandrel_takes_cave_for_another_network(tmp_path):
@@ -80,6 +90,7 @@ def test_without_us_spandrel_takes_windows_for_grl_that_nobody_published(tmp_pat
         ("HAT", {"embed_dim": 24, "num_feat": 64, "upscale": 2, "squeeze_factor": 6}, "HAT"),
         ("FFTformer", {"ffn_expansion_factor": 3.0}, "FFTformer"),
         ("SAFMN_BCIE", {}, "SAFMN BCIE"),
+        ("Retinexformer", {}, "RetinexFormer"),
         (
             "SCUNet",
             {"dim": 64, "head_dim": 32, "window_size": 8, "config": [2] + [1] * 6},

@@ -137,6 +137,8 @@ RECIPES = {
     "oldfe666_x1_phase2.yml": (16_149_783, 256, 1, 8e-5, 100_000),
     "scunet_x1.yml": (69_086_604, 128, 64, 1e-4, 900_000),
     "scunet_x1_phase2.yml": (69_086_604, 256, 32, 2e-5, 600_000),
+    "tempest_x1.yml": (32_011_175, 96, 64, 2e-4, 300_000),
+    "tempest_x1_phase2.yml": (32_011_175, 96, 64, 2e-4, 500_000),
     "unifyformer_x1.yml": (28_500_431, 128, 64, 3e-4, 300_000),
     "safmn_bcie_x1.yml": (18_414_083, 192, 16, 3e-4, 500_000),
     "syu_hnvlab_x1.yml": (11_868_955, 192, 16, 1e-3, 300_000),
@@ -217,6 +219,21 @@ def test_patterns_freeze_what_they_should(name, trained):
     freeze(network, msgspec.convert(options["train"]["groups"], list[GroupOptions]))
     left = {n.split(".")[0] for n, p in network.named_parameters() if p.requires_grad}
     assert left == set(trained.split())
+
+
+def test_schedule_of_tempest():
+    """300k iterations at one rate; then a fifth of it every 100k. Ten qualities from 10 to 70."""
+    first, second = load("tempest_x1.yml"), load("tempest_x1_phase2.yml")
+    assert first["train"]["scheduler"]["gamma"] == 1
+    later = second["train"]["scheduler"]
+    assert later["milestones"] == [100_000, 200_000, 300_000, 400_000]
+    assert later["gamma"] == 1 / 5
+    for options in (first, second):
+        qualities = options["datasets"]["train"]["quality"]["choices"]
+        assert len(set(qualities)) == 10
+        assert (min(qualities), max(qualities)) == (10, 70)
+        assert options["train"]["pixel_opt"]["type"] == "MSELoss"
+        assert options["train"]["quality_opt"]["loss_weight"] == 0.001
 
 
 def test_progressive_schedule_of_unifyformer():

@@ -35,6 +35,22 @@ def data(quality=QUALITY):
     return {**batch(size=32), "quality": quality}
 
 
+def test_the_quality_of_every_scale_is_compared():
+    """Tempest can return several; those of unknown quality are left out."""
+    opt = options("Tempest")
+    opt["network_g"]["quality_deep_loss"] = True
+    opt.update(is_train=True, dist=False, rank=0, world_size=1)
+    made = CaVEModel(opt)
+    qualities = torch.tensor([10, -1, 80, 100])
+    predicted = made.net_g(data()["lq"], return_quality=True)[1].detach()
+    assert predicted.shape == (4, 4)
+    log = step(made, data(qualities))
+    known = qualities > 0
+    wanted = 1 - qualities[known, None] / 100
+    expected = (wanted - predicted[known]).abs().mean().item()
+    assert log["l_quality"] == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("network", ["CaVE", "FBCNN"])
 def test_the_loss_is_that_of_the_paper(network):
     made, plain = model(network), model(network)
