@@ -41,12 +41,6 @@ class MDTA(nn.Module):
         def values(band: Band) -> Tensor:
             qkv = band.own(self.qkv_dwconv(self.qkv(band.rows)))
             q, k, _ = self._heads(qkv)
-            if q.dtype == torch.float16:  # a flat image's sums exceed 65504
-                scores.add_((q * 2**-8).mT @ k, alpha=2**8)
-            else:
-                scores.add_(q.mT @ k)
-            of_q.add_(_squares(q))
-            of_k.add_(_squares(k))
             scores.add(q, k)
             return qkv[..., -x.shape[-1] :]
 
@@ -96,10 +90,10 @@ class ChannelScores:
 
     def add(self, q: Tensor, k: Tensor) -> None:
         """Add a band's queries and keys, (B, heads, N, D)."""
-        wide = self._products.dtype
-        # Nothing is normalised yet: the sums over pixels are too large for float16.
-        with torch.autocast(q.device.type, enabled=False):
-            self._products.add_(q.to(wide).mT @ k.to(wide))
+        if q.dtype == torch.float16:  # the sums over the pixels of a flat image exceed 65504
+            self._products.add_((q * 2**-8).mT @ k, alpha=2**8)
+        else:
+            self._products.add_(q.mT @ k)
         self._of_q.add_(_squares(q))
         self._of_k.add_(_squares(k))
 

@@ -17,6 +17,7 @@ ART_FOR_JPEG = {
     "window_size": 7,
     "interval": (18, 18, 13, 13, 7, 7),
     "img_range": 255.0,
+}
 GRL_B = {
     "embed_dim": 180,
     "local_connection": True,
