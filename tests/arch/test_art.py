@@ -118,7 +118,7 @@ def test_what_no_file_tells_is_that_of_the_published_network(arguments, assumed)
     ],
     ids=str,
 )
-@pytest.mark.parametrize("size", [(1, 1), (4, 11), (5, 5), (10, 8), (13, 22)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 11), (4, 9), (5, 5), (10, 8), (13, 22)])
 def test_equals_the_naive_form(arguments, size):
     """Shorter and longer than window and interval, multiples of them and not."""
     network, naive = small(**arguments).double(), small(NaiveART, **arguments).double()
@@ -188,18 +188,18 @@ def test_on_a_gpu_the_scores_of_a_call_are_limited():
     assert module._groups_at_once(x, groups, biases) == 16
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [(torch.float64, 1e-12), (torch.bfloat16, 1e-6)])
-def test_position_biases_are_not_rounded(dtype, expected):
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-10), (torch.bfloat16, 1e-4)])
+def test_position_biases_are_not_rounded(dtype, atol):
     """Offsets of hundreds of steps are not exact in bfloat16."""
     torch.manual_seed(0)
     network = PositionNetwork(4, 2).to(dtype)
     found = network(300, 2)
     reference = network.double()(300, 2)
     assert found.dtype == torch.promote_types(dtype, torch.float32)
-    torch.testing.assert_close(found.double(), reference, rtol=0, atol=100 * expected)
-    network.float()
+    torch.testing.assert_close(found.double(), reference, rtol=0, atol=atol)
+    expected = network.float()(300, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(network(300, 2), network.float()(300, 2))
+        assert torch.equal(network(300, 2), expected)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
