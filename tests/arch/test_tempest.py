@@ -1,7 +1,9 @@
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
-from network_tools import gradients, restore
+from network_tools import gradients, restore, without_gradient
 from small_networks import SMALL
 from vector_tools import filled, image, parameter_count, shapes
 
@@ -104,6 +106,17 @@ def test_the_offsets_start_at_zero():
         for kind in ("global", "local"):
             assert found[f"qf_offset_{kind}.{scale}.weight"].any()
     assert not torch.equal(restore(small(), x), restore(small(identity_start=True), x))
+
+
+def test_from_zero_offsets_everything_learns_after_one_step():
+    network, x = small(identity_start=True).double(), image(16, 24).double()
+    first = gradients(network, x)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.startswith("qf_offset"):
+                parameter -= 0.1 * first[name]
+    idle = re.compile(Tempest.entry.idle_parameters)
+    assert all(idle.fullmatch(name) for name in without_gradient(network, x))
 
 
 def test_the_u_net_has_the_keys_of_fbcnn():
