@@ -78,6 +78,7 @@ class GRLBlock(nn.Module):
         drop_path: float,
     ) -> None:
         super().__init__()
+        self.factor = factor
         for_windows, for_stripes = heads
         height, width = stripe_size
         stripe = (height, width) if index % 2 == 0 else (width, height)
@@ -106,11 +107,13 @@ class GRLBlock(nn.Module):
 
     def input_of(self, output: Span, axis: int) -> Span:
         """Return the span that a span of the output depends on, along rows (0) or columns (1)."""
-        # The anchors of a shifted stripe may be means of pixels that are shifted by less. All of
-        # these are in the stripes of the same direction that the block before the last one has.
         window, stripe = self.attn.window_attn.cells, self.attn.stripe_attn.cells
+        pixels = output.windows(stripe.sides[axis], stripe.shifts[axis])
+        # the anchors of a shifted stripe may be means of pixels that are shifted by less
+        less = stripe.shifts[axis] % self.factor
+        anchors = Span(pixels.first - less, pixels.last - less)
         windows = output.windows(window.sides[axis], window.shifts[axis])
-        return windows.union(output.windows(stripe.sides[axis], stripe.shifts[axis]))
+        return windows.union(pixels).union(anchors)
 
 
 class GRLStage(nn.Module):
