@@ -109,7 +109,7 @@ class GRLBlock(nn.Module):
         """Return the span that a span of the output depends on, along rows (0) or columns (1)."""
         window, stripe = self.attn.window_attn.cells, self.attn.stripe_attn.cells
         pixels = output.windows(stripe.sides[axis], stripe.shifts[axis])
-        # the anchors of a shifted stripe may be means of pixels that are less shifted
+        # the anchors of a shifted stripe may be means of pixels that are shifted by less
         less = stripe.shifts[axis] % self.factor
         anchors = Span(pixels.first - less, pixels.last - less)
         windows = output.windows(window.sides[axis], window.shifts[axis])

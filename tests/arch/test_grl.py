@@ -101,10 +101,21 @@ def test_one_state_dict_runs_in_every_setting_and_gives_other_images():
         assert (one - other).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("setting", SETTINGS[1:3])
-def test_halo_where_anchors_are_shifted_by_less_than_pixels(setting):
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_halo_in_every_setting(setting):
+    """Also where anchors are shifted by less than pixels, and where windows exceed stripes."""
     network = small(**settings(*setting), depths=(3,)).double()
     assert reach(network, network.facts) == network.facts.halo
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 9), (9, 3), (4, 16), (4, 8)])
+def test_an_image_too_short_to_be_reflected_is_padded_with_zeros(height, width):
+    """On both axes, before the mean is subtracted; no published number shows it."""
+    network, x = small(), image(height, width)
+    padded = torch.zeros(1, 3, -(-height // 8) * 8, -(-width // 8) * 8)
+    padded[..., :height, :width] = x
+    expected = restore(network, padded)[..., :height, :width]
+    torch.testing.assert_close(restore(network, x), expected, rtol=0, atol=1e-6)
 
 
 def test_bands_of_rows_change_nothing(monkeypatch):
