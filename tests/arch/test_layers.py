@@ -21,6 +21,7 @@ from cir_arch.layers.hybrid_attention import RHAG, HybridSizes
 from cir_arch.layers.norm import BiasFreeLayerNorm, LayerNorm
 from cir_arch.layers.padding import PaddingRule
 from cir_arch.layers.transposed_attention import MDTA
+from cir_arch.layers.upsampling import sub_pixel_convolutions
 from cir_arch.layers.window_attention import (
     MASKED,
     PositionIndices,
@@ -317,3 +318,16 @@ def test_bands_are_for_processors_without_gradients_alone():
         assert compiled(x) == 1
         sizes = [(band.rows.shape[1], band.above, band.below) for band in bands.bands(x, 3, 7)]
     assert sizes == [(511 + 3, 0, 3), (3 + 511 + 2, 3, 2), (3 + 2, 3, 0)]
+
+
+@pytest.mark.parametrize(
+    ("scale", "convolutions"),
+    [(1, {}), (2, {0: 8}), (3, {0: 18}), (4, {0: 8, 2: 8}), (8, {0: 8, 2: 8, 4: 8})],
+)
+def test_upsampling_is_by_twos_or_by_three(scale, convolutions):
+    """As in published checkpoints: index and output channels of each convolution, of 2 channels."""
+    layers = sub_pixel_convolutions(2, scale)
+    shapes = {name: tuple(value.shape) for name, value in layers.state_dict().items()}
+    weights = {f"{i}.weight": (count, 2, 3, 3) for i, count in convolutions.items()}
+    assert shapes == weights | {f"{i}.bias": (count,) for i, count in convolutions.items()}
+    assert layers(torch.rand(1, 2, 3, 5)).shape == (1, 2, 3 * scale, 5 * scale)
