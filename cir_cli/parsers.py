@@ -397,7 +397,8 @@ def _add_network_flags(group: Any) -> None:
     group.add_argument(
         "--strength",
         type=share,
-        help="strength of FBCNN, 0 to 1; default: by the JPEG quality",
+        help="strength of FBCNN and others that take a quality, 0 to 1; default: by the JPEG"
+        " quality",
     )
     group.add_argument(
         "--no-consistency",

@@ -280,7 +280,9 @@ def _restorer(options: argparse.Namespace) -> Restorer:
     if options.compile:
         restorer.compile()
     if options.strength is not None and "quality" not in restorer.extra_inputs:
-        raise UserError("--strength: none of the networks takes it, only FBCNN; leave out the flag")
+        raise UserError(
+            "--strength: none of the networks takes it, as FBCNN does; leave out the flag"
+        )
     return restorer
 
 

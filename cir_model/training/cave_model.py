@@ -47,7 +47,8 @@ class CaVEModel(CIRModel):
         if facts is None or "quality" not in facts.extra_outputs:
             raise OptionsError(
                 f"network_g.type: {type(network).__name__} predicts no quality, which"
-                " model_type: CaVEModel trains; use CaVE or FBCNN, or model_type: CIRModel"
+                " model_type: CaVEModel trains; use one that does, such as CaVE or FBCNN, or"
+                " model_type: CIRModel"
             )
         super().rehearse(network)
 
