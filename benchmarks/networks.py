@@ -118,7 +118,9 @@ def measured_apart(name: str, form: str, task: str, arguments: list[str]) -> flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NETWORK", help="default: all")
-    parser.add_argument("--size", type=int, help="side of the image (default: 128; HAT, HFT: 64; GRL: 144)")
+    parser.add_argument(
+        "--size", type=int, help="side of the image (default: 128; HAT, HFT: 64; GRL: 144)"
+    )
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each (default: 5)")
     parser.add_argument(
