@@ -1,6 +1,6 @@
 """DiffIR computed step by step; used by tests and benchmarks.
 
-The parameters are ``DiffIR``'s own; (B, C, H, W) maps. Height and width are multiples of 32 / scale.
+The parameters are ``DiffIR``'s own; (B, C, H, W) maps, sides multiples of 32 / scale.
 """
 
 import torch

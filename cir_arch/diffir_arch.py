@@ -179,7 +179,7 @@ class LeakyLinear(nn.Module):
 
 @network(
     paper="[Xia et al., ICCV 2023](https://arxiv.org/abs/2303.09472)",
-    gmacs=11.3,
+    gmacs=11.35,
     small={
         "dim": 8,
         "num_blocks": (1, 1, 1, 1),

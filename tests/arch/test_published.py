@@ -83,8 +83,8 @@ PUBLISHED = {
     "restormer": Published("Restormer", 26_126_644, 0.08),
     "restormer_biasfree": Published("Restormer", 26_111_668, 0.08, {"LayerNorm_type": "BiasFree"}),
     "retinexformer": Published("Retinexformer", 1_605_701, 0.05),
-    "diffir_s1_x1": Published("DiffIR", 24_853_318, 0.05, {"stage": 1}),
-    "diffir_s2_x1": Published("DiffIR", 25_023_046, 0.05),
+    "diffir_s1_x1": Published("DiffIR", 24_853_318, 0.035, {"stage": 1}),
+    "diffir_s2_x1": Published("DiffIR", 25_023_046, 0.025),
 }
 CALLS = {
     "out": lambda network, x: network(x),
