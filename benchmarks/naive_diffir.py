@@ -29,7 +29,7 @@ class NaiveDiffIR(DiffIR):
             prior = encoded(self.E, torch.cat((cells, unshuffled(gt, 4)), 1))
         else:
             start = self.noise if noise is None else noise
-            prior = self._reversed(encoded(self.condition, cells), start.repeat(len(x), 1))
+            prior = self._reversed(encoded(self.condition, cells), start.expand(len(x), -1))
         y = conv(self.G.patch_embed.proj, cells)
         y = u_net(self.G, y, lambda block, y: modulated(block, y, prior))
         for layer in (self.G.tail[0][0], self.G.tail[0][2]):

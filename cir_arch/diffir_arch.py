@@ -389,6 +389,7 @@ class DiffIR(RestorationNetwork):
         self._check_vector("noise", noise, cells)
         condition = self.condition(cells)
         x = noise.to(condition).expand_as(condition)
+        x: Tensor
         for t, (of_prediction, of_noisy) in reversed(list(enumerate(self.steps))):
             predicted = self.denoise(condition, t / (10 * len(self.steps)), x)
             x = of_prediction * predicted + of_noisy * x

@@ -14,7 +14,12 @@ from cir_host.distributed import connected
 from cir_host.errors import OptionsError, UserError
 from cir_host.registration import register
 from cir_model.measuring.validation import evaluating
-from cir_model.options import DiffIRGANTrainOptions, DiffIRTrainOptions, PriorOptions
+from cir_model.options import (
+    DiffIRGANTrainOptions,
+    DiffIRTrainOptions,
+    PriorOptions,
+    TrainOptions,
+)
 from cir_model.training.cir_gan_model import CIRGANModel
 from cir_model.training.cir_model import CIRModel
 
@@ -34,7 +39,7 @@ class DiffIRModel(CIRModel):
     Validation of stage 1 restores with the prior of image and ground truth.
     """
 
-    train_options_type = DiffIRTrainOptions
+    train_options_type: ClassVar[type[TrainOptions]] = DiffIRTrainOptions
     options_types: ClassVar = {**CIRModel.options_types, "train": DiffIRTrainOptions}
 
     def rehearse(self, network: nn.Module) -> None:

@@ -14,7 +14,6 @@ from cir_host.errors import UserError
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.settings import InferenceOptions
 
-
 FIRST = [0.941715, -1.396578]
 """The default noise begins with these."""
 
