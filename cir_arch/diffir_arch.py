@@ -379,8 +379,9 @@ class DiffIR(RestorationNetwork):
         return self.kept**0.5 * prior + (1 - self.kept) ** 0.5 * noise
 
     def _prior_of(self, cells: Tensor, gt: Tensor | None, noise: Tensor | None) -> Tensor:
+        prior: Tensor
         if self.stage == 1:
-            prior: Tensor = self.E(torch.cat((cells, self._cells_of_gt(cells, gt, noise)), dim=1))
+            prior = self.E(torch.cat((cells, self._cells_of_gt(cells, gt, noise)), dim=1))
             return prior
         if gt is not None:
             raise UserError("gt: stage 2 restores without the ground truth; leave it out")
@@ -389,7 +390,6 @@ class DiffIR(RestorationNetwork):
         self._check_vector("noise", noise, cells)
         condition = self.condition(cells)
         x = noise.to(condition).expand_as(condition)
-        x: Tensor
         for t, (of_prediction, of_noisy) in reversed(list(enumerate(self.steps))):
             predicted = self.denoise(condition, t / (10 * len(self.steps)), x)
             x = of_prediction * predicted + of_noisy * x
