@@ -11,22 +11,23 @@ import msgspec
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 
 from cir_cli import parsers
-from cir_model import CaVEModel, CIRGANModel, CIRModel
+from cir_model import CaVEModel, CIRGANModel, CIRModel, DiffIRGANModel, DiffIRModel
 
 _FILLED_IN = ("phase", "manual_seed", "scale")
 """Keys of a data set that the parser fills in from elsewhere in the file."""
 
 _FURTHER_MODELS = {
-    f"train, model_type: {model.__name__}": model for model in (CaVEModel, CIRGANModel)
+    f"train, model_type: {model.__name__}": model
+    for model in (CaVEModel, CIRGANModel, DiffIRModel, DiffIRGANModel)
 }
 """By the title of their section ``train``; their other sections are those of ``CIRModel``."""
 
 _INTRODUCTION = """\
 # Options
 
-The keys of an options file with `model_type: CIRModel`, `CaVEModel` or `CIRGANModel`. A key that is
-not listed is an error, and so is a value of another type or out of range; both are found before the
-run starts. This page is printed by `basicsr options`.
+The keys of an options file with `model_type: CIRModel`, `CaVEModel`, `CIRGANModel`, `DiffIRModel`
+or `DiffIRGANModel`. A key that is not listed is an error, and so is a value of another type or out
+of range; both are found before the run starts. This page is printed by `basicsr options`.
 
 Editors with the YAML language server complete and check a file by the schema that its first line
 names. Each shipped options file begins with `# yaml-language-server: $schema=schema.json`, and

@@ -23,3 +23,9 @@ from .training import (
 from .training import (
     CIRModel as CIRModel,
 )
+from .training import (
+    DiffIRGANModel as DiffIRGANModel,
+)
+from .training import (
+    DiffIRModel as DiffIRModel,
+)

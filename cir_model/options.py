@@ -256,6 +256,66 @@ class GANTrainOptions(TrainOptions, kw_only=True):
     ]
 
 
+class PriorOptions(Section, kw_only=True):
+    """``train.prior``: how stage 2 of DiffIR learns the prior of stage 1."""
+
+    kd_l1_weight: Annotated[
+        NotNegative,
+        Meta(description="Factor of l_prior, the mean absolute difference of the priors."),
+    ] = 1.0
+    kd_kl_weight: Annotated[
+        NotNegative,
+        Meta(
+            description="Factor of l_kl, the Kullback-Leibler divergence of the priors, each"
+            " divided by 0.15 and put through a softmax."
+        ),
+    ] = 0.0
+    encoder_iter: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Iterations, the first ones, that train the prior alone. The schedule"
+            " begins after them; total_iter includes them.",
+        ),
+    ] = 0
+    encoder_lr: Annotated[Positive, Meta(description="Learning rate in these iterations.")] = 2e-4
+    encoder_milestones: Annotated[
+        list[Count], Meta(description="Iterations after which it drops.")
+    ] = []
+    encoder_gamma: Annotated[Positive, Meta(description="Factor of each drop.")] = 0.1
+
+    def __post_init__(self) -> None:
+        if not (self.kd_l1_weight or self.kd_kl_weight) and self.encoder_iter:
+            raise ValueError(
+                "encoder_iter needs a loss on the prior; give kd_l1_weight or kd_kl_weight above 0"
+            )
+
+    def decay(self, current_iter: int) -> float:
+        """Return the factor of ``encoder_lr`` in an iteration, from 1 on."""
+        factor: float = self.encoder_gamma ** sum(
+            current_iter > milestone for milestone in self.encoder_milestones
+        )
+        return factor
+
+
+class DiffIRTrainOptions(TrainOptions, kw_only=True):
+    """Keys of ``train`` for ``model_type: DiffIRModel``."""
+
+    prior: Annotated[
+        PriorOptions | None,
+        Meta(description="Stage 2: how it learns the prior of network_s1; ~: by the defaults."),
+    ] = None
+
+
+class DiffIRGANTrainOptions(GANTrainOptions, kw_only=True):
+    """Keys of ``train`` for ``model_type: DiffIRGANModel``."""
+
+    prior: Annotated[
+        PriorOptions | None,
+        Meta(description="Stage 2: how it learns the prior of network_s1; ~: by the defaults."),
+    ] = None
+
+
 class AveragedNetwork(Section, kw_only=True):
     """One of ``val.averaged_with``, if it is not a checkpoint of ``network_g``."""
 

@@ -9,14 +9,14 @@ from vector_tools import image
 from cir_arch.basicsr_networks import run
 
 
-def restore(network, x, precision="fp32"):
+def restore(network, x, precision="fp32", **inputs):
     """Run a network without gradients, under autocast where precision is not fp32."""
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     autocast = contextlib.nullcontext()
     if precision in dtypes:
         autocast = torch.autocast("cpu", dtypes[precision])
     with torch.inference_mode(), autocast:
-        return network(x)
+        return network(x, **inputs)
 
 
 def error(output, expected):
@@ -37,11 +37,11 @@ def gradients(network, x, **arguments):
     return {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
-def gradient_sizes(network, x):
+def gradient_sizes(network, x, **inputs):
     """Return the largest magnitude in the gradient of every parameter."""
     return {
         name: 0.0 if gradient is None else gradient.abs().max().item()
-        for name, gradient in gradients(network, x).items()
+        for name, gradient in gradients(network, x, **inputs).items()
     }
 
 

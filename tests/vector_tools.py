@@ -22,6 +22,8 @@ class Vector:
     call: str
     input: torch.Tensor
     expected: torch.Tensor
+    seed: int
+    """Of the input; further inputs are drawn from it, too."""
 
     def deviation(self, output):
         """Largest difference, in units of what float32 may differ by: at most 1 is agreement."""
@@ -80,7 +82,9 @@ def vectors(name):
             parts = ENTRY.fullmatch(entry).groupdict()
             call = parts.pop("call")
             numbers = {key: int(value) for key, value in parts.items()}
-            found.append(Vector(call, image(**numbers), torch.from_numpy(stored[entry])))
+            found.append(
+                Vector(call, image(**numbers), torch.from_numpy(stored[entry]), numbers["seed"])
+            )
     return found
 
 

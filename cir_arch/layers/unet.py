@@ -62,15 +62,16 @@ class UNetSizes:
         return self.dim, 2 * self.dim, 4 * self.dim, 8 * self.dim
 
 
-class UNet(nn.Module):
-    """Four levels, joined by concatenation, that predict the difference to the image.
+class UNetLevels(nn.Module):
+    """Four levels, joined by concatenation (Zamir et al., Restormer, CVPR 2022, fig. 2).
 
-    Zamir et al., Restormer, CVPR 2022, fig. 2. A subclass may change the features before each
-    upsampling, see :meth:`before_upsampling`.
+    Args:
+        sizes: Widths and depths.
+        patch_embed: Maps the image, as (B, H, W, C), to the features of level 1.
+        block: Builds the blocks of all levels.
+        latent_out: Channels of the latent level when it is enlarged.
+        use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
     """
-
-    channels_argument: ClassVar[str] = "in_channels"
-    """The network's argument that sets the channels of the image."""
 
     def __init__(
         self,
@@ -80,15 +81,6 @@ class UNet(nn.Module):
         latent_out: int,
         use_checkpoint: bool,
     ) -> None:
-        """Build the levels.
-
-        Args:
-            sizes: Widths and depths.
-            patch_embed: Maps the image, as (B, H, W, C), to the features of level 1.
-            block: Builds the blocks of all levels.
-            latent_out: Channels that :meth:`before_upsampling` returns for the latent level.
-            use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
-        """
         super().__init__()
 
         def chain(channels: int, count: int, level: int) -> BlockChain:
@@ -97,7 +89,6 @@ class UNet(nn.Module):
 
         c1, c2, c3, c4 = sizes.widths
         n1, n2, n3, n4 = sizes.num_blocks
-        self.in_channels = sizes.in_channels
         self.patch_embed = patch_embed
         self.encoder_level1 = chain(c1, n1, 0)
         self.down1_2 = Downsample(c1)
@@ -115,7 +106,64 @@ class UNet(nn.Module):
         self.up2_1 = Upsample(c2)
         self.decoder_level1 = chain(c1 + c1, n1, 0)
         self.refinement = chain(c1 + c1, sizes.num_refinement_blocks, 0)
-        self.output = MapConv2d(c1 + c1, sizes.in_channels, 3, padding=1, bias=False)
+
+    def features(
+        self,
+        x: Tensor,
+        *shared: Tensor,
+        before_upsampling: Callable[[Tensor, int], Tensor] = lambda y, level: y,
+        before_refinement: Callable[[Tensor], Tensor] = lambda y: y,
+    ) -> Tensor:
+        """Map images (B, C, H, W), sides multiples of 8, to refined features (B, H, W, 2 dim).
+
+        Args:
+            x: The images.
+            shared: What every block gets besides the features.
+            before_upsampling: Changes the features (B, H, W, C) that leave the level below
+                ``level``, 3 to 1.
+            before_refinement: Changes the features (B, H, W, C) that leave the decoder.
+        """
+        e1 = self.encoder_level1(self.patch_embed(to_map(x)), *shared)
+        e2 = self.encoder_level2(self.down1_2(e1), *shared)
+        e3 = self.encoder_level3(self.down2_3(e2), *shared)
+        y = self.latent(self.down3_4(e3), *shared)
+        y = torch.cat((self.up4_3(before_upsampling(y, 3)), e3), dim=-1)
+        y = self.decoder_level3(self.reduce_chan_level3(y), *shared)
+        y = torch.cat((self.up3_2(before_upsampling(y, 2)), e2), dim=-1)
+        y = self.decoder_level2(self.reduce_chan_level2(y), *shared)
+        y = torch.cat((self.up2_1(before_upsampling(y, 1)), e1), dim=-1)
+        y = before_refinement(self.decoder_level1(y, *shared))
+        refined: Tensor = self.refinement(y, *shared)
+        return refined
+
+
+class UNet(UNetLevels):
+    """Predicts the difference to the image.
+
+    A subclass may change the features before each upsampling, see :meth:`before_upsampling`.
+
+    Args:
+        sizes: As in :class:`UNetLevels`, like the others.
+        patch_embed: Maps the image, as (B, H, W, C), to the features of level 1.
+        block: Builds the blocks of all levels.
+        latent_out: Channels that :meth:`before_upsampling` returns for the latent level.
+        use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
+    """
+
+    channels_argument: ClassVar[str] = "in_channels"
+    """The network's argument that sets the channels of the image."""
+
+    def __init__(
+        self,
+        sizes: UNetSizes,
+        patch_embed: nn.Module,
+        block: BlockFactory,
+        latent_out: int,
+        use_checkpoint: bool,
+    ) -> None:
+        super().__init__(sizes, patch_embed, block, latent_out, use_checkpoint)
+        self.in_channels = sizes.in_channels
+        self.output = MapConv2d(2 * sizes.dim, sizes.in_channels, 3, padding=1, bias=False)
 
     def before_upsampling(self, y: Tensor, level: int) -> Tensor:
         """Change the features (B, H, W, C) that leave the level below ``level``, 3 to 1."""
@@ -147,16 +195,9 @@ class UNet(nn.Module):
             before_upsampling: Called like the method of this name.
             before_refinement: Changes the features (B, H, W, C) that leave the decoder.
         """
-        e1 = self.encoder_level1(self.patch_embed(to_map(x)))
-        e2 = self.encoder_level2(self.down1_2(e1))
-        e3 = self.encoder_level3(self.down2_3(e2))
-        y = self.latent(self.down3_4(e3))
-        y = torch.cat((self.up4_3(before_upsampling(y, 3)), e3), dim=-1)
-        y = self.decoder_level3(self.reduce_chan_level3(y))
-        y = torch.cat((self.up3_2(before_upsampling(y, 2)), e2), dim=-1)
-        y = self.decoder_level2(self.reduce_chan_level2(y))
-        y = torch.cat((self.up2_1(before_upsampling(y, 1)), e1), dim=-1)
-        y = self.refinement(before_refinement(self.decoder_level1(y)))
+        y = self.features(
+            x, before_upsampling=before_upsampling, before_refinement=before_refinement
+        )
         return x + to_image(self.output(y))
 
 
@@ -164,15 +205,16 @@ LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 """The four levels of the encoder, in the keys of Restormer's kind of U-Net."""
 
 
-def unet_arguments(state: State, attention: str) -> dict[str, Any]:
+def unet_arguments(state: State, attention: str, output: str = "output") -> dict[str, Any]:
     """Read :class:`UNetSizes` off a state dict.
 
     Args:
         state: The state dict.
         attention: Name of the attention between channels in a block; its shape tells the heads.
+        output: Name of the last convolution.
     """
     levels = [f"{level}." for level in LEVELS]
-    out_channels, width = state["output.weight"].shape[:2]
+    out_channels, width = state[f"{output}.weight"].shape[:2]
     return {
         "in_channels": out_channels,
         "dim": width // 2,

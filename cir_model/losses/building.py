@@ -1,17 +1,14 @@
 """The losses of a training run, each with its weight and its name in the log."""
 
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.archs import vgg_arch
 from basicsr.losses import build_loss
-from torch import Tensor, hub, nn
-from torchvision.models import get_model_weights
+from torch import Tensor, nn
 
 from cir_host.errors import OptionsError, UserError
+from cir_model.losses.vgg import weights_of_vgg
 from cir_model.options import Arguments, TrainOptions
 
 
@@ -81,18 +78,8 @@ def _perceptual_loss(section: Arguments) -> nn.Module:
     Raises:
         UserError: The weights can neither be loaded nor downloaded.
     """
-    try:
+    with weights_of_vgg(section.get("vgg_type", "vgg19")):
         loss: nn.Module = build_loss(section)
-    except NotImplementedError:
-        raise
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        kind = section.get("vgg_type", "vgg19")
-        file = Path(vgg_arch.VGG_PRETRAIN_PATH)
-        folder = file.parent if file.exists() else Path(hub.get_dir()) / "checkpoints"
-        raise UserError(
-            f"cannot load the weights of {kind} ({str(error).partition(chr(10))[0]}); put"
-            f" {get_model_weights(kind).DEFAULT.url} into {folder}"
-        ) from error
     return loss
 
 

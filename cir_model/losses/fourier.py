@@ -72,8 +72,8 @@ class FourierDistributionLoss(nn.Module):
     def forward(self, output: Tensor, gt: Tensor) -> Tensor:
         """Compare images (B, C, H, W) in [0, 1]; returns a scalar."""
         found, wanted = (fft.fft2(image, norm=self.norm).flatten(2) for image in (output, gt))
-        amplitudes = _wasserstein(found.abs(), wanted.abs())
-        phases = _wasserstein(found.angle(), wanted.angle())
+        amplitudes = wasserstein(found.abs(), wanted.abs())
+        phases = wasserstein(found.angle(), wanted.angle())
         return self.loss_weight * (amplitudes + self.phase_weight * phases)
 
 
@@ -83,6 +83,6 @@ def _checked(norm: str) -> str:
     return norm
 
 
-def _wasserstein(first: Tensor, second: Tensor) -> Tensor:
+def wasserstein(first: Tensor, second: Tensor) -> Tensor:
     """Return the mean Wasserstein distance of order 1 of two sets of values (B, C, N)."""
     return (first.sort().values - second.sort().values).abs().mean()

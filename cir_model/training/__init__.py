@@ -3,5 +3,6 @@
 from cir_model.training.cave_model import CaVEModel
 from cir_model.training.cir_gan_model import CIRGANModel
 from cir_model.training.cir_model import CIRModel
+from cir_model.training.diffir_model import DiffIRGANModel, DiffIRModel
 
-__all__ = ["CIRGANModel", "CIRModel", "CaVEModel"]
+__all__ = ["CIRGANModel", "CIRModel", "CaVEModel", "DiffIRGANModel", "DiffIRModel"]

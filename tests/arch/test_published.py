@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -82,6 +83,8 @@ PUBLISHED = {
     "restormer": Published("Restormer", 26_126_644, 0.08),
     "restormer_biasfree": Published("Restormer", 26_111_668, 0.08, {"LayerNorm_type": "BiasFree"}),
     "retinexformer": Published("Retinexformer", 1_605_701, 0.05),
+    "diffir_s1_x1": Published("DiffIR", 24_853_318, 0.035, {"stage": 1}),
+    "diffir_s2_x1": Published("DiffIR", 25_023_046, 0.025),
 }
 CALLS = {
     "out": lambda network, x: network(x),
@@ -92,6 +95,38 @@ CALLS = {
     "task0": lambda network, x: network(x, 0),
     "task3": lambda network, x: network(x, torch.tensor([3])),
 }
+SEEDED_CALLS = {
+    "gt": lambda network, v: network(v.input, **true_images(v)),
+    "prior": lambda network, v: network(v.input, **true_images(v), return_prior=True)[1],
+    "noise0": lambda network, v: network(v.input, noise=torch.zeros(1, 256)),
+    "noise": lambda network, v: network(v.input, noise=noise(v)),
+}
+"""These get the vector, since further inputs are drawn from its seed."""
+
+FURTHER_INPUTS = {"diffir_s1_x1": lambda x: {"gt": x.flip(-1)}}
+"""Without these, the network restores no image."""
+
+
+def true_images(vector):
+    height, width = vector.input.shape[2:]
+    return {"gt": image(height, width, vector.seed + 7000, len(vector.input))}
+
+
+def noise(vector):
+    generator = np.random.Generator(np.random.PCG64(vector.seed + 5000))
+    shape = len(vector.input), 256
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+def inputs_of(key, x):
+    """Return the further inputs of a network for an image."""
+    return FURTHER_INPUTS[key](x) if key in FURTHER_INPUTS else {}
+
+
+def called(network, vector):
+    if vector.call in SEEDED_CALLS:
+        return SEEDED_CALLS[vector.call](network, vector)
+    return CALLS[vector.call](network, vector.input)
 
 
 @pytest.fixture(scope="module", params=PUBLISHED)
@@ -125,7 +160,7 @@ def test_keys_shapes_and_parameters(key, network):
 def test_outputs(key, network):
     for vector in vectors(key):
         with torch.no_grad():
-            found = CALLS[vector.call](network, vector.input)
+            found = called(network, vector)
         if vector.call == "quality":
             found, expected = found.logit(), vector.expected.logit()
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
@@ -142,17 +177,20 @@ def test_naive_form_gives_the_same_outputs(key, network):
     fitting = [
         vector
         for vector in vectors(key)
-        if vector.call in ("out", "image", "task0")
+        if vector.call in ("out", "image", "task0", "gt", "noise")
         and all(side % network.facts.size_multiple == 0 for side in vector.input.shape[2:])
     ]
     vector = min(fitting, key=lambda vector: vector.input.numel())
-    assert vector.deviation(restore(naive.eval(), vector.input)) <= 1
+    with torch.inference_mode():
+        found = called(naive.eval(), vector)
+    assert vector.deviation(found) <= 1
 
 
 def test_error_in_bfloat16(key, network):
     x = smallest(network)
-    expected = restore(network, x)
-    assert error(restore(network, x, "bf16"), expected) < PUBLISHED[key].bf16_error
+    inputs = inputs_of(key, x)
+    expected = restore(network, x, **inputs)
+    assert error(restore(network, x, "bf16", **inputs), expected) < PUBLISHED[key].bf16_error
 
 
 def test_every_parameter_gets_a_gradient(key, network):
@@ -164,7 +202,8 @@ def test_every_parameter_gets_a_gradient(key, network):
     with torch.no_grad():
         for bias in shut:
             bias += 10
-    sizes = gradient_sizes(network, smallest(network))
+    x = smallest(network)
+    sizes = gradient_sizes(network, x, **inputs_of(key, x))
     network.zero_grad(set_to_none=True)
     pattern = APART_FROM_THE_IMAGE.get(PUBLISHED[key].name, "(?!)")
     dead = {name for name in sizes if re.fullmatch(pattern, name)}

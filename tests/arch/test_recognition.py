@@ -132,6 +132,8 @@ VARIANTS = [
     ("UCIP", {"upscale": 1}),
     ("UCIP", {"task_weights": True}),
     ("CaVE", {"act_mode": "R", "out_nc": 1}),
+    ("DiffIR", {"scale": 2, "n_encoder_res": 1}),
+    ("DiffIR", {"scale": 4, "n_denoise_res": 2, "in_channels": 1}),
     ("FFTformer", {"num_blocks": (1, 2, 3, 4), "num_refinement_blocks": 0}),
     ("FFTformerQFEM", {"qfem_blocks": 2}),
     ("SwinIR", {"img_size": 24}),
@@ -228,6 +230,8 @@ GRL_B = {"embed_dim": 180, "local_connection": True}
 PUBLISHED = {
     "art_dn": ("ART", {}),
     "cave": ("CaVE", {}),
+    "diffir_s1_x1": ("DiffIR", {"stage": 1}),
+    "diffir_s2_x1": ("DiffIR", {}),
     "fbcnn": ("FBCNN", {}),
     "fftformer": ("FFTformer", {}),
     "fftformer_448": ("FFTformer", {"num_blocks": [4, 4, 8]}),

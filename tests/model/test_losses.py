@@ -1,14 +1,19 @@
 """Each loss against an independent plain form, and how it gets the facts of the samples."""
 
+from types import SimpleNamespace
+from urllib.error import URLError
+
 import numpy as np
 import pytest
 import torch
+from basicsr.archs import vgg_arch
 from basicsr.losses import build_loss
 from command_tools import train_options
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 from scipy.stats import wasserstein_distance
 from training_tools import batch, model, step
+from vgg_tools import narrow_vgg
 
 from cir_host.errors import OptionsError, UserError
 
@@ -153,3 +158,46 @@ def test_the_model_hands_each_part_of_a_batch_its_own_facts():
 def test_a_data_set_without_the_fact_is_named():
     with pytest.raises(UserError, match=r"DCTLoss needs block_offset .* datasets\.train"):
         step(model(pixel_opt={"type": "DCTLoss"}))
+
+
+def of_features(output, gt, loss):
+    """The distances of each layer, its filters applied patch by patch."""
+    total = 0
+    for layer, maps in loss.vgg(torch.cat((output, gt))).items():
+        filters = getattr(loss, f"filters_{layer}").numpy()
+        assert np.allclose((filters**2).sum((1, 2, 3)), 1)
+        spectra = np.fft.fft2(maps.numpy())
+        for part, weight in ((np.abs(spectra), 1), (np.angle(spectra), 0.1)):
+            patches = np.lib.stride_tricks.sliding_window_view(part, (5, 5), (2, 3))
+            sums = np.einsum("bcyxij,pcij->bpyx", patches, filters).reshape(2, len(filters), -1)
+            first, second = np.sort(sums)
+            total += weight * np.abs(first - second).mean()
+    return total
+
+
+def test_distances_of_vgg_features_are_those_of_the_plain_form(monkeypatch):
+    narrow_vgg(monkeypatch)
+    output, gt = images(1, 80, 97)
+    loss = build_loss({"type": "FeatureFourierDistributionLoss", "loss_weight": 3.0, "num_proj": 7})
+    layers = ["relu1_2", "relu2_2", "relu3_4", "relu4_4", "relu5_4"]
+    assert list(loss.vgg(gt)) == layers
+    assert loss(output, gt).item() == pytest.approx(3 * of_features(output, gt, loss), rel=1e-3)
+    same = build_loss({"type": "FeatureFourierDistributionLoss", "num_proj": 7})
+    assert torch.equal(same.filters_relu3_4, loss.filters_relu3_4)
+    other = build_loss({"type": "FeatureFourierDistributionLoss", "num_proj": 7, "seed": 1})
+    assert not torch.equal(other.filters_relu3_4, loss.filters_relu3_4)
+    loss(output.requires_grad_(), gt).backward()
+    assert output.grad.isfinite().all()
+    assert output.grad.any()
+    assert loss(gt, gt).item() == 0
+    with pytest.raises(UserError, match=r"crops of 79x96 .* gt_size to 80 or more"):
+        loss(*images(1, 79, 96))
+
+
+def test_a_loss_without_its_vgg_says_where_to_put_it(monkeypatch):
+    def no_network(pretrained):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(vgg_arch, "vgg", SimpleNamespace(vgg19=no_network))
+    with pytest.raises(UserError, match=r"cannot load the weights of vgg19 .*no route to host"):
+        build_loss({"type": "FeatureFourierDistributionLoss"})

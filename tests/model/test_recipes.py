@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import yaml
+from basicsr.archs import build_network
 from basicsr.data import build_dataset
 from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -28,7 +29,7 @@ def load(name):
     return yaml.load(shipped()[name].read_text(encoding="utf-8"), Loader=ordered_yaml()[0])
 
 
-KEPT = ("act_mode", "freeze_predictor", "identity_start", "zero_prompts")
+KEPT = ("stage", "act_mode", "freeze_predictor", "identity_start", "zero_prompts")
 """Arguments of a recipe's network that its small variant keeps."""
 
 RECIPES = [name for name in shipped() if "train" in load(name) and not name.startswith("demo_")]
@@ -44,10 +45,19 @@ def shrink(options, photos):
     scale, network = options["scale"], options["network_g"]["type"]
     kept = {k: v for k, v in options["network_g"].items() if k in KEPT}
     options["network_g"] = {"type": network, **SMALL[network], **kept}
+    if "network_s1" in options:
+        options["network_s1"] |= SMALL["DiffIR"]
+        options["path"]["pretrain_network_s1"] = str(photos.parent / "s1.pth")
+        state = build_network(dict(options["network_s1"])).state_dict()
+        torch.save(state, options["path"]["pretrain_network_s1"])
+        if "encoder_iter" in options["train"]["prior"]:
+            options["train"]["prior"]["encoder_iter"] = 0  # test_diffir_model.py has these
     if "network_d" in options:
         options["network_d"]["num_feat"] = 4
     train = options["datasets"]["train"]
     train |= {"dataroot_gt": str(photos), "gt_size": CROP * scale}
+    if "frequency" in options["train"].get("losses", {}):
+        train["gt_size"] = 3 * CROP  # the least of this loss is 80
     train.pop("meta_info_file", None)
     for phase, section in options["datasets"].items():  # as BasicSR's parser does
         section |= {"phase": phase.split("_")[0], "scale": scale, "manual_seed": 0}
@@ -83,7 +93,10 @@ def test_two_steps(name, photos, monkeypatch):
         wanted |= {"l_pix"} if given["train"].get("pixel_opt") else set()
         wanted |= {"l_quality"} if given["train"].get("quality_opt") else set()
         if "network_d" in given:
-            wanted |= {"l_percep", "l_gan", "l_d_real", "l_d_fake", "grad_norm_d"}
+            wanted |= {"l_gan", "l_d_real", "l_d_fake", "grad_norm_d"}
+        wanted |= {"l_percep"} if given["train"].get("perceptual_opt") else set()
+        for factor, loss in {"kd_l1_weight": "l_prior", "kd_kl_weight": "l_kl"}.items():
+            wanted |= {loss} if given["train"].get("prior", {}).get(factor) else set()
         assert made.log_dict.keys() == wanted | {"grad_norm"}
     after = dict(network.named_parameters())
     assert all(torch.equal(value, after[n]) for n, value in frozen.items())
