@@ -1,4 +1,4 @@
-"""SwinIR's frame, around groups of blocks of any kind (Liang et al., SwinIR, ICCVW 2021, fig. 2)."""
+"""SwinIR's frame, around blocks of any kind (Liang et al., SwinIR, ICCVW 2021, fig. 2)."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -139,15 +139,14 @@ class SwinNetwork(nn.Module):
         if self.upsampler == "pixelshuffledirect":
             out: Tensor = self.upsample(features)
             return out
-        y = self.conv_before_upsample(features)
+        y: Tensor = self.conv_before_upsample(features)
         if self.upsampler == "nearest+conv":
             for layer in (self.conv_up1, self.conv_up2):
                 y = F.leaky_relu(layer(F.interpolate(y, scale_factor=2, mode="nearest")), 0.2)
             y = F.leaky_relu(self.conv_hr(y), 0.2)
         else:
             y = self.upsample(y)
-        out = self.conv_last(y)
-        return out
+        return self.conv_last(y)
 
     def _input_of(self, output: Span) -> Span:
         """Return the span of the image that a span of the output depends on, along an axis."""

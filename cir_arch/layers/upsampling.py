@@ -93,5 +93,5 @@ def check_tail(upsampler: str, upscale: int, resi_connection: str, known: tuple[
         raise UserError(f"upscale: cannot enlarge by {upscale!r}; give 1 or more")
     if resi_connection != "1conv":
         raise UserError(
-            f"resi_connection: {resi_connection!r} is not what published networks have; give '1conv'"
+            f"resi_connection: {resi_connection!r} is in no published network; give '1conv'"
         )
