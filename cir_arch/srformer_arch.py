@@ -163,6 +163,8 @@ class SRFormerBlock(nn.Module):
         "num_heads": (2, 3),
         "window_size": 4,
         "mlp_ratio": 2.0,
+        "upsampler": "pixelshuffle",
+        "upscale": 2,
         "drop_path_rate": 0.0,
     },
     weights=(

@@ -134,19 +134,22 @@ class SwinNetwork(nn.Module):
 
     def _image(self, image: Tensor, features: Tensor) -> Tensor:
         """Turn features into an image, in the network's range."""
+        y: Tensor
         if not self.upsampler:
-            return image + self.conv_last(features)
+            y = image + self.conv_last(features)
+            return y
         if self.upsampler == "pixelshuffledirect":
-            out: Tensor = self.upsample(features)
-            return out
-        y: Tensor = self.conv_before_upsample(features)
+            y = self.upsample(features)
+            return y
+        y = self.conv_before_upsample(features)
         if self.upsampler == "nearest+conv":
             for layer in (self.conv_up1, self.conv_up2):
                 y = F.leaky_relu(layer(F.interpolate(y, scale_factor=2, mode="nearest")), 0.2)
             y = F.leaky_relu(self.conv_hr(y), 0.2)
         else:
             y = self.upsample(y)
-        return self.conv_last(y)
+        y = self.conv_last(y)
+        return y
 
     def _input_of(self, output: Span) -> Span:
         """Return the span of the image that a span of the output depends on, along an axis."""
