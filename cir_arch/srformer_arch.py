@@ -156,7 +156,7 @@ class SRFormerBlock(nn.Module):
 @network(
     paper="[Zhou et al., ICCV 2023](https://arxiv.org/abs/2303.09735); by default the network of"
     " the Xhs-IAG team of the RAIM challenge",
-    gmacs=0.0,
+    gmacs=299.24,
     small={
         "embed_dim": 24,
         "depths": (2, 1),
@@ -164,7 +164,6 @@ class SRFormerBlock(nn.Module):
         "window_size": 4,
         "mlp_ratio": 2.0,
         "upsampler": "pixelshuffle",
-        "upscale": 2,
         "drop_path_rate": 0.0,
     },
     weights=(

@@ -61,14 +61,13 @@ class Swin2SRGroup(ResidualGroup):
 @network(
     paper="[Conde et al., ECCVW 2022](https://arxiv.org/abs/2209.11345), colour JPEG by default;"
     " also compressed super-resolution x4",
-    gmacs=0.0,
+    gmacs=216.61,
     small={
         "embed_dim": 12,
         "depths": (2, 1),
         "num_heads": (2, 3),
         "window_size": 8,
         "upsampler": "pixelshuffle_aux",
-        "upscale": 4,
         "img_range": 1.0,
         "drop_path_rate": 0.0,
     },
