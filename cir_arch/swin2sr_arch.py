@@ -33,9 +33,11 @@ from cir_arch.layers.convolution import MapConv2d
 from cir_arch.layers.drop_path import drop_path_rates
 from cir_arch.layers.padding import checked_size, crop_to
 from cir_arch.layers.patch_embedding import PatchEmbedding
+from cir_arch.layers.stripe_attention import Cells, relative_places
 from cir_arch.layers.swin_network import SwinNetwork, check_arguments, group_arguments
 from cir_arch.layers.swin_v2 import SwinV2Block
 from cir_arch.layers.upsampling import TAIL_CHANNELS, check_tail
+from cir_arch.layers.window_attention import self_attention_index, shift_masks
 from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State
 from cir_host.errors import UserError
@@ -68,6 +70,7 @@ class Swin2SRGroup(ResidualGroup):
         "num_heads": (2, 3),
         "window_size": 8,
         "upsampler": "pixelshuffle_aux",
+        "upscale": 4,
         "img_range": 1.0,
         "drop_path_rate": 0.0,
     },
@@ -218,6 +221,24 @@ class Swin2SR(SwinNetwork, RestorationNetwork):
         """
         facts = super().facts
         return replace(facts, halo=None, extra_outputs=("aux",)) if self.has_aux else facts
+
+    def tables_for_others(self) -> dict[str, Tensor]:
+        """Return the tables and masks by which spandrel recognises the network.
+
+        The masks are those of a map of 2 x 2 windows.
+        """
+        sides = (self.window_size, self.window_size)
+        places = relative_places(Cells(sides), Cells(sides, backwards=True), torch.zeros(()))
+        index = self_attention_index(self.window_size)
+        masks = shift_masks(self.window_size, self.window_size // 2, index.device).flatten(0, 2)
+        found = {}
+        for name, block in self.named_modules():
+            if isinstance(block, SwinV2Block):
+                found[f"{name}.attn.relative_coords_table"] = places[None]
+                found[f"{name}.attn.relative_position_index"] = index
+                if any(block.attn.cells.shifts):
+                    found[f"{name}.attn_mask"] = masks
+        return found
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Any:
         """Restore images (B, C, H, W) in [0, 1]; result (B, C, H * upscale, W * upscale).

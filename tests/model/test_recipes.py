@@ -28,7 +28,7 @@ def load(name):
     return yaml.load(shipped()[name].read_text(encoding="utf-8"), Loader=ordered_yaml()[0])
 
 
-KEPT = ("act_mode", "identity_start", "zero_prompts")
+KEPT = ("act_mode", "identity_start", "upsampler", "upscale", "zero_prompts")
 """Arguments of a recipe's network that its small variant keeps."""
 
 RECIPES = [name for name in shipped() if "train" in load(name) and not name.startswith("demo_")]
