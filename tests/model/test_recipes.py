@@ -29,7 +29,10 @@ def load(name):
     return yaml.load(shipped()[name].read_text(encoding="utf-8"), Loader=ordered_yaml()[0])
 
 
-KEPT = ("stage", "act_mode", "freeze_predictor", "identity_start", "zero_prompts")
+KEPT = (
+    *("stage", "act_mode", "freeze_predictor", "identity_start", "zero_prompts"),
+    *("upsampler", "upscale"),
+)
 """Arguments of a recipe's network that its small variant keeps."""
 
 RECIPES = [name for name in shipped() if "train" in load(name) and not name.startswith("demo_")]
