@@ -8,6 +8,7 @@ import cir_host  # noqa: F401, I001 (waits for BasicSR, so it comes first)
 from cir_arch.art_arch import ART
 from cir_arch.basicsr_networks import facts_of
 from cir_arch.cave_arch import CaVE, CaVEQuality
+from cir_arch.dair_arch import DAIR
 from cir_arch.facts import NetworkFacts
 from cir_arch.fbcnn_arch import FBCNN
 from cir_arch.fftformer_arch import FFTformer
@@ -31,6 +32,7 @@ from cir_arch.unifyformer_arch import UnifyFormer
 
 __all__ = [
     "ART",
+    "DAIR",
     "FBCNN",
     "GRL",
     "GRL_CIC",

@@ -140,8 +140,8 @@ class FFTformer(RestorationNetwork):
     @classmethod
     def arguments_from(cls, state: State) -> dict[str, Any] | None:
         """Read the arguments off a state dict; None if it is of another network."""
-        if "fuse1.att_channel.ffn.fft" not in state:
-            return None
+        if "fuse1.att_channel.ffn.fft" not in state or "fuse3.conv.weight" in state:
+            return None  # DAIR's restorer has a fourth level
         levels = {name: value for name, value in state.items() if not name.startswith("fuse")}
         dim, inp_channels = state["patch_embed.proj.weight"].shape[:2]
         return {
