@@ -44,7 +44,10 @@ def run(arguments: list[str]) -> None:
         if options.half:
             raise UserError("--half: ONNX files are written in float32; leave out the flag")
         if len(options.files) > 1:
-            raise UserError("-o *.onnx: join the files into a .safetensors first, and convert that")
+            raise UserError(
+                f"-o {printable(str(output))}: join the files into a .safetensors first, and give"
+                " that"
+            )
         require_onnx()
     source = " and ".join(printable(str(path)) for path in options.files)
     file = _read(options.files, options.key, source)
@@ -78,9 +81,10 @@ def _read(paths: list[Path], key: str | None, source: str) -> Checkpoint:
             if entry.parts
         )
         raise UserError(
-            f"{source}: are not the parts of one network; give one file, or each part once ({known})"
+            f"{source}: are not the parts of one network; give one file, or each part once"
+            f" ({known})"
         )
-    return replace(first, state=state)
+    return replace(first, state=state, metadata={})
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

@@ -134,6 +134,7 @@ VARIANTS = [
     ("CaVE", {"act_mode": "R", "out_nc": 1}),
     ("FFTformer", {"num_blocks": (1, 2, 3, 4), "num_refinement_blocks": 0}),
     ("FFTformerQFEM", {"qfem_blocks": 2}),
+    ("DAIR", {"num_blocks": (2, 1, 3, 2), "kernel_size": 4, "num_refinement_blocks": 0}),
     ("SwinIR", {"img_size": 24}),
     ("SwinIR", {"in_chans": 1}),
     ("SwinIR", {"embed_dim": 24}),
@@ -228,6 +229,7 @@ GRL_B = {"embed_dim": 180, "local_connection": True}
 PUBLISHED = {
     "art_dn": ("ART", {}),
     "cave": ("CaVE", {}),
+    "dair": ("DAIR", {}),
     "fbcnn": ("FBCNN", {}),
     "fftformer": ("FFTformer", {}),
     "fftformer_448": ("FFTformer", {"num_blocks": [4, 4, 8]}),
