@@ -1,5 +1,7 @@
 """DAIR: weights stored with spectral norm, two files, odd maps, batch statistics."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from torch.nn.utils import spectral_norm
 from vector_tools import image, parameter_count
 
 from cir_arch import DAIR, load_network, recognise
-from cir_arch.dair_arch import SPADE, FoldedConv2d, KernelEstimator
+from cir_arch.dair_arch import SPADE, FoldedConv2d, KernelEstimator, _centred
 from cir_cli.main import main
 from cir_host.errors import UserError
 
@@ -43,13 +45,13 @@ def published(folder, network):
 
 def test_spectral_norm_is_folded_when_weights_are_loaded():
     """Against PyTorch's in evaluation: u and v are those of the file, however little they fit."""
-    theirs, ours = small(), small()
+    theirs, ours = small().double(), small().double()
     names = with_spectral_norm(theirs)
     assert len(names) == 7
-    x = image(64, 64)
+    x = image(64, 64).double()
     expected = restore(theirs, x)
     ours.load_state_dict(theirs.state_dict())
-    torch.testing.assert_close(restore(ours, x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(restore(ours, x), expected, rtol=1e-9, atol=1e-9)
     assert "restore.fuse1.blur_spade.conv_0.weight" in ours.state_dict()
     assert not any(name.endswith("_orig") for name in ours.state_dict())
 
@@ -72,7 +74,8 @@ def test_two_files_join_to_one_network(tmp_path, capsys):
         assert main(["convert", *files, "-o", output]) == 0
         assert "{type: DAIR, dim: 4," in capsys.readouterr().out
         x = image(20, 70)
-        torch.testing.assert_close(restore(load_network(output), x), restore(theirs, x))
+        expected = restore(theirs, x)  # in float32 the small u and v leave fewer digits
+        torch.testing.assert_close(restore(load_network(output), x), expected, rtol=0, atol=5e-3)
 
 
 def test_joined_weights_may_be_halved(tmp_path, capsys):
@@ -111,7 +114,7 @@ def test_files_that_are_not_all_parts_are_not_joined(tmp_path, capsys):
 
 
 def test_maps_of_odd_size_are_padded_in_the_middle():
-    """A map of 34 x 44 pixels has 17 x 22, 8 x 11 and 4 x 5 below; each is 1 too small or fits."""
+    """Height and width are halved and rounded down; doubled again they may lack one pixel."""
     torch.manual_seed(0)
     net = KernelEstimator(3, 2, 3, use_checkpoint=False).double()
     sizes = []
@@ -124,7 +127,7 @@ def test_maps_of_odd_size_are_padded_in_the_middle():
     assert (kernels >= 0).all()
     assert (kernels < 1).all()
     padded = 0
-    for (_, below), (joined, _) in zip(sizes, sizes[1:], strict=False):
+    for (_, below), (joined, _) in pairwise(sizes):
         raised = F.interpolate(below, scale_factor=2, mode="bilinear")
         rows, columns = (a - b for a, b in zip(joined.shape[2:], raised.shape[2:], strict=True))
         assert {rows, columns} <= {0, 1}
@@ -136,8 +139,6 @@ def test_maps_of_odd_size_are_padded_in_the_middle():
 
 
 def test_more_than_one_pixel_is_shared_by_both_sides():
-    from cir_arch.dair_arch import _centred
-
     padded = _centred(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 5, 4))
     assert padded[0, 0].tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0] * 4, [0] * 4]
 
