@@ -72,7 +72,7 @@ def rectified(layer: nn.Module, x: Tensor) -> Tensor:
 def latent_maps(encoder: KernelEncoder, kernels: Tensor) -> list[Tensor]:
     """Return the latent maps of level 1, 2 and 3."""
     x = kernels.flip(1, 2).flatten(1, 2)
-    for block in encoder.encoder[:3]:
+    for block in list(encoder.encoder)[:3]:
         y = leaky(reflected(block.conv_block[1], x))
         x = leaky(x + reflected(block.conv_block[4], y))
     maps = [leaky(conv(encoder.encoder[3], x))]
