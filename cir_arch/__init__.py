@@ -29,6 +29,7 @@ from cir_arch.scunet_arch import SCUNet
 from cir_arch.tempest_arch import Tempest
 from cir_arch.ucip_arch import UCIP
 from cir_arch.unifyformer_arch import UnifyFormer
+from cir_arch.wavelet_unet_arch import WaveletUNet
 
 __all__ = [
     "ART",
@@ -54,6 +55,7 @@ __all__ = [
     "SCUNet",
     "Tempest",
     "UnifyFormer",
+    "WaveletUNet",
     "facts_of",
     "load_network",
     "recognise",

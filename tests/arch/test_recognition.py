@@ -134,6 +134,8 @@ VARIANTS = [
     ("CaVE", {"act_mode": "R", "out_nc": 1}),
     ("FFTformer", {"num_blocks": (1, 2, 3, 4), "num_refinement_blocks": 0}),
     ("FFTformerQFEM", {"qfem_blocks": 2}),
+    ("WaveletUNet", {"channel_attention": True, "squeeze_factor": 2, "blocks": 2}),
+    ("WaveletUNet", {"widths": (4, 5), "in_channels": 1}),
     ("DAIR", {"num_blocks": (2, 1, 3, 2), "kernel_size": 4, "num_refinement_blocks": 0}),
     ("SwinIR", {"img_size": 24}),
     ("SwinIR", {"in_chans": 1}),
