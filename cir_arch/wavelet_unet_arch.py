@@ -30,7 +30,7 @@ from cir_arch.layers.groups import check_channels
 from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
 from cir_arch.layers.residual_conv import ResidualBranch
 from cir_arch.network import RestorationNetwork, network
-from cir_arch.state_dict import State, entry_count
+from cir_arch.state_dict import State, divisor, entry_count
 from cir_host.errors import UserError
 
 
@@ -98,7 +98,8 @@ class SelfAttention(nn.Module):
         """Map (B, C, H, W) to the same shape."""
         y = self.norm(x.flatten(2).mT)
         y = self.o(F.scaled_dot_product_attention(self.q(y), self.k(y), self.v(y)))
-        return x + y.mT.reshape(x.shape)
+        out: Tensor = x + y.mT.reshape(x.shape)
+        return out
 
 
 class ResAtt(nn.Module):
@@ -115,27 +116,45 @@ class ResAtt(nn.Module):
         return out
 
 
-class Level(nn.Module):
-    """One side of a level: residual blocks around which there is one more sum, and a convolution.
+class Down(nn.Module):
+    """Residual blocks with a sum around all, then the step to the level below."""
 
-    ``conv`` lies between this level and the one below.
-    """
-
-    def __init__(self, body: BlockChain, conv: nn.Conv2d) -> None:
+    def __init__(self, body: BlockChain, channels: int, below: int) -> None:
         super().__init__()
         self.body = body
-        self.conv = conv
+        self.conv = nn.Conv2d(4 * channels, below, 3, padding=1)
 
-    def transformed(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape by the blocks."""
-        out: Tensor = x + self.body(x)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (B, C, H, W) to the same shape, for the decoder, and to (B, C', H / 2, W / 2)."""
+        encoded = x + self.body(x)
+        return encoded, self.conv(haar(encoded))
+
+
+class Up(nn.Module):
+    """The step from the level below, then residual blocks with a sum around all."""
+
+    def __init__(self, body: BlockChain, channels: int, below: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(below, 4 * channels, 3, padding=1)
+        self.body = body
+
+    def forward(self, x: Tensor, encoded: Tensor) -> Tensor:
+        """Map (B, C', H, W) and the encoder's (B, C, 2 H, 2 W) to the latter shape."""
+        y = inverse_haar(self.conv(x)) + encoded
+        out: Tensor = y + self.body(y)
         return out
 
 
 @network(
     paper="MiAlgo team of the RAIM challenge, our reading: a U-Net on Haar wavelets",
     gmacs=77.7,
-    small={"widths": (4, 6, 8, 12), "blocks": 1, "identity_start": False},
+    small={
+        "widths": (4, 6, 8, 12),
+        "blocks": 1,
+        "channel_attention": True,
+        "squeeze_factor": 2,
+        "identity_start": False,
+    },
 )
 class WaveletUNet(RestorationNetwork):
     """A U-Net on Haar wavelets whose result is blended with the image.
@@ -169,13 +188,24 @@ class WaveletUNet(RestorationNetwork):
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        _check(widths, blocks, squeeze_factor)
+        if len(widths) < 2:
+            raise UserError(
+                f"widths: {list(widths)} has {len(widths)} numbers; give two or more, the last for"
+                " the middle"
+            )
+        if blocks < 1:
+            raise UserError(f"blocks: {blocks} must be 1 or more")
+        check_channels(widths=min(widths))
+        if channel_attention:
+            check_channels(
+                squeeze_factor=min(widths) // squeeze_factor if squeeze_factor > 0 else 0
+            )
         self.in_channels = in_channels
         self.global_skip = global_skip
         self.padding = PaddingRule(2 ** (len(widths) - 1), "reflect")
 
         def squeezed(channels: int) -> int:
-            return max(channels // squeeze_factor, 1) if channel_attention else 0
+            return channels // squeeze_factor if channel_attention else 0
 
         def body(channels: int) -> BlockChain:
             modules = (Block(channels, squeezed(channels)) for _ in range(blocks))
@@ -185,13 +215,11 @@ class WaveletUNet(RestorationNetwork):
         middle = widths[-1]
         self.head = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
-            Level(body(wide), nn.Conv2d(4 * wide, below, 3, padding=1)) for wide, below in steps
+            Down(body(channels), channels, below) for channels, below in steps
         )
         pairs = (ResAtt(middle, squeezed(middle), identity_start) for _ in range(blocks))
         self.middle = BlockChain(*pairs, use_checkpoint=use_checkpoint)
-        self.up = nn.ModuleList(
-            Level(body(wide), nn.Conv2d(below, 4 * wide, 3, padding=1)) for wide, below in steps
-        )
+        self.up = nn.ModuleList(Up(body(channels), channels, below) for channels, below in steps)
         self.tail = nn.Conv2d(widths[0], in_channels, 3, padding=1)
         self.refine = nn.Sequential(
             nn.Conv2d(2 * in_channels, 16, 3, padding=1),
@@ -214,10 +242,10 @@ class WaveletUNet(RestorationNetwork):
             "widths": [width, *(len(state[f"down.{level}.conv.weight"]) for level in levels)],
             "blocks": entry_count(state, "middle."),
         }
-        squeeze = "middle.0.res.attention.attention.1.weight"
-        if squeeze in state:
-            squeezed, channels = state[squeeze].shape[:2]
-            arguments |= {"channel_attention": True, "squeeze_factor": channels // squeezed}
+        squeezes = [state[name].shape for name in state if name.endswith(".attention.1.weight")]
+        arguments["channel_attention"] = bool(squeezes)
+        if squeezes:
+            arguments["squeeze_factor"] = divisor(((s[1], s[0]) for s in squeezes), 16)
         return arguments
 
     @property
@@ -252,23 +280,10 @@ class WaveletUNet(RestorationNetwork):
         """Return ``out1`` of images whose size needs no padding."""
         y, encoded = self.head(x), []
         for level in self.down:
-            encoded.append(level.transformed(y))  # type: ignore[operator]
-            y = level.conv(haar(encoded[-1]))  # type: ignore[operator]
+            skip, y = level(y)
+            encoded.append(skip)
         y = y + self.middle(y)
         for level in reversed(self.up):
-            y = inverse_haar(level.conv(y)) + encoded.pop()
-            y = level.transformed(y)
+            y = level(y, encoded.pop())
         out: Tensor = self.tail(y)
         return out + x if self.global_skip else out
-
-
-def _check(widths: Sequence[int], blocks: int, squeeze_factor: int) -> None:
-    if len(widths) < 2:
-        raise UserError(
-            f"widths: {list(widths)} has {len(widths)} numbers; give two or more, the last for the"
-            " middle"
-        )
-    check_channels(widths=min(widths))
-    for name, value in (("blocks", blocks), ("squeeze_factor", squeeze_factor)):
-        if value < 1:
-            raise UserError(f"{name}: {value} must be 1 or more")
