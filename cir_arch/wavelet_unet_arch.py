@@ -151,10 +151,10 @@ class Up(nn.Module):
     small={
         "widths": (4, 6, 8, 12),
         "blocks": 1,
-        "channel_attention": True,
-        "squeeze_factor": 2,
+        "squeeze_factor": 1,
         "identity_start": False,
     },
+    idle_parameters=r"middle\.\d+\.att\.k\.bias",  # adds the same to all scores of a query
 )
 class WaveletUNet(RestorationNetwork):
     """A U-Net on Haar wavelets whose result is blended with the image.

@@ -134,8 +134,11 @@ VARIANTS = [
     ("CaVE", {"act_mode": "R", "out_nc": 1}),
     ("FFTformer", {"num_blocks": (1, 2, 3, 4), "num_refinement_blocks": 0}),
     ("FFTformerQFEM", {"qfem_blocks": 2}),
-    ("WaveletUNet", {"channel_attention": False, "blocks": 2}),
-    ("WaveletUNet", {"widths": (8, 20, 12), "squeeze_factor": 5}),
+    ("WaveletUNet", {"channel_attention": True, "blocks": 2}),
+    (
+        "WaveletUNet",
+        {"channel_attention": True, "widths": (8, 20, 12), "squeeze_factor": 5},
+    ),
     ("WaveletUNet", {"widths": (4, 5), "in_channels": 1}),
     ("DAIR", {"num_blocks": (2, 1, 3, 2), "kernel_size": 4, "num_refinement_blocks": 0}),
     ("SwinIR", {"img_size": 24}),

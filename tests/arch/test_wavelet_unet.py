@@ -11,7 +11,7 @@ from cir_arch import WaveletUNet
 from cir_arch.wavelet_unet_arch import haar, inverse_haar
 from cir_host.errors import UserError
 
-SMALL = dict(WaveletUNet.entry.small)
+SMALL = {**WaveletUNet.entry.small, "channel_attention": True, "squeeze_factor": 2}
 
 
 def small(cls=WaveletUNet, **arguments):
