@@ -9,7 +9,8 @@ from einops import rearrange
 from naive_steps import conv, norm
 from torch import Tensor, nn
 
-from cir_arch.fftformer_arch import DFFN, FSAS, FFTformer, FrequencyBlock, Fusion
+from cir_arch.fftformer_arch import FFTformer
+from cir_arch.layers.frequency import DFFN, FSAS, FrequencyBlock, Fusion
 
 
 class NaiveFFTformer(FFTformer):

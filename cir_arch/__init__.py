@@ -9,6 +9,7 @@ from cir_arch.art_arch import ART
 from cir_arch.basicsr_networks import facts_of
 from cir_arch.cave_arch import CaVE, CaVEQuality
 from cir_arch.diffir_arch import DiffIR
+from cir_arch.dair_arch import DAIR
 from cir_arch.facts import NetworkFacts
 from cir_arch.fbcnn_arch import FBCNN
 from cir_arch.fftformer_arch import FFTformer
@@ -31,9 +32,11 @@ from cir_arch.swin2sr_arch import Swin2SR
 from cir_arch.tempest_arch import Tempest
 from cir_arch.ucip_arch import UCIP
 from cir_arch.unifyformer_arch import UnifyFormer
+from cir_arch.wavelet_unet_arch import WaveletUNet
 
 __all__ = [
     "ART",
+    "DAIR",
     "FBCNN",
     "GRL",
     "GRL_CIC",
@@ -58,6 +61,7 @@ __all__ = [
     "Swin2SR",
     "Tempest",
     "UnifyFormer",
+    "WaveletUNet",
     "facts_of",
     "load_network",
     "recognise",

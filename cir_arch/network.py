@@ -55,10 +55,11 @@ class Entry:
     """Arguments of the published size, where they are not the defaults."""
     weights: tuple[Weights, ...] = ()
     in_spandrel: bool | Callable[[Mapping[str, Any]], bool] = False
-    """This and the next three are arguments of :func:`network`."""
+    """This and the next four are arguments of :func:`network`."""
     idle_parameters: str = ""
     onnx_any_size: bool = False
     untold: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
     bases: tuple[str, ...] = ()
     """Networks that the class extends. A state dict that fits both is of the class."""
     described: tuple[int, NetworkFacts] | None = None
@@ -151,6 +152,7 @@ def network(
     idle_parameters: str = "",
     onnx_any_size: bool = False,
     untold: tuple[str, ...] = (),
+    parts: Mapping[str, str] | None = None,
 ) -> Callable[[type[N]], type[N]]:
     """Return a decorator that makes a network known; its name is the name of the class.
 
@@ -167,6 +169,8 @@ def network(
         onnx_any_size: Whether ``basicsr convert`` can write ONNX for images of any size.
         untold: Arguments that have several published values but change no shape, so that no file
             tells them. Where weights are recognised, the values taken for these are said.
+        parts: Where the network is published in several files: the prefix that the names in each
+            file have in the whole network, and a name, without it, by which the file is known.
     """
 
     def decorate(cls: type[N]) -> type[N]:
@@ -185,6 +189,7 @@ def network(
             idle_parameters=idle_parameters,
             onnx_any_size=onnx_any_size,
             untold=untold,
+            parts=parts or {},
             bases=tuple(base.__name__ for base in cls.__mro__[1:] if base.__name__ in _entries),
         )
         add(cls.entry)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import cir_weights  # noqa: F401 (so that the bundled weights can be loaded by name)
@@ -147,6 +147,8 @@ def load_network(
         entry = entry_named(type)
         found = (entry and _recognise_as(entry, file.state)) or NetworkOptions(type, {})
     if found is None:
+        if (part := about_part(file.state)) is not None:
+            raise UserError(f"{source}: {part}")
         several = " and ".join(options.type for options in candidates(file.state))
         reason = f"{several} all have" if several else "no network known here has"
         raise UserError(
@@ -160,6 +162,40 @@ def load_network(
         _logger.warning("%s", about_assumed(replace(found, assumed=assumed), source))
     load_into(network, file.state, True, source, testing=True)
     return network.eval()
+
+
+def joined(states: Sequence[State]) -> dict[str, Tensor] | None:
+    """Join the state dicts of a network that is published in several files.
+
+    Returns:
+        The state dict of the whole network; None if these are not all parts of one network, each
+        once.
+    """
+    parts = [(part, state) for state in states if (part := _part(state)) is not None]
+    names = {entry.name for (entry, _), _ in parts}
+    wanted = sorted(parts[0][0][0].parts) if len(names) == 1 else []
+    if len(parts) != len(states) or sorted(prefix for (_, prefix), _ in parts) != wanted:
+        return None
+    return {prefix + name: state[name] for (_, prefix), state in parts for name in state}
+
+
+def about_part(state: State) -> str | None:
+    """Say that a state dict is a part of a network, and how to join it; None if it is no part."""
+    part = _part(state)
+    if part is None:
+        return None
+    entry, prefix = part
+    others = " and ".join(other.removesuffix(".") for other in entry.parts if other != prefix)
+    return (
+        f"holds the part {prefix.removesuffix('.')} of {entry.name} and lacks {others}; join the"
+        " files: basicsr convert FILE FILE -o NEW.safetensors"
+    )
+
+
+def _part(state: State) -> tuple[Entry, str] | None:
+    """Return the network that a state dict is a part of, and the prefix of the part."""
+    pairs = ((entry, prefix, name) for entry in entries() for prefix, name in entry.parts.items())
+    return next(((entry, prefix) for entry, prefix, name in pairs if name in state), None)
 
 
 def about_assumed(options: NetworkOptions, source: str) -> str:
@@ -233,4 +269,6 @@ def _yaml(value: Any) -> str:
 def _looks_like(state: State) -> str | None:
     """Return a hint for the loader's messages."""
     found = recognise(state)
+    if found is None and (part := about_part(state)) is not None:
+        return f"it {part}"
     return None if found is None else f"it looks like {found.type}; try network_g: {found}"

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,15 @@ from cir_arch.export import (
     save_safetensors,
     tables_for_others,
 )
-from cir_arch.recognition import NetworkOptions, about_assumed, described, load_network, recognise
+from cir_arch.network import entries
+from cir_arch.recognition import (
+    NetworkOptions,
+    about_assumed,
+    described,
+    joined,
+    load_network,
+    recognise,
+)
 from cir_cli import parsers
 from cir_cli.options_files import find
 from cir_cli.parsers import CHECKPOINT_SUFFIXES
@@ -40,13 +49,18 @@ def run(arguments: list[str]) -> None:
     if suffix == ".onnx":
         if options.half:
             raise UserError("--half: ONNX files are written in float32; leave out the flag")
+        if len(options.files) > 1:
+            raise UserError(
+                f"-o {printable(str(output))}: join the files into a .safetensors first, and give"
+                " that"
+            )
         require_onnx()
-    file = read_checkpoint(options.file, options.key)
-    source = printable(str(options.file))
+    source = " and ".join(printable(str(path)) for path in options.files)
+    file = _read(options.files, options.key, source)
     refuse_not_finite(file.state, source)
     network = _network(file, options.network, source)
     if suffix == ".onnx":
-        _write(output, lambda part: _to_onnx(options.file, options, network, part))
+        _write(output, lambda part: _to_onnx(options.files[0], options, network, part))
         return
     tables = {} if network is None else tables_for_others(network)
     state = {**tables, **(_halved(file.state) if options.half else file.state)}
@@ -56,6 +70,29 @@ def run(arguments: list[str]) -> None:
     else:
         _write(output, lambda part: _save_for_basicsr(state, part))
         print(f"{printable(str(output))}: {_named(network)}, under params")
+
+
+def _read(paths: list[Path], key: str | None, source: str) -> Checkpoint:
+    """Read a checkpoint, or join those that hold the parts of a network.
+
+    Raises:
+        UserError: A file cannot be read, or the files are not all parts of one network.
+    """
+    first, *others = (read_checkpoint(path, key) for path in paths)
+    if not others:
+        return first
+    state = joined([file.state for file in (first, *others)])
+    if state is None:
+        known = "; ".join(
+            f"{entry.name}: {' and '.join(prefix.removesuffix('.') for prefix in entry.parts)}"
+            for entry in entries()
+            if entry.parts
+        )
+        raise UserError(
+            f"{source}: are not the parts of one network; give one file, or each part once"
+            f" ({known})"
+        )
+    return replace(first, state=state, metadata={})
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

@@ -78,7 +78,13 @@ def convert() -> argparse.ArgumentParser:
     )
     *others, last = CHECKPOINT_SUFFIXES
     add = parser.add_argument
-    add("file", type=Path, help="a checkpoint")
+    add(
+        "files",
+        nargs="+",
+        metavar="file",
+        type=Path,
+        help="a checkpoint; all files of a network that is published in several (DAIR)",
+    )
     add(
         "-o",
         "--output",

@@ -8,8 +8,8 @@ from network_tools import gradients, restore
 from vector_tools import image, parameter_count
 
 from cir_arch import FFTformer, FFTformerQFEM, recognise
-from cir_arch.fftformer_arch import DFFN, FSAS, _convolved, block_transform
 from cir_arch.layers import bands
+from cir_arch.layers.frequency import DFFN, FSAS, _convolved, block_transform
 from cir_host.errors import UserError
 
 SMALL = {"dim": 6, "num_blocks": (1, 1, 1), "num_refinement_blocks": 1}

@@ -80,6 +80,7 @@ PUBLISHED = {
     "promptir": Published("PromptIR", 35_592_263, 0.08),
     "fftformer": Published("FFTformer", 16_560_474, 0.15),
     "fftformer_448": Published("FFTformer", 11_439_066, 0.07, {"num_blocks": (4, 4, 8)}),
+    "dair": Published("DAIR", 21_202_569, 0.12),
     "restormer": Published("Restormer", 26_126_644, 0.08),
     "restormer_biasfree": Published("Restormer", 26_111_668, 0.08, {"LayerNorm_type": "BiasFree"}),
     "retinexformer": Published("Retinexformer", 1_605_701, 0.05),
