@@ -24,6 +24,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
