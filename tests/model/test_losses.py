@@ -195,7 +195,7 @@ def test_distances_of_vgg_features_are_those_of_the_plain_form(monkeypatch):
     assert output.grad.isfinite().all()
     assert output.grad.any()
     assert loss(gt, gt).item() == 0
-    with pytest.raises(UserError, match=r"crops of 79x96 .* gt_size to 80 or more"):
+    with pytest.raises(UserError, match=r"crops of 79x96 .*gt_size to 80 or more"):
         loss(*images(1, 79, 96))
 
 
