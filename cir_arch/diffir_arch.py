@@ -376,7 +376,8 @@ class DiffIR(RestorationNetwork):
             prior: Of stage 1.
             noise: Standard normal, (B, P).
         """
-        return self.kept**0.5 * prior + (1 - self.kept) ** 0.5 * noise
+        signal, rest = math.sqrt(self.kept), math.sqrt(1 - self.kept)
+        return signal * prior + rest * noise
 
     def _prior_of(self, cells: Tensor, gt: Tensor | None, noise: Tensor | None) -> Tensor:
         prior: Tensor
