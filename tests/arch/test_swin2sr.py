@@ -110,7 +110,7 @@ def test_the_second_image_is_small_and_padded():
 
 def test_there_is_a_second_image_only_with_its_tail():
     assert small().facts.extra_outputs == ()
-    with pytest.raises(UserError, match="^return_aux"):
+    with pytest.raises(UserError, match=r"^return_aux"):
         small()(image(8, 8), return_aux=True)
 
 
