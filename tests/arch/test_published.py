@@ -85,7 +85,7 @@ PUBLISHED = {
     "srformer_light_x4": Published(
         "SRFormer",
         872_748,
-        0.05,
+        0.025,
         {
             "window_size": 16,
             "embed_dim": 60,
@@ -99,7 +99,7 @@ PUBLISHED = {
     "srformer_real_x4": Published(
         "SRFormer",
         10_358_863,
-        0.05,
+        0.04,
         {"window_size": 24, "mlp_ratio": 2.0, "upsampler": "nearest+conv", "upscale": 4},
     ),
     "srformer_x1_w32": Published("SRFormer", 15_256_299, 0.035),
