@@ -76,8 +76,9 @@ def install(registry: ArchRegistry = MAIN_REGISTRY) -> None:
     """Add the networks to a registry of spandrel, before its own detectors.
 
     spandrel would take CaVE for FBCNN, build the 96-channel SCUNet with other heads, and GRL with
-    windows that nobody published. A network
-    whose name the registry holds already is added as ``NAME_cir``; calling again adds nothing.
+    windows that nobody published; it would not recognise Swin2SR in files without its tables and
+    masks. A network whose name the registry holds already is added as ``NAME_cir``; calling again
+    adds nothing.
     """
     present = [support.architecture for support in registry]
     ours = {architecture.name for architecture in present if type(architecture) is CIRArchitecture}

@@ -89,7 +89,7 @@ PUBLISHED = {
     "srformer_light_x4": Published(
         "SRFormer",
         872_748,
-        0.05,
+        0.025,
         {
             "window_size": 16,
             "embed_dim": 60,
@@ -103,23 +103,23 @@ PUBLISHED = {
     "srformer_real_x4": Published(
         "SRFormer",
         10_358_863,
-        0.05,
+        0.04,
         {"window_size": 24, "mlp_ratio": 2.0, "upsampler": "nearest+conv", "upscale": 4},
     ),
-    "srformer_x1_w32": Published("SRFormer", 15_256_299, 0.05),
+    "srformer_x1_w32": Published("SRFormer", 15_256_299, 0.035),
     "srformer_x2": Published(
         "SRFormer",
         10_376_783,
-        0.05,
+        0.03,
         {"window_size": 22, "mlp_ratio": 2.0, "upsampler": "pixelshuffle", "upscale": 2},
     ),
     "swin2sr_csr_x4": Published(
         "Swin2SR",
         12_244_598,
-        0.05,
+        0.02,
         {"window_size": 8, "img_range": 1.0, "upsampler": "pixelshuffle_aux", "upscale": 4},
     ),
-    "swin2sr_jpeg": Published("Swin2SR", 11_843_247, 0.05),
+    "swin2sr_jpeg": Published("Swin2SR", 11_843_247, 0.006),
 }
 CALLS = {
     "out": lambda network, x: network(x),

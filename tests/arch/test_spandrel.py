@@ -30,8 +30,8 @@ def saved(folder, name, **arguments):
 
 
 LACKING = [entry.name for entry in offered() if not entry.is_in_spandrel(entry.small)]
-SPANDREL_S_TOO = {"FFTformer", "GRL", "SCUNet"}
-"""Of these, the names that spandrel has, too: for other arguments or settings."""
+SPANDREL_S_TOO = {"FFTformer", "GRL", "SCUNet", "Swin2SR"}
+"""Of these, the names that spandrel has, too: for other arguments, settings or files."""
 
 
 def test_those_that_spandrel_has_are_not_offered():

@@ -53,19 +53,19 @@ def outlined(**arguments):
     ],
 )
 def test_settings_of_the_release_build_the_network(section, ours):
-    named = build_network(
-        {
-            "type": "Swin2SR",
-            "upscale": 1,
-            "in_chans": 3,
-            "depths": [6, 6, 6, 6, 6, 6],
-            "embed_dim": 180,
-            "num_heads": [6, 6, 6, 6, 6, 6],
-            "mlp_ratio": 2,
-            "resi_connection": "1conv",
-            **section,
-        }
-    )
+    section = {
+        "type": "Swin2SR",
+        "upscale": 1,
+        "in_chans": 3,
+        "depths": [6, 6, 6, 6, 6, 6],
+        "embed_dim": 180,
+        "num_heads": [6, 6, 6, 6, 6, 6],
+        "mlp_ratio": 2,
+        "resi_connection": "1conv",
+        **section,
+    }
+    with torch.device("meta"):
+        named = build_network(section)
     assert repr(named) == repr(outlined(**ours))
     assert named.facts == outlined(**ours).facts
     assert parameter_count(named) == parameter_count(outlined(**ours))
@@ -85,7 +85,7 @@ def test_equals_the_naive_form(arguments, window, cells):
 
 @pytest.mark.parametrize("tail", TAILS, ids=str)
 def test_halo_is_exact_behind_every_tail(tail):
-    network = small(**tail, depths=(3,), num_heads=(2,)).double()
+    network = small(**tail, depths=(2,), num_heads=(2,), window_size=2).double()
     assert reach(network, network.facts) == network.facts.halo
 
 
@@ -110,7 +110,7 @@ def test_the_second_image_is_small_and_padded():
 
 def test_there_is_a_second_image_only_with_its_tail():
     assert small().facts.extra_outputs == ()
-    with pytest.raises(UserError, match=r"^return_aux"):
+    with pytest.raises(UserError, match="return_aux: only upsampler: pixelshuffle_aux"):
         small()(image(8, 8), return_aux=True)
 
 
