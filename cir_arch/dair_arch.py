@@ -18,6 +18,7 @@ Computes the same function as the release. Differences:
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -32,10 +33,10 @@ from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.frequency import (
     BLOCK,
     BlockTransform,
-    FrequencyBlock,
     Fusion,
     block_transform,
     doubling,
+    frequency_blocks,
     halving,
 )
 from cir_arch.layers.groups import check_channels
@@ -274,13 +275,9 @@ class Restorer(nn.Module):
     ) -> None:
         super().__init__()
 
-        def chain(channels: int, count: int, *, attends: bool) -> BlockChain:
-            blocks = (
-                FrequencyBlock(channels, ffn_expansion_factor, attends=attends)
-                for _ in range(count)
-            )
-            return BlockChain(*blocks, use_checkpoint=use_checkpoint)
-
+        chain = partial(
+            frequency_blocks, expansion=ffn_expansion_factor, use_checkpoint=use_checkpoint
+        )
         c1, c2, c3, c4 = dim, 2 * dim, 4 * dim, 8 * dim
         n1, n2, n3, n4 = num_blocks
         self.KernelEncoder = KernelEncoder(kernels, dim, use_checkpoint)

@@ -18,20 +18,20 @@ Computes the same function as the release. Differences:
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from cir_arch.facts import NetworkFacts
-from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.frequency import (
     BLOCK,
     BlockTransform,
-    FrequencyBlock,
     Fusion,
     block_transform,
     doubling,
+    frequency_blocks,
     halving,
 )
 from cir_arch.layers.groups import check_channels
@@ -111,13 +111,9 @@ class FFTformer(RestorationNetwork):
         check_channels(dim=dim, ffn_expansion_factor=int(dim * ffn_expansion_factor))
         self.inp_channels = inp_channels
 
-        def chain(channels: int, count: int, *, attends: bool) -> BlockChain:
-            blocks = (
-                FrequencyBlock(channels, ffn_expansion_factor, attends=attends)
-                for _ in range(count)
-            )
-            return BlockChain(*blocks, use_checkpoint=use_checkpoint)
-
+        chain = partial(
+            frequency_blocks, expansion=ffn_expansion_factor, use_checkpoint=use_checkpoint
+        )
         c1, c2, c3 = dim, 2 * dim, 4 * dim
         n1, n2, n3 = num_blocks[:3]
         self.patch_embed = PatchEmbedding(MapConv2d(inp_channels, c1, 3, padding=1, bias=False))

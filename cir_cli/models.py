@@ -12,7 +12,7 @@ import yaml
 from cir_arch.basicsr_networks import facts_of
 from cir_arch.facts import NetworkFacts
 from cir_arch.network import Entry, entries
-from cir_arch.recognition import NetworkOptions, described, recognise
+from cir_arch.recognition import NetworkOptions, about_part, described, recognise
 from cir_cli import parsers
 from cir_host.checkpoint import Checkpoint, about_not_finite, load_into, not_finite, read_checkpoint
 from cir_host.checkpoint_files import shown
@@ -131,6 +131,7 @@ def _file(file: Checkpoint) -> dict[str, Any]:
         "not_finite": not_finite(file.state),
         "network_g": None,
         "assumed": [],
+        "part": None,
     }
     options = described(file.metadata) or recognise(file.state)
     if options is not None:
@@ -146,6 +147,8 @@ def _file(file: Checkpoint) -> dict[str, Any]:
             held["facts"] = None if facts is None else _plain(facts)
             held["parameters"] = sum(parameter.numel() for parameter in network.parameters())
             held["fits"] = _fit(network, file)
+    else:
+        held["part"] = about_part(file.state)
     return held
 
 
@@ -186,7 +189,7 @@ def _description(path: Path, held: dict[str, Any]) -> str:
         rows.append(("names", f"all begin with {held['prefix']}, which is removed"))
     section = held["network_g"]
     if section is None:
-        rows.append(("network", "unknown"))
+        rows.append(("network", held["part"] or "unknown"))
     elif "fits" in held:
         rows.append(("network", f"{section['type']}, {held['fits']}"))
         rows += _facts(held["facts"]) if held["facts"] else []

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cir_arch.layers.bands import Band, bands, in_linked_bands, joined
+from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, depthwise_conv, to_image, to_map
 from cir_arch.layers.feed_forward import gated_gelu
 from cir_arch.layers.norm import LayerNorm
@@ -197,6 +198,14 @@ class FrequencyBlock(nn.Module):
             x = x + self.attn(self.norm1(x), transform)
         out: Tensor = x + self.ffn(self.norm2(x), transform)
         return out
+
+
+def frequency_blocks(
+    channels: int, count: int, expansion: float, *, attends: bool, use_checkpoint: bool
+) -> BlockChain:
+    """Build blocks that run one after the other."""
+    blocks = (FrequencyBlock(channels, expansion, attends=attends) for _ in range(count))
+    return BlockChain(*blocks, use_checkpoint=use_checkpoint)
 
 
 class Resampling(nn.Module):

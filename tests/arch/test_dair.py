@@ -91,7 +91,7 @@ def test_joined_weights_may_be_halved(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("file", "held", "lacking"), [(0, "kernel", "restore"), (1, "restore", "kernel")]
 )
-def test_one_of_the_two_files_is_no_network(tmp_path, file, held, lacking):
+def test_one_of_the_two_files_is_no_network(tmp_path, capsys, file, held, lacking):
     """And FFTformer, whose blocks the restorer has, does not take it for its own."""
     path = published(tmp_path, small())[file]
     assert recognise(torch.load(path)["params"]) is None
@@ -99,6 +99,8 @@ def test_one_of_the_two_files_is_no_network(tmp_path, file, held, lacking):
         load_network(path)
     with pytest.raises(UserError, match=f"does not fit DAIR.*It holds the part {held} of DAIR"):
         load_network(path, type="DAIR", **SMALL)
+    assert main(["models", path]) == 0
+    assert f"network:      holds the part {held} of DAIR" in capsys.readouterr().out
 
 
 def test_files_that_are_not_all_parts_are_not_joined(tmp_path, capsys):
