@@ -14,6 +14,7 @@ Computes the same function as the release. Differences:
 - The encoder can be built and loaded alone, or with the head that predicts the quality.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -31,7 +32,7 @@ from cir_arch.layers.residual_unet import (
     residual_arguments,
 )
 from cir_arch.network import RestorationNetwork, Weights, network
-from cir_arch.state_dict import State
+from cir_arch.state_dict import State, drop_entries
 
 DECODER = ("m_body_decoder.", "m_up3.", "m_up2.", "m_up1.", "m_tail.")
 """Prefixes of the keys of the decoder, which makes the image."""
@@ -169,9 +170,7 @@ class _PartOfCaVE(_Embedder):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Drop the keys that are not needed, so that strict loading accepts the rest."""
-        left_out = tuple(prefix + start for start in self.left_out)
-        for key in [key for key in state_dict if key.startswith(left_out)]:
-            del state_dict[key]
+        drop_entries(state_dict, prefix, "|".join(map(re.escape, self.left_out)))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

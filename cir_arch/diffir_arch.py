@@ -32,7 +32,7 @@ from cir_arch.layers.patch_embedding import PatchEmbedding
 from cir_arch.layers.transformer_block import TransformerBlock
 from cir_arch.layers.unet import UNetLevels, UNetSizes, gdfn_widths, unet_arguments
 from cir_arch.network import RestorationNetwork, Weights, network
-from cir_arch.state_dict import State, entry_count, ratio
+from cir_arch.state_dict import State, drop_entries, entry_count, ratio
 from cir_host.errors import UserError
 
 CELL = 4
@@ -425,8 +425,7 @@ class DiffIR(RestorationNetwork):
     ) -> None:
         """Load; the release's files hold ``condition`` and ``denoise`` a second time."""
         if self.stage == 2:
-            for name in [n for n in state_dict if n.startswith(f"{prefix}diffusion.")]:
-                del state_dict[name]
+            drop_entries(state_dict, prefix, r"diffusion\.")
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 

@@ -45,10 +45,10 @@ from cir_arch.layers.stripe_attention import (
     MixedAttention,
 )
 from cir_arch.network import RestorationNetwork, network
-from cir_arch.state_dict import State, entry_count, ratio
+from cir_arch.state_dict import State, drop_entries, entry_count, ratio
 from cir_host.errors import UserError
 
-_COMPUTED = ("table_", "index_", "mask_")
+_COMPUTED = "table_|index_|mask_"
 """Beginnings of the names of the release's buffers, which follow from arguments and image size."""
 
 _UPSAMPLERS = ("conv_before_upsample.", "upsample.", "conv_up")
@@ -356,9 +356,7 @@ class GRL(RestorationNetwork):
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any
     ) -> None:
-        computed = tuple(prefix + beginning for beginning in _COMPUTED)
-        for name in [name for name in state_dict if name.startswith(computed)]:
-            del state_dict[name]
+        drop_entries(state_dict, prefix, _COMPUTED)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 

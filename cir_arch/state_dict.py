@@ -1,12 +1,26 @@
 """Helpers that read the arguments of a network off the shapes in its state dict."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
 from torch import Tensor
 
 State = Mapping[str, Tensor]
 """Tensors by name, as ``Module.state_dict`` returns them; only names and shapes are read."""
+
+
+def drop_entries(state: MutableMapping[str, Tensor], prefix: str, pattern: str) -> None:
+    """Delete entries that a network does not need, so that strict loading accepts the rest.
+
+    Args:
+        state: What ``Module._load_from_state_dict`` gets.
+        prefix: The same.
+        pattern: Regular expression that matches the beginnings of their names after the prefix.
+    """
+    unneeded = re.compile(re.escape(prefix) + f"(?:{pattern})")
+    for name in [name for name in state if unneeded.match(name)]:
+        del state[name]
 
 
 def entry_count(state: State, prefix: str, inside: str = "") -> int:

@@ -20,17 +20,15 @@ from cir_arch.layers.upsampling import (
     sub_pixel_convolutions,
     tail_of,
 )
-from cir_arch.state_dict import State, entry_count, ratio
+from cir_arch.state_dict import State, drop_entries, entry_count, ratio
 
 Upsampler = Literal["", "pixelshuffle", "pixelshuffledirect", "nearest+conv"]
 
 _COMPUTED = (
-    ".relative_coords_table",
-    ".relative_position_index",
-    ".aligned_relative_position_index",
-    ".attn_mask",
+    r"layers\..*\."
+    r"(relative_coords_table|relative_position_index|aligned_relative_position_index|attn_mask)$"
 )
-"""Endings of the names of the releases' buffers, which follow from arguments and image size."""
+"""Names of the releases' buffers, which follow from arguments and image size, as a pattern."""
 
 
 @runtime_checkable
@@ -175,9 +173,7 @@ class SwinNetwork(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any
     ) -> None:
-        for name in list(state_dict):
-            if name.startswith(f"{prefix}layers.") and name.endswith(_COMPUTED):
-                del state_dict[name]
+        drop_entries(state_dict, prefix, _COMPUTED)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
