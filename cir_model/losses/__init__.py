@@ -1,5 +1,5 @@
 """Losses that BasicSR lacks. Importing this package registers them."""
 
-from cir_model.losses import dct, fourier, pixel
+from cir_model.losses import dct, fourier, lpips, pixel
 
-__all__ = ["dct", "fourier", "pixel"]
+__all__ = ["dct", "fourier", "lpips", "pixel"]
