@@ -10,7 +10,8 @@ from einops import rearrange
 from naive_steps import attend, conv, linear, mlp, norm
 from torch import Tensor
 
-from cir_arch.art_arch import ART, ARTBlock, ARTGroup, PositionNetwork
+from cir_arch.art_arch import ART, ARTBlock, PositionNetwork
+from cir_arch.layers.blocks import ResidualGroup
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 MASKED = -1e6
@@ -40,7 +41,7 @@ class NaiveART(ART):
             y = z + conv(self.conv_last, y)
         return y / self.image_range.img_range + mean
 
-    def _group(self, group: ARTGroup, x: Tensor, interval: int) -> Tensor:
+    def _group(self, group: ResidualGroup, x: Tensor, interval: int) -> Tensor:
         y = x
         for i, block in enumerate(group.residual_group.blocks):
             if min(x.shape[2:]) <= self.window_size:

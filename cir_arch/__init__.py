@@ -25,6 +25,8 @@ from cir_arch.restormer_qf_arch import RestormerQF
 from cir_arch.retinexformer_arch import Retinexformer
 from cir_arch.safmn_bcie_arch import SAFMN_BCIE
 from cir_arch.scunet_arch import SCUNet
+from cir_arch.srformer_arch import SRFormer
+from cir_arch.swin2sr_arch import Swin2SR
 from cir_arch.tempest_arch import Tempest
 from cir_arch.ucip_arch import UCIP
 from cir_arch.unifyformer_arch import UnifyFormer
@@ -50,6 +52,8 @@ __all__ = [
     "RestormerQF",
     "Retinexformer",
     "SCUNet",
+    "SRFormer",
+    "Swin2SR",
     "Tempest",
     "UnifyFormer",
     "facts_of",

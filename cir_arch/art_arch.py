@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.attention import attend
 from cir_arch.layers.bands import VALUES, in_bands
-from cir_arch.layers.blocks import BlockChain
+from cir_arch.layers.blocks import BlockChain, ResidualGroup
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.drop_path import DropPath, drop_path_rates
 from cir_arch.layers.feed_forward import MLP
@@ -36,16 +36,19 @@ from cir_arch.layers.image_range import ImageRange
 from cir_arch.layers.initialization import init_linear_layers
 from cir_arch.layers.padding import checked_size
 from cir_arch.layers.precision import without_autocast
-from cir_arch.layers.upsampling import before_upsampling, scale_of, sub_pixel_convolutions
+from cir_arch.layers.upsampling import (
+    TAIL_CHANNELS,
+    before_upsampling,
+    check_tail,
+    sub_pixel_convolutions,
+    tail_of,
+)
 from cir_arch.network import RestorationNetwork, Weights, network
 from cir_arch.state_dict import State, entry_count, ratio
 from cir_host.errors import UserError
 
 POSITION_DIVISOR = 16
 """Channels of the features over channels of the network that computes position biases."""
-
-TAIL_CHANNELS = 64
-"""Channels of the features during upsampling."""
 
 BIASES = 2**26
 """Position biases that are held at a time where no gradient is needed: 256 MB in float32."""
@@ -258,34 +261,6 @@ def _groups_at_once(x: Tensor, groups: Groups, biases: Biases) -> int:
     return max(limit // (len(x) * of_a_group), 1)
 
 
-class _Blocks(nn.Module):
-    """Holds the blocks of a group under the key of the published checkpoints."""
-
-    def __init__(self, blocks: BlockChain) -> None:
-        super().__init__()
-        self.blocks = blocks
-
-
-class ARTGroup(nn.Module):
-    """Blocks, every second one sparse, and a convolution, added to their input."""
-
-    def __init__(
-        self, channels: int, hidden: int, heads: int, rates: Sequence[float], use_checkpoint: bool
-    ) -> None:
-        super().__init__()
-        blocks = (
-            ARTBlock(channels, hidden, heads, is_sparse=bool(i % 2), drop_path=rate)
-            for i, rate in enumerate(rates)
-        )
-        self.residual_group = _Blocks(BlockChain(*blocks, use_checkpoint=use_checkpoint))
-        self.conv = MapConv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, dense: list[Groups], sparse: list[Groups]) -> Tensor:
-        """Map (B, H, W, C) to the same shape."""
-        out: Tensor = x + self.conv(self.residual_group.blocks(x, dense, sparse))
-        return out
-
-
 @network(
     paper="[Zhang et al., ICLR 2023](https://arxiv.org/abs/2210.01427), colour denoising by"
     " default; the network of the OldFe666 team of the challenge",
@@ -370,7 +345,7 @@ class ART(RestorationNetwork):
         _check_channels(embed_dim)
         check_groups(embed_dim, depths, num_heads)
         _check_grouping(window_size, interval, len(depths))
-        _check_tail(upsampler, upscale, resi_connection)
+        check_tail(upsampler, upscale, resi_connection, known=("", "pixelshuffle"))
         hidden = int(embed_dim * mlp_ratio)
         check_channels(in_chans=in_chans, mlp_ratio=hidden)
         check_img_range(img_range)
@@ -384,10 +359,15 @@ class ART(RestorationNetwork):
         rates = iter(drop_path_rates(sum(depths), drop_path_rate))
         self.conv_first = MapConv2d(in_chans, embed_dim, 3, padding=1)
         self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim)})
-        self.layers = nn.ModuleList(
-            ARTGroup(embed_dim, hidden, heads, tuple(islice(rates, depth)), use_checkpoint)
-            for depth, heads in zip(depths, num_heads, strict=True)
-        )
+
+        def group(depth: int, heads: int) -> ResidualGroup:
+            blocks = (
+                ARTBlock(embed_dim, hidden, heads, is_sparse=bool(i % 2), drop_path=rate)
+                for i, rate in enumerate(islice(rates, depth))
+            )
+            return ResidualGroup(embed_dim, BlockChain(*blocks, use_checkpoint=use_checkpoint))
+
+        self.layers = nn.ModuleList(map(group, depths, num_heads))
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = MapConv2d(embed_dim, embed_dim, 3, padding=1)
         self.upsamples = upsampler == "pixelshuffle"
@@ -410,7 +390,7 @@ class ART(RestorationNetwork):
             return None
         embed_dim, in_chans = state["conv_first.weight"].shape[:2]
         groups = [f"layers.{i}.residual_group.blocks" for i in range(entry_count(state, "layers."))]
-        upsampler = "pixelshuffle" if "conv_before_upsample.0.weight" in state else ""
+        upsampler, upscale = tail_of(state)
         mlp_ratio = ratio([(embed_dim, len(state[f"{first}.mlp.fc1.weight"]))], 4.0)
         return {
             # img_size: without effect. drop_path_rate: for training only.
@@ -419,7 +399,7 @@ class ART(RestorationNetwork):
             "depths": [entry_count(state, f"{group}.") for group in groups],
             "num_heads": [len(state[f"{group}.0.attn.pos.pos3.2.weight"]) for group in groups],
             "mlp_ratio": mlp_ratio,
-            "upscale": scale_of(state),
+            "upscale": upscale,
             "upsampler": upsampler,
             **_published_setting(len(groups), in_chans, upsampler, mlp_ratio),
         }
@@ -502,15 +482,3 @@ def _check_grouping(window_size: int, interval: Sequence[int], groups: int) -> N
         )
     if min(interval) < 1:
         raise UserError(f"interval: {list(interval)} holds a number below 1; give 1 or more")
-
-
-def _check_tail(upsampler: str, upscale: int, resi_connection: str) -> None:
-    if upsampler not in ("", "pixelshuffle"):
-        raise UserError(f"upsampler: {upsampler!r} is unknown; give '' or 'pixelshuffle'")
-    if not upsampler and upscale != 1:
-        raise UserError(
-            f"upscale: without upsampler, the network keeps the size and cannot enlarge by"
-            f" {upscale!r}; give 1, or upsampler: pixelshuffle"
-        )
-    if resi_connection != "1conv":
-        raise UserError(f"resi_connection: {resi_connection!r} is not what ART has; give '1conv'")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cir_arch.facts import NetworkFacts
 from cir_arch.layers.padding import PaddingRule, checked_size, crop_to, mirror_beyond
 from cir_arch.layers.receptive_field import Span, radius
+from cir_arch.layers.upsampling import tail_of
 from cir_arch.network import Entry, Weights, add
 from cir_arch.state_dict import State, entry_count, ratio
 
@@ -35,7 +36,7 @@ def swinir_arguments(state: State) -> dict[str, Any] | None:
     """
     group = "layers.0.residual_group"
     table = f"{group}.blocks.0.attn.relative_position_bias_table"
-    if not {"conv_first.weight", table} <= state.keys():
+    if not {"conv_first.weight", table, f"{group}.blocks.0.attn.qkv.weight"} <= state.keys():
         return None
     if any(".overlap_attn." in name for name in state):  # HAT
         return None
@@ -43,7 +44,7 @@ def swinir_arguments(state: State) -> dict[str, Any] | None:
     groups = [f"layers.{i}.residual_group.blocks." for i in range(entry_count(state, "layers."))]
     entries = "attn.relative_position_bias_table"
     window = (math.isqrt(len(state[table])) + 1) // 2
-    upsampler, upscale = _upsampling(state, in_chans)
+    upsampler, upscale = tail_of(state)
     masks = (value for name, value in state.items() if name.endswith(".attn_mask"))
     mask = next(masks, None)
     windows = math.isqrt(len(mask)) if mask is not None else -(-64 // window)
@@ -64,19 +65,6 @@ def swinir_arguments(state: State) -> dict[str, Any] | None:
         "upsampler": upsampler,
         "resi_connection": "3conv" if "conv_after_body.0.weight" in state else "1conv",
     }
-
-
-def _upsampling(state: State, in_chans: int) -> tuple[str, int]:
-    """Return ``upsampler`` and ``upscale`` of SwinIR."""
-    if "conv_up1.weight" in state:
-        return "nearest+conv", 4
-    weights = [v for n, v in state.items() if n.startswith("upsample.") and n.endswith("weight")]
-    if "conv_before_upsample.0.weight" in state:
-        steps = (math.isqrt(len(weight) // weight.shape[1]) for weight in weights)
-        return "pixelshuffle", math.prod(steps)
-    if weights:
-        return "pixelshuffledirect", math.isqrt(len(weights[0]) // in_chans)
-    return "", 1
 
 
 def rrdbnet_arguments(state: State) -> dict[str, Any] | None:

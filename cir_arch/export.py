@@ -4,7 +4,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,20 @@ def save_safetensors(
         metadata[NETWORK_KEY] = json.dumps({"type": network.type, **network.arguments})
     copies = {name: value.detach().clone().contiguous() for name, value in state.items()}
     path.write_bytes(save(copies, metadata))  # save_file makes files that only their owner can read
+
+
+def tables_for_others(network: NetworkOptions) -> dict[str, Tensor]:
+    """Return the buffers that other programs look for, see ``RestorationNetwork``; on the CPU.
+
+    Args:
+        network: Of any package; nothing is returned where it cannot be built.
+    """
+    if network.entry is None or network.entry.package == "basicsr":
+        return {}
+    with suppress(UserError):
+        built = network.outline()
+        return built.tables_for_others() if isinstance(built, RestorationNetwork) else {}
+    return {}
 
 
 def export_onnx(network: nn.Module, path: Path, size: tuple[int, int] | None = None) -> None:

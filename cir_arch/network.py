@@ -128,6 +128,13 @@ class RestorationNetwork(nn.Module, ABC):
             network. A ``LookupError``, ``ValueError`` or ``ArithmeticError`` counts as None.
         """
 
+    def tables_for_others(self) -> dict[str, Tensor]:
+        """Return buffers of the release that follow from the arguments and that ours has not.
+
+        Other programs expect them in a file; loading ignores them.
+        """
+        return {}
+
     @abstractmethod
     def forward(self, x: Tensor) -> Any:
         """Restore images (B, C, H, W); returns only the images unless more is requested."""

@@ -9,7 +9,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from cir_arch.export import compare_onnx, export_onnx, require_onnx, save_safetensors
+from cir_arch.export import (
+    compare_onnx,
+    export_onnx,
+    require_onnx,
+    save_safetensors,
+    tables_for_others,
+)
 from cir_arch.recognition import NetworkOptions, about_assumed, described, load_network, recognise
 from cir_cli import parsers
 from cir_cli.options_files import find
@@ -39,10 +45,12 @@ def run(arguments: list[str]) -> None:
     source = printable(str(options.file))
     refuse_not_finite(file.state, source)
     network = _network(file, options.network, source)
-    state = _halved(file.state) if options.half else file.state
     if suffix == ".onnx":
         _write(output, lambda part: _to_onnx(options.file, options, network, part))
-    elif suffix == ".safetensors":
+        return
+    tables = {} if network is None else tables_for_others(network)
+    state = {**tables, **(_halved(file.state) if options.half else file.state)}
+    if suffix == ".safetensors":
         _write(output, lambda part: save_safetensors(state, part, network))
         print(f"{printable(str(output))}: {_named(network)}")
     else:

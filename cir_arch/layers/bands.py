@@ -58,24 +58,29 @@ def in_bands(
 
 
 def in_linked_bands(
-    first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor], x: Tensor, multiple: int
+    first: Callable[[Tensor], Tensor],
+    second: Callable[[Tensor], Tensor],
+    x: Tensor,
+    multiple: int,
+    halo: int = 1,
 ) -> Tensor:
     """Return ``second(first(x))`` of a map (B, H, W, C), computed band by band; (B, H, W, C').
 
-    ``first`` maps rows in groups of ``multiple``, each group for itself. ``second`` depends on one
-    row of its input above and below: the rows at the seams are kept, not computed twice.
+    ``first`` maps rows in groups of ``multiple``, each group for itself. ``second`` depends on
+    ``halo`` rows of its input above and below: the rows at the seams are kept, not computed twice.
+    ``multiple`` is at least ``2 * halo``.
     """
     parts = bands(x, multiple=multiple)
     kept: Tensor | None = None
 
     def run(band: Band) -> Tensor:
-        """Return the rows that are now complete: up to the last but one, at the end all."""
+        """Return the rows that are now complete: all but the last ``halo``, at the end all."""
         nonlocal kept
         rows = first(band.rows)
-        above, below = int(kept is not None), int(band is not parts[-1])
+        above, below = (0 if kept is None else halo), (0 if band is parts[-1] else halo)
         if kept is not None:
             rows = torch.cat((kept, rows), dim=1)
-        kept = rows[:, -2:].clone() if below else None
+        kept = rows[:, -2 * halo :].clone() if below else None
         return Band(rows, above, below).own(second(rows))
 
     return joined(run, parts)

@@ -10,6 +10,7 @@ from vector_tools import image
 spandrel = pytest.importorskip("spandrel", reason="needs the extra [spandrel]")
 
 from cir_arch.spandrel_support import install, offered  # noqa: E402 (needs spandrel)
+from cir_cli import convert  # noqa: E402
 
 
 @pytest.fixture
@@ -103,3 +104,32 @@ def test_networks_that_spandrel_has_stay_its_own(loader, tmp_path, name, argumen
     assert model.architecture.name == identity or model.architecture.id == identity
     x = image(64, 64)
     torch.testing.assert_close(model(x), restore(network, x).clamp(0, 1), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size"),
+    [
+        ({"window_size": 7, "upsampler": "", "upscale": 1, "img_range": 255.0}, (35, 42)),
+        ({"window_size": 8, "upsampler": "pixelshuffle_aux", "upscale": 4}, (32, 24)),
+    ],
+)
+def test_a_converted_swin2sr_loads_without_us(tmp_path, arguments, size):
+    """spandrel recognises it by tables and computes with the masks that the file holds."""
+    sizes = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3], "mlp_ratio": 2.0}
+    network, path = saved(tmp_path, "Swin2SR", **sizes, **arguments)
+    plain = spandrel.ModelLoader()
+    with pytest.raises(spandrel.UnsupportedModelError):
+        plain.load_from_file(path)
+    convert.run([str(path), "-o", str(tmp_path / "net.safetensors")])
+    model = plain.load_from_file(tmp_path / "net.safetensors")
+    assert model.architecture.id == "Swin2SR"
+    x = image(*size)
+    torch.testing.assert_close(model(x), restore(network, x).clamp(0, 1), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_swin2sr_is_ours_with_and_without_tables(loader, tmp_path, prepared):
+    network, path = saved(tmp_path, "Swin2SR")
+    tables = network.tables_for_others() if prepared else {}
+    torch.save({**network.state_dict(), **tables}, path)
+    assert type(loader.load_from_file(path).model) is type(network)
