@@ -28,6 +28,7 @@ from cir_arch.retinexformer_arch import Retinexformer
 from cir_arch.safmn_bcie_arch import SAFMN_BCIE
 from cir_arch.scunet_arch import SCUNet
 from cir_arch.srformer_arch import SRFormer
+from cir_arch.srformer_fusion_arch import SRFormerFusion
 from cir_arch.swin2sr_arch import Swin2SR
 from cir_arch.tempest_arch import Tempest
 from cir_arch.ucip_arch import UCIP
@@ -58,6 +59,7 @@ __all__ = [
     "Retinexformer",
     "SCUNet",
     "SRFormer",
+    "SRFormerFusion",
     "Swin2SR",
     "Tempest",
     "UnifyFormer",

@@ -28,6 +28,8 @@ class Weights:
     container: str
     """What the file holds: a key of BasicSR's, or a ``state dict`` alone."""
     licence: str
+    trained_for: str
+    """What the authors trained it for: task, codec, qualities, scale."""
 
 
 @dataclass(frozen=True, kw_only=True)

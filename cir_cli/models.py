@@ -95,15 +95,26 @@ def _overview(networks: Sequence[dict[str, Any]]) -> str:
         )
         for network in networks
     ]
-    lines = [*_aligned([head, *rows]), "", "Published weights (container; licence), at the link:"]
+    lines = [
+        *_aligned([head, *rows]),
+        "",
+        "Published weights: file (container; licence), what it was trained for, and the link:",
+    ]
     for network in networks:
-        for weights in network["weights"]:
-            lines += [
-                f"  {network['type']}: {weights['file']} ({weights['container']};"
-                f" {weights['licence']})",
-                f"    {weights['link']}",
-            ]
+        if network["parameters"]:
+            lines += _published(network)
     return "\n".join(lines)
+
+
+def _published(network: dict[str, Any]) -> Iterable[str]:
+    if not network["weights"]:
+        yield f"  {network['type']}: none"
+    for weights in network["weights"]:
+        yield (
+            f"  {network['type']}: {weights['file']} ({weights['container']};"
+            f" {weights['licence']}), for {weights['trained_for']}"
+        )
+        yield f"    {weights['link']}"
 
 
 def _size_rule(facts: dict[str, Any]) -> str:
