@@ -143,7 +143,7 @@ class CosineScores(nn.Module):
         def of_part(last: Last) -> Tensor:
             bias = slices.contiguous()
             if any(last):
-                bias = bias + _mask(queries, keys, last, bias)
+                bias = bias + seam_mask(queries, keys, last, bias)
             return bias.reshape(1, len(bias), math.prod(queries.sides), height * width)
 
         return of_part
@@ -178,7 +178,7 @@ def _places(queries: Cells, keys: Cells, axis: int, like: Tensor) -> Tensor:
     return offsets.sign() * (1 + offsets.abs()).log2() / 3
 
 
-def _mask(queries: Cells, keys: Cells, last: Last, like: Tensor) -> Tensor:
+def seam_mask(queries: Cells, keys: Cells, last: Last, like: Tensor) -> Tensor:
     """Return what is added to the scores of tokens that lie on opposite sides of the map.
 
     The axes are rows and columns of queries, rows and columns of keys.
@@ -198,24 +198,48 @@ class CosineWindowAttention(nn.Module):
 
     def __init__(self, heads: int, window_size: int, shifted: bool) -> None:
         super().__init__()
-        shift = window_size // 2 if shifted else 0
-        self.cells = Cells((window_size, window_size), (shift, shift))
+        self.cells = windows(window_size, shifted)
         self.attn_transform = CosineScores(heads)
 
     def forward(self, x: Tensor, project: Project) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C / 2); H and W are multiples of the window."""
-        keys = self.cells._replace(backwards=True)
-        biases = self.attn_transform.biases(self.cells, keys)
+        return attend_in_windows(self.attn_transform, self.cells, x, project)
 
-        def of_part(last: Last) -> Callable[[Tensor], Tensor]:
-            return partial(self._of_rows, project=project, bias=biases(last))
 
-        return in_cells(of_part, (x,), (self.cells,))
+def windows(side: int, shifted: bool) -> Cells:
+    """Return square windows, of which the shifted ones begin at half a window."""
+    shift = side // 2 if shifted else 0
+    return Cells((side, side), (shift, shift))
 
-    def _of_rows(self, rows: Tensor, *, project: Project, bias: Tensor) -> Tensor:
-        q, k, v = project(self.cells.cut(rows)).chunk(3, dim=-1)
-        out = self.attn_transform(q, k.flip(1), v.flip(1), bias)
-        return merge(out, self.cells.sides, *rows.shape[1:3])
+
+def attend_in_windows(
+    scores: CosineScores,
+    cells: Cells,
+    x: Tensor,
+    project: Project,
+    finish: Project = lambda tokens: tokens,
+) -> Tensor:
+    """Let the tokens of each window of a map (B, H, W, C) attend to each other.
+
+    Args:
+        scores: Holds the parameters.
+        cells: The windows, whose sides divide those of the map.
+        x: The map.
+        project: Returns queries, keys and values of pixels.
+        finish: Maps the attended values, window by window.
+    """
+    biases = scores.biases(cells, cells._replace(backwards=True))
+
+    def of_part(last: Last) -> Callable[[Tensor], Tensor]:
+        bias = biases(last).flip(-1)  # keys forwards
+
+        def of_rows(rows: Tensor) -> Tensor:
+            q, k, v = project(cells.cut(rows)).chunk(3, dim=-1)
+            return merge(finish(scores(q, k, v, bias)), cells.sides, *rows.shape[1:3])
+
+        return of_rows
+
+    return in_cells(of_part, (x,), (cells,))
 
 
 class AnchoredStripeAttention(nn.Module):

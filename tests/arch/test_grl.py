@@ -13,7 +13,7 @@ from vector_tools import filled, image, parameter_count, shapes
 from cir_arch import load_network, recognise
 from cir_arch.grl_arch import GRL
 from cir_arch.layers import bands
-from cir_arch.layers.stripe_attention import Cells, CosineScores, _mask
+from cir_arch.layers.stripe_attention import Cells, CosineScores, seam_mask
 from cir_host.checkpoint import read_checkpoint
 from cir_host.errors import UserError
 
@@ -133,7 +133,7 @@ def test_temperature_is_at_most_100(transform):
 def test_pairs_across_both_borders_are_masked_once():
     """Scores differ by up to 216, so that twice as much would be another function."""
     cells = Cells((4, 4), (2, 2))
-    mask = _mask(cells, cells._replace(backwards=True), (True, True), torch.zeros(1))
+    mask = seam_mask(cells, cells._replace(backwards=True), (True, True), torch.zeros(1))
     assert set(mask.flatten().tolist()) == {0.0, -100.0}
 
 
