@@ -86,6 +86,11 @@ class _Chain(nn.Module):
         super().__init__()
         self.blocks = blocks
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the same shape; H and W are multiples of the window."""
+        out: Tensor = self.blocks(x)
+        return out
+
 
 class _Encoder(nn.Module):
     """From tokens to features; the names are those of the published checkpoint."""
@@ -126,7 +131,7 @@ class _Encoder(nn.Module):
         """Map (B, H, W, 24) to (B, H, W, C); H and W are multiples of the window."""
         x = self.patch_embed(tokens)
         for chain in self.layers:
-            x = chain.blocks(x)
+            x = chain(x)
         shallow = x = self.norm(x)
         for group in self.layers_RSTB:
             x = group(x)
@@ -152,7 +157,7 @@ class _Decoder(nn.Module):
 @network(
     paper="[Han et al., CVPR 2024](https://arxiv.org/abs/2404.05558), from the DCT coefficients of"
     " JPEG files",
-    gmacs=1.0,
+    gmacs=160.80,
     small={
         "embed_dim": 16,
         "depth": 2,
@@ -190,6 +195,8 @@ class JDEC(RestorationNetwork):
         UserError: If arguments contradict each other; the message names them.
     """
 
+    input_kind = "coefficients"
+
     def __init__(
         self,
         embed_dim: int = 256,
@@ -216,25 +223,24 @@ class JDEC(RestorationNetwork):
         self.dequantizator = _Decoder(hidden, 3)
         self.apply(init_linear_layers)
         if zero_start:
-            for block in self.encoder_dct.layers[0].blocks:
-                for norm in (block.norm1, block.norm2):
-                    nn.init.zeros_(norm.weight)
+            for block in self.encoder_dct.layers.modules():
+                if isinstance(block, SwinV2Block):
+                    nn.init.zeros_(block.norm1.weight)
+                    nn.init.zeros_(block.norm2.weight)
 
     @classmethod
     def arguments_from(cls, state: State) -> dict[str, Any] | None:
         """Read the arguments off a state dict; None if it is of another network."""
-        first, groups = "encoder_dct.layers.0.blocks.", "encoder_dct.layers_RSTB."
+        first, base = "encoder_dct.layers.0.blocks.", "encoder_dct.layers_RSTB."
         if not {"qmapp.weight", f"{first}0.attn.logit_scale"} <= state.keys():
             return None
-        count = entry_count(state, groups)
+        groups = [f"{base}{index}" for index in range(entry_count(state, base))]
         embed_dim = len(state["encoder_dct.norm.weight"])
         return {
             # zero_start: for new weights only
             "embed_dim": embed_dim,
             "depth": entry_count(state, first),
-            "depths": [
-                entry_count(state, f"{groups}{i}.residual_group.blocks.") for i in range(count)
-            ],
+            "depths": [entry_count(state, f"{name}.residual_group.blocks.") for name in groups],
             "num_heads": len(state[f"{first}0.attn.logit_scale"]),
             "mlp_ratio": ratio([(embed_dim, len(state[f"{first}0.mlp.fc1.weight"]))], 2.0),
             "hidden": len(state["qmapp.weight"]),
@@ -250,7 +256,7 @@ class JDEC(RestorationNetwork):
             halo=None,
             in_channels=3,
             precisions=frozenset({"fp32", "bf16"}),
-            input_kind="coefficients",
+            input_kind=self.input_kind,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -286,7 +292,7 @@ class JDEC(RestorationNetwork):
             at_once = max(1, _STRIP // (batch * columns * channels // 3 * TOKEN**2))
             parts = [Band(waves[:, i : i + at_once], 0, 0) for i in range(0, rows, at_once)]
             pixels = joined(lambda strip: self._pixels(strip.rows), parts)
-        squares = pixels.unflatten(-1, (TOKEN, TOKEN, -1)).permute(0, 5, 1, 3, 2, 4)
+        squares = pixels.reshape(*pixels.shape[:3], TOKEN, TOKEN, -1).permute(0, 5, 1, 3, 2, 4)
         return squares.flatten(4, 5).flatten(2, 3)
 
     def _pixels(self, waves: Tensor) -> Tensor:
@@ -339,11 +345,12 @@ def _in_tokens(blocks: Tensor, side: int) -> Tensor:
     """
     count = BLOCK // side
     small = dct_matrix(side, torch.float64)
-    change = dct_matrix(BLOCK, torch.float64) @ torch.block_diag(*[small] * count).T
+    several = torch.kron(torch.eye(count, dtype=torch.float64), small)
+    change = dct_matrix(BLOCK, torch.float64) @ several.T
     change = change.to(blocks.device, blocks.dtype)
     parts = change.T @ blocks @ change
     # channel, row and column of blocks; row and token, column and token within a block
-    parts = parts.unflatten(5, (side, count)).unflatten(4, (side, count))
+    parts = parts.reshape(*parts.shape[:4], side, count, side, count)
     return parts.permute(0, 2, 5, 3, 7, 1, 4, 6).flatten(5).flatten(3, 4).flatten(1, 2)
 
 

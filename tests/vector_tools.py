@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cir_arch.layers.jpeg_planes import Blocks, join
+
 FOLDER = Path(__file__).parent / "conformance"
 ENTRY = re.compile(
     r"(?P<call>.+)\.b(?P<batch>\d+)_(?P<height>\d+)x(?P<width>\d+)_seed(?P<seed>\d+)"
@@ -66,6 +68,20 @@ def image(height, width, seed=0, batch=1):
     return torch.from_numpy(generator.random((batch, 3, height, width), dtype=np.float32))
 
 
+def coefficients(height, width, seed=0, batch=1):
+    """Return planes of coefficients and steps that JDEC maps to values in [-1, 1)."""
+
+    def drawn(rows, columns, offset):
+        return 2040 * image(rows, columns, seed + offset, batch) - 1024
+
+    def blocks(plane):
+        return plane.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)
+
+    luma = blocks(drawn(height, width, 0)[:, :1])
+    chroma = blocks(drawn(height // 2, width // 2, 1000)[:, 1:])
+    return join(Blocks(luma, chroma, drawn(8, 8, 2000)[:, :2]))
+
+
 def published_shapes(name):
     """Shapes of a published network's state-dict entries, and its number of parameters."""
     facts = json.loads((FOLDER / f"{name}.keys.json").read_text())
@@ -80,7 +96,8 @@ def vectors(name):
             parts = ENTRY.fullmatch(entry).groupdict()
             call = parts.pop("call")
             numbers = {key: int(value) for key, value in parts.items()}
-            found.append(Vector(call, image(**numbers), torch.from_numpy(stored[entry])))
+            given = coefficients(**numbers) if call == "coefficients" else image(**numbers)
+            found.append(Vector(call, given, torch.from_numpy(stored[entry])))
     return found
 
 

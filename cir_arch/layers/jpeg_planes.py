@@ -63,7 +63,8 @@ def split(planes: Tensor, network: str) -> Blocks:
             f"{network} takes planes of coefficients, whose sides are multiples of {SQUARE}, not"
             f" {height} x {width}"
         )
-    squares = planes.unflatten(3, (-1, 2, BLOCK)).unflatten(2, (-1, 2, BLOCK))
+    shape = len(planes), 3, height // SQUARE, 2, BLOCK, width // SQUARE, 2, BLOCK
+    squares = planes.reshape(shape)
     luma = squares[:, :1].permute(0, 1, 2, 3, 5, 6, 4, 7).flatten(4, 5).flatten(2, 3)
     chroma = squares[:, 1:, :, 0, :, :, 0].transpose(3, 4)
     return Blocks(luma, chroma, squares[:, 1:, 0, 1, :, 0, 1])

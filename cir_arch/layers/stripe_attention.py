@@ -133,8 +133,7 @@ class CosineScores(nn.Module):
                 are anchors, which count as lying side by side in the middle of the cell.
         """
         scale = self.logit_scale
-        axes = (_places(queries, keys, axis, scale) for axis in (0, 1))
-        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        places = relative_places(queries, keys, scale)
         table = 16 * torch.sigmoid(self.cpb_mlp(places.to(scale.dtype)))
         height, width = keys.sides
         # (heads, rows and columns of queries, rows and columns of keys)
@@ -161,6 +160,15 @@ def _unit(tokens: Tensor, heads: int) -> Tensor:
     # 1e-12, as published, is zero in float16
     smallest = max(1e-12, torch.finfo(tokens.dtype).tiny)
     return F.normalize(tokens.reshape(*tokens.shape[:2], heads, -1), dim=-1, eps=smallest)
+
+
+def relative_places(queries: Cells, keys: Cells, like: Tensor) -> Tensor:
+    """Return the relative positions (rows, columns, 2) by the sums of the indices, scaled.
+
+    As in :meth:`CosineScores.biases`, one of the two runs backwards.
+    """
+    axes = (_places(queries, keys, axis, like) for axis in (0, 1))
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
 def _places(queries: Cells, keys: Cells, axis: int, like: Tensor) -> Tensor:
