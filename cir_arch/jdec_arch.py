@@ -255,7 +255,7 @@ class JDEC(RestorationNetwork):
             scale=1,
             halo=None,
             in_channels=3,
-            precisions=frozenset({"fp32", "bf16"}),
+            precisions=frozenset({"fp32", "bf16", "fp16"}),
             input_kind=self.input_kind,
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cir_arch.layers.jpeg_planes import Blocks, join
+from cir_data.images.jpeg_planes import join
 
 FOLDER = Path(__file__).parent / "conformance"
 ENTRY = re.compile(
@@ -75,11 +75,16 @@ def coefficients(height, width, seed=0, batch=1):
         return 2040 * image(rows, columns, seed + offset, batch) - 1024
 
     def blocks(plane):
-        return plane.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)
+        return plane.unflatten(1, (-1, 8)).unflatten(0, (-1, 8)).transpose(1, 2).numpy()
 
-    luma = blocks(drawn(height, width, 0)[:, :1])
-    chroma = blocks(drawn(height // 2, width // 2, 1000)[:, 1:])
-    return join(Blocks(luma, chroma, drawn(8, 8, 2000)[:, :2]))
+    inputs = zip(
+        drawn(height, width, 0)[:, 0],
+        drawn(height // 2, width // 2, 1000)[:, 1:],
+        drawn(8, 8, 2000)[:, :2].numpy(),
+        strict=True,
+    )
+    planes = [join(blocks(y), [blocks(c) for c in chroma], list(t)) for y, chroma, t in inputs]
+    return torch.from_numpy(np.stack(planes))
 
 
 def published_shapes(name):

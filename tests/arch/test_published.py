@@ -82,7 +82,7 @@ PUBLISHED = {
     "restormer": Published("Restormer", 26_126_644, 0.08),
     "restormer_biasfree": Published("Restormer", 26_111_668, 0.08, {"LayerNorm_type": "BiasFree"}),
     "retinexformer": Published("Retinexformer", 1_605_701, 0.05),
-    "jdec": Published("JDEC", 38_912_035, 0.05),
+    "jdec": Published("JDEC", 38_912_035, 0.03),
 }
 CALLS = {
     "out": lambda network, x: network(x),
