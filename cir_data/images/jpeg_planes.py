@@ -6,6 +6,7 @@ quantisation steps of luma and of chroma in the lower right quarter.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +45,8 @@ def read_planes(data: bytes) -> JpegPlanes:
         data: The content of the file.
 
     Raises:
-        UserError: The coefficients cannot be read, or are sampled in another way; the text says
-            why, without the file's name.
+        UserError: The coefficients cannot be read, or :func:`planes_of` refuses them; the text
+            says why, without the file's name.
 
     Example:
         >>> import io
@@ -56,7 +57,15 @@ def read_planes(data: bytes) -> JpegPlanes:
         >>> read_planes(file.getvalue()).planes.shape
         (3, 32, 48)
     """
-    jpeg = read_coefficients(data)
+    return planes_of(read_coefficients(data))
+
+
+def planes_of(jpeg: JpegCoefficients) -> JpegPlanes:
+    """Return the planes of a JPEG whose coefficients are read; see :func:`read_planes`.
+
+    Raises:
+        UserError: They are sampled in another way.
+    """
     luma, *chroma = jpeg.components
     if (luma.pixels_down, luma.pixels_across) != (1, 1):
         raise UserError("its luma is stored at a lower resolution than the picture")
@@ -72,7 +81,7 @@ def read_planes(data: bytes) -> JpegPlanes:
 
 
 def join(
-    luma: Planes, chroma: list[Planes], steps: list[npt.NDArray[np.uint16]] | list[Planes]
+    luma: Planes, chroma: Sequence[Planes], steps: Sequence[npt.NDArray[np.uint16] | Planes]
 ) -> Planes:
     """Lay blocks out as planes (3, H, W).
 
@@ -94,8 +103,7 @@ def _dequantised(part: Component, jpeg: JpegCoefficients) -> Planes:
     """Return the coefficients of a component, without blocks beyond the picture."""
     rows = -(-jpeg.height // (_BLOCK * part.pixels_down))
     columns = -(-jpeg.width // (_BLOCK * part.pixels_across))
-    product: Planes = part.quantised[:rows, :columns] * part.steps.astype(np.float32)
-    return product
+    return part.quantised[:rows, :columns].astype(np.float32) * part.steps.astype(np.float32)
 
 
 def _at_half_resolution(part: Component, jpeg: JpegCoefficients) -> Planes:
@@ -119,12 +127,10 @@ def _even(blocks: Planes, axis: int) -> Planes:
 
 def _reduced(blocks: Planes, axis: int) -> Planes:
     """Halve the resolution along an axis: the low half of the DCT of two neighbouring blocks."""
-    first, second = (
-        np.moveaxis(blocks, axis + 2, -1).take(range(i, blocks.shape[axis], 2), axis)
-        for i in (0, 1)
-    )
-    low = np.concatenate([first, second], -1) @ _low_of_two().T
-    return np.moveaxis(low, -1, axis + 2)
+    last = np.moveaxis(blocks, axis + 2, -1)
+    count = blocks.shape[axis]
+    pairs = [last.take(np.arange(start, count, 2), axis) for start in (0, 1)]
+    return np.moveaxis(np.concatenate(pairs, -1) @ _low_of_two().T, -1, axis + 2)
 
 
 def _low_of_two() -> Planes:

@@ -11,7 +11,8 @@ from vector_tools import FOLDER
 from cir_arch.jdec_arch import _scaled
 from cir_arch.layers.dct import dct_matrix
 from cir_arch.layers.jpeg_planes import split
-from cir_data.images.jpeg_planes import read_planes
+from cir_data.images.jpeg_coefficients import Component, JpegCoefficients, read_coefficients
+from cir_data.images.jpeg_planes import planes_of, read_planes
 from cir_host.errors import UserError
 
 pytest.importorskip("jpeglib", reason="needs the extra [libjpeg]")
@@ -80,8 +81,6 @@ def test_an_odd_block_is_mirrored():
 def test_chroma_at_the_full_resolution_is_reduced_by_the_low_frequencies():
     """As if the 16 x 16 DCT of the samples was cut and halved."""
     data = jpeg(smooth(48, 64), subsampling="4:4:4")
-    from cir_data.images.jpeg_coefficients import read_coefficients
-
     _, cb, _ = read_coefficients(data).components
     whole = torch.from_numpy(cb.quantised * cb.steps.astype(np.float32))[None, None]
     square = samples(whole)[0, 16:32, 32:48] - 128
@@ -105,7 +104,12 @@ def test_tables_are_those_of_luma_and_chroma():
     assert tables[1, 0, :3].tolist() == [17, 18, 24]
 
 
-def test_chroma_of_a_quarter_is_refused():
-    settings = {"subsampling": "4:1:1"}
-    with pytest.raises(UserError, match="covers 4 pixels"):
-        read_planes(jpeg(smooth(32, 64), **settings))
+@pytest.mark.parametrize(
+    ("luma", "chroma", "message"),
+    [((1, 1), (1, 4), "its chroma covers 4 pixels"), ((2, 1), (1, 1), "its luma is stored at")],
+)
+def test_other_samplings_are_refused(luma, chroma, message):
+    block, steps = np.zeros((8, 8, 8, 8), np.int16), np.ones((8, 8), np.uint16)
+    parts = tuple(Component(block, steps, *pixels) for pixels in (luma, chroma, chroma))
+    with pytest.raises(UserError, match=message):
+        planes_of(JpegCoefficients(32, 32, parts))
