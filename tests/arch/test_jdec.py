@@ -170,6 +170,7 @@ def test_file_of_the_release_loads(tmp_path):
 
 def test_only_what_the_network_computes_is_ignored():
     network = small()
+    network.load_state_dict(release_s(network.state_dict()))
     with pytest.raises(RuntimeError, match=r"Unexpected.*attn_bias"):
         network.load_state_dict({**network.state_dict(), "attn_bias": torch.zeros(1)})
 

@@ -12,7 +12,8 @@ from basicsr.archs import build_network
 from command_tools import basicsr, one_line_error, photographs, write_options
 from PIL import Image
 from small_networks import SMALL
-from vector_tools import filled
+from training_tools import model
+from vector_tools import coefficients, filled, image
 
 from cir_arch import JDEC, Identity
 from cir_cli import main
@@ -235,3 +236,12 @@ def test_training_needs_the_input_of_the_network(kind, section, message):
 def test_coefficients_of_the_right_network_pass():
     check_coefficients(JDEC(**SMALL["JDEC"]), {"coefficients": True})
     check_coefficients(Identity(), {"coefficients": False})
+
+
+def test_training_is_on_the_coefficients():
+    made = model({"type": "JDEC", **SMALL["JDEC"]})
+    planes = coefficients(32, 32, batch=2)
+    restored = made.restored(image(32, 32, batch=2), {"coefficients": planes})
+    assert torch.equal(restored, made.net_g(planes))
+    with pytest.raises(OptionsError, match=r"datasets\.train\.coefficients"):
+        made.rehearse(made.net_g)
