@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
-from command_tools import basicsr, one_line_error, photographs, write_options
+from command_tools import basicsr, one_line_error, photographs, train_options, write_options
 from PIL import Image
 from small_networks import SMALL
 from training_tools import model
@@ -20,6 +20,7 @@ from cir_cli import main
 from cir_cli.options_files import shipped
 from cir_data.images.jpeg_planes import read_planes
 from cir_host.errors import OptionsError, UserError
+from cir_host.rehearsal import model_without_networks
 from cir_model import restore_image
 from cir_model.measuring.validation import check_coefficients
 from cir_model.restoring.inference import Restorer
@@ -239,9 +240,10 @@ def test_coefficients_of_the_right_network_pass():
 
 
 def test_training_is_on_the_coefficients():
-    made = model({"type": "JDEC", **SMALL["JDEC"]})
+    section = {"type": "JDEC", **SMALL["JDEC"]}
+    made = model(section)
     planes = coefficients(32, 32, batch=2)
     restored = made.restored(image(32, 32, batch=2), {"coefficients": planes})
     assert torch.equal(restored, made.net_g(planes))
     with pytest.raises(OptionsError, match=r"datasets\.train\.coefficients"):
-        made.rehearse(made.net_g)
+        model_without_networks(train_options(network_g=section)).rehearse(made.net_g)
