@@ -242,8 +242,9 @@ def test_coefficients_of_the_right_network_pass():
 def test_training_is_on_the_coefficients():
     section = {"type": "JDEC", **SMALL["JDEC"]}
     made = model(section)
+    options = {**train_options(network_g=section), "is_train": True, "dist": False, "rank": 0}
     planes = coefficients(32, 32, batch=2)
     restored = made.restored(image(32, 32, batch=2), {"coefficients": planes})
     assert torch.equal(restored, made.net_g(planes))
     with pytest.raises(OptionsError, match=r"datasets\.train\.coefficients"):
-        model_without_networks(train_options(network_g=section)).rehearse(made.net_g)
+        model_without_networks(options).rehearse(made.net_g)
