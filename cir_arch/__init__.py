@@ -19,6 +19,7 @@ from cir_arch.grl_cic_arch import GRL_CIC
 from cir_arch.hat_arch import HAT
 from cir_arch.hft_arch import HFT
 from cir_arch.identity_arch import Identity
+from cir_arch.jdec_arch import JDEC
 from cir_arch.promptcir_arch import PromptCIR
 from cir_arch.promptir_arch import PromptIR
 from cir_arch.recognition import load_network, recognise
@@ -43,6 +44,7 @@ __all__ = [
     "GRL_CIC",
     "HAT",
     "HFT",
+    "JDEC",
     "SAFMN_BCIE",
     "UCIP",
     "CaVE",

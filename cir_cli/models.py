@@ -223,6 +223,8 @@ def _keys(keys: Sequence[str], taken: str | None) -> str:
 
 
 def _facts(facts: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    if facts["input_kind"] == "coefficients":
+        yield "input", "the DCT coefficients of JPEG files"
     yield "channels", str(facts["in_channels"])
     yield "scale", f"x{facts['scale']}"
     yield "sizes", _size_rule(facts)
