@@ -1,5 +1,5 @@
 """Losses that BasicSR lacks. Importing this package registers them."""
 
-from cir_model.losses import dct, fourier, lpips, pixel, vgg
+from cir_model.losses import dct, fourier, perceptual, pixel, vgg
 
-__all__ = ["dct", "fourier", "lpips", "pixel", "vgg"]
+__all__ = ["dct", "fourier", "perceptual", "pixel", "vgg"]

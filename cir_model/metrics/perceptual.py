@@ -3,7 +3,7 @@
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -12,19 +12,21 @@ from torch import Tensor
 from cir_host.errors import UserError
 from cir_host.registration import register
 
-METRICS = {
+Metric: TypeAlias = Literal["lpips", "dists"]
+
+METRICS: dict[Metric, tuple[str, str]] = {
     "lpips": ("alexnet", "alexnet-owt-7be5be79.pth"),
     "dists": ("vgg16", "vgg16-397923af.pth"),
 }
 """For each metric, the network of torchvision and its file in PyTorch's cache."""
 
 
-def available() -> list[str]:
+def available() -> list[Metric]:
     """Return the metrics whose package and network are available."""
     return [name for name in METRICS if lacking(name) is None]
 
 
-def lacking(metric: str) -> str | None:
+def lacking(metric: Metric) -> str | None:
     """Return what a metric lacks and how to get it; None if it can be computed."""
     if find_spec("torchmetrics") is None:
         return "torchmetrics is not installed; `pip install 'basicsr-cir[metrics]'`"
@@ -35,6 +37,21 @@ def lacking(metric: str) -> str | None:
             f" torchvision.models.{network}(weights='DEFAULT')\" downloads it"
         )
     return None
+
+
+def require(metric: Metric, name: str) -> None:
+    """Refuse a metric that cannot be computed.
+
+    Args:
+        metric: The metric.
+        name: What computes it, for the message.
+
+    Raises:
+        UserError: torchmetrics is not installed, or the network is not in PyTorch's cache.
+    """
+    reason = lacking(metric)
+    if reason is not None:
+        raise UserError(f"{name}: {reason}")
 
 
 @register("metric")
@@ -66,15 +83,13 @@ def calculate_dists(img: Any, img2: Any, **_: Any) -> float:
 
 
 @torch.inference_mode()
-def _distance(metric: str, img: Any, img2: Any) -> float:
-    reason = lacking(metric)
-    if reason is not None:
-        raise UserError(f"{metric}: {reason}")
+def _distance(metric: Metric, img: Any, img2: Any) -> float:
+    require(metric, metric)
     return float(_network(metric)(_to_tensor(img), _to_tensor(img2)))
 
 
 @cache
-def _network(metric: str) -> Any:
+def _network(metric: Metric) -> Any:
     if metric == "lpips":
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 

@@ -14,6 +14,8 @@ from cir_model.metrics import perceptual
 
 pytest.importorskip("torchmetrics")
 
+LOSSES = {"lpips": "LPIPSLoss", "dists": "DISTSLoss"}
+
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
@@ -55,14 +57,15 @@ def test_distances_grow_with_the_difference(metric, cache, monkeypatch):
     assert grey == pytest.approx(0, abs=1e-4)
 
 
-def test_the_loss_is_the_metric_and_has_gradients(cache, monkeypatch):
+@pytest.mark.parametrize(("metric", "loss"), LOSSES.items())
+def test_the_loss_is_the_metric_and_has_gradients(metric, loss, cache, monkeypatch):
     """Also outside [0, 1], where outputs may lie in training; the network itself is not trained."""
-    untrained_network_of("lpips", monkeypatch, cache)
+    untrained_network_of(metric, monkeypatch, cache)
     rng = np.random.default_rng(0)
     pair = rng.integers(0, 256, (2, 48, 64, 3), dtype=np.uint8)
-    wanted = calculate_metric({"img": pair[0], "img2": pair[1]}, {"type": "calculate_lpips"})
+    wanted = calculate_metric({"img": pair[0], "img2": pair[1]}, {"type": f"calculate_{metric}"})
     output, gt = torch.tensor(pair[..., ::-1].copy()).permute(0, 3, 1, 2).float() / 255
-    loss = build_loss({"type": "LPIPSLoss", "loss_weight": 0.5}).train()
+    loss = build_loss({"type": loss, "loss_weight": 0.5}).train()
     assert float(loss(output[None], gt[None])) == pytest.approx(0.5 * wanted, rel=1e-5)
     batch_of_two = torch.stack([output, gt]), torch.stack([gt, gt])
     assert float(loss(*batch_of_two)) == pytest.approx(0.25 * wanted, rel=1e-5)
@@ -72,13 +75,16 @@ def test_the_loss_is_the_metric_and_has_gradients(cache, monkeypatch):
     assert not any(parameter.requires_grad for parameter in loss.parameters())
 
 
-def test_the_loss_is_one_of_several_in_training(cache, monkeypatch):
-    untrained_network_of("lpips", monkeypatch, cache)
-    made = model(losses={"lpips": {"type": "LPIPSLoss"}})
+@pytest.mark.parametrize(("metric", "loss"), LOSSES.items())
+def test_the_loss_is_one_of_several_in_training(metric, loss, cache, monkeypatch):
+    untrained_network_of(metric, monkeypatch, cache)
+    made = model(losses={metric: {"type": loss}})
     step(made, batch(size=32))
-    assert {"l_pix", "l_lpips"} <= made.log_dict.keys()
+    assert {"l_pix", f"l_{metric}"} <= made.log_dict.keys()
 
 
-def test_a_missing_network_of_the_loss_is_named(cache):
-    with pytest.raises(UserError, match=r"LPIPSLoss: alexnet\S+ is not in .*torchvision"):
-        build_loss({"type": "LPIPSLoss"})
+@pytest.mark.parametrize(("metric", "loss"), LOSSES.items())
+def test_a_missing_network_of_the_loss_is_named(metric, loss, cache):
+    file = perceptual.METRICS[metric][1]
+    with pytest.raises(UserError, match=rf"{loss}: {file} is not in .*torchvision"):
+        build_loss({"type": loss})
