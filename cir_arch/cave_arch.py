@@ -62,7 +62,18 @@ class _Embedder(ResidualEncoder):
         One token for each pixel of the lowest level, row by row, by default one for 32 x 32 pixels
         of the padded image: the visual embedding of CODiff, section 3.2.
         """
-        return self.encode(x)[-1].flatten(2).transpose(1, 2)
+        return self._tokens(self.encode(x))
+
+    def embed_unpadded(self, x: Tensor) -> Tensor:
+        """Describe images (B, C, H, W) as the release does, by tokens (B, K, ``nc[3]``).
+
+        Nothing is padded, so K is floor(H / 32) * floor(W / 32) by default.
+        """
+        return self._tokens(self.encode_unpadded(x))
+
+    @staticmethod
+    def _tokens(features: tuple[Tensor, ...]) -> Tensor:
+        return features[-1].flatten(2).transpose(1, 2)
 
 
 @network(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cir_data.extras import needs_extra
+from cir_host.extras import needs_extra
 
 
 def new_figure(command: str, width: float, height: float) -> Any:

@@ -12,12 +12,13 @@ BELOW = {
     "cir_weights": {"cir_host"},
     "cir_arch": {"cir_weights", "cir_host"},
     "cir_data": {"cir_weights", "cir_host"},
-    "cir_model": {"cir_arch", "cir_data", "cir_weights", "cir_host"},
-    "cir_cli": {"cir_model", "cir_arch", "cir_data", "cir_weights", "cir_host"},
+    "cir_diffusion": {"cir_arch", "cir_weights", "cir_host"},
+    "cir_model": {"cir_diffusion", "cir_arch", "cir_data", "cir_weights", "cir_host"},
+    "cir_cli": {"cir_model", "cir_diffusion", "cir_arch", "cir_data", "cir_weights", "cir_host"},
 }
 """The packages, each with those that it may import."""
 
-_COMMON = {"cir_data.draws", "cir_data.extras", "cir_data.messages"}
+_COMMON = {"cir_data.draws", "cir_data.messages"}
 _STORED = {"cir_data.images", "cir_data.storage", *_COMMON}
 _CODECS = {*_STORED, "cir_data.options"}
 ROOMS_BELOW = {

@@ -87,7 +87,14 @@ class ResidualEncoder(nn.Module):
             UserError: If the number of channels is not the network's.
         """
         checked_size(x, self.sizes.in_nc, "in_nc")
-        x1 = self.m_head(self.sizes.padding.pad(x))
+        return self.encode_unpadded(self.sizes.padding.pad(x))
+
+    def encode_unpadded(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of :meth:`encode` without padding.
+
+        Each strided convolution drops the rows and columns that do not fill its stride.
+        """
+        x1 = self.m_head(x)
         x2 = self.m_down1(x1)
         x3 = self.m_down2(x2)
         x4 = self.m_down3(x3)

@@ -18,9 +18,9 @@ import numpy as np
 
 from cir_data.codecs.codec import CodecError
 from cir_data.codecs.jpeg import JPEG
-from cir_data.extras import needs_extra
 from cir_data.images.geometry import Pixels, Size, size_of
 from cir_data.images.jpeg_facts import standard_tables
+from cir_host.extras import needs_extra
 
 _selected = threading.Lock()
 """Locks the choice of a release while it is used: jpeglib has one choice per process."""

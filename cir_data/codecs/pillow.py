@@ -16,11 +16,11 @@ from PIL import Image, features
 
 from cir_data.codecs.codec import Codec, CodecError, QualityScale
 from cir_data.codecs.jpeg import JPEG
-from cir_data.extras import needs_extra
 from cir_data.images.compression import Compression
 from cir_data.images.geometry import Pixels, Size
 from cir_data.options import CodecName
 from cir_host.errors import UserError
+from cir_host.extras import needs_extra
 
 _PERCENT = QualityScale(0, 100)
 

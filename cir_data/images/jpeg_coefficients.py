@@ -8,9 +8,9 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from cir_data.extras import needs_extra
 from cir_data.images.jpeg_stream import damage_of, parse
 from cir_host.errors import UserError
+from cir_host.extras import needs_extra
 
 _MEMORY = Path("/dev/shm")
 

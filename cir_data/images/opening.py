@@ -11,12 +11,12 @@ from functools import cache
 
 from PIL import Image, UnidentifiedImageError
 
-from cir_data.extras import needs_extra
 from cir_data.images import jpeg_stream, png_stream, tiff_pages, webp_stream
 from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
 from cir_data.images.jpeg_stream import JpegStream
 from cir_data.images.tiff_pages import Page
 from cir_host.errors import UserError
+from cir_host.extras import needs_extra
 
 _NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow identifies but cannot decode by itself."""

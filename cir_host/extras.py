@@ -1,4 +1,4 @@
-"""Optional packages, which only some codecs need."""
+"""Optional packages, which only some features need."""
 
 from importlib import import_module
 from types import ModuleType

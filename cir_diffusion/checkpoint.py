@@ -1,0 +1,176 @@
+"""CODiff's checkpoints: what they hold, and how they become a network.
+
+``codiff.pkl`` holds what was trained: low-rank changes of UNet and VAE, the UNet's first layer and
+the projection of the tokens. The base and CaVE come from their own files.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from cir_arch.cave_arch import CaVEEncoder
+from cir_arch.layers.residual_unet import residual_sizes
+from cir_arch.recognition import recognise
+from cir_diffusion import lora
+from cir_diffusion.base import Base, load_base
+from cir_diffusion.codiff import CODiff
+from cir_host.checkpoint import load_into, locate, read_checkpoint, refuse_not_finite
+from cir_host.checkpoint_files import read_file, some_of
+from cir_host.errors import UserError
+from cir_host.file_names import printable
+
+_PARTS = ("state_dict_unet", "state_dict_vae", "proj")
+
+_FIRST_LAYER = "conv_in.base_layer."
+"""Prefix of the UNet's first layer, which was trained and replaces that of the base."""
+
+
+@dataclass(frozen=True)
+class TrainedParts:
+    """What a checkpoint of CODiff holds, by the names of the release."""
+
+    state_dict_unet: Mapping[str, Tensor]
+    """Low-rank changes, and ``conv_in.base_layer``."""
+    state_dict_vae: Mapping[str, Tensor]
+    """Low-rank changes."""
+    proj: Mapping[str, Tensor]
+    """``weight`` (context, embedding) and ``bias`` of the projection of the tokens."""
+
+    @property
+    def context(self) -> int:
+        """Width of the tokens that the UNet gets."""
+        return len(self.proj["weight"])
+
+    @property
+    def embedding(self) -> int:
+        """Width of the tokens that CaVE gives."""
+        return self.proj["weight"].shape[1]
+
+
+def read_trained_parts(path: Path) -> TrainedParts:
+    """Read a checkpoint as the release and the training here write it, onto the CPU.
+
+    Raises:
+        UserError: The file cannot be read, is damaged, or is of another model.
+    """
+    source = printable(str(path))
+    content = read_file(path).content
+    held: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
+    if "state_dict_unet" in held and "proj" not in held:
+        raise UserError(
+            f"{source}: is OSEDiff, which needs a text prompt from networks that are not"
+            " supported here; give CODiff's checkpoint"
+        )
+    for part in _PARTS:
+        if not _is_state(held.get(part)):
+            raise UserError(f"{source}: is no checkpoint of CODiff; it lacks {part}")
+        refuse_not_finite(held[part], source)
+    parts = TrainedParts(*(held[part] for part in _PARTS))
+    if {name: value.ndim for name, value in parts.proj.items()} != {"weight": 2, "bias": 1}:
+        raise UserError(f"{source}: proj in it is not a weight matrix and a bias")
+    return parts
+
+
+def load_codiff(
+    path: Path | str, base: Path | str, cave: Path | str | None = None, **options: Any
+) -> CODiff:
+    """Build CODiff from its checkpoint and the files that it builds on.
+
+    Args:
+        path: ``codiff.pkl``.
+        base: The folder of Stable Diffusion 2.1, see :data:`cir_diffusion.base.WANTED`.
+        cave: Checkpoint of CaVE; None: ``cave.pth`` beside ``path``.
+        options: Keyword arguments of :class:`cir_diffusion.codiff.CODiff`.
+
+    Returns:
+        The network in evaluation mode, on the CPU, in float32; it is not meant to be trained.
+
+    Raises:
+        UserError: A file is missing, damaged or of another kind.
+    """
+    parts = read_trained_parts(Path(path))
+    beside = Path(path).with_name("cave.pth")
+    encoder = load_cave(beside if cave is None else Path(cave), parts.embedding)
+    network = assemble(parts, load_base(Path(base), parts.context), encoder, str(path), **options)
+    return network.requires_grad_(False).eval()
+
+
+def assemble(
+    parts: TrainedParts, base: Base, cave: CaVEEncoder, source: str, **options: Any
+) -> CODiff:
+    """Merge what was trained into the base, whose weights change, and put the parts together.
+
+    Args:
+        parts: Of the checkpoint.
+        base: UNet and VAE as published.
+        cave: The encoder that makes the tokens.
+        source: The checkpoint's name for messages.
+        options: Keyword arguments of :class:`cir_diffusion.codiff.CODiff`.
+
+    Raises:
+        UserError: The checkpoint does not fit the base.
+    """
+    source = printable(source)
+    first = base.unet.get_submodule("conv_in")
+    load_into(first, _below(_FIRST_LAYER, parts.state_dict_unet), True, source)
+    for network, state, layers in (
+        (base.unet, parts.state_dict_unet, lora.layers_of_unet(base.unet)),
+        (base.vae, parts.state_dict_vae, lora.layers_of_vae(base.vae)),
+    ):
+        changes = lora.low_rank_changes(state, source)
+        _check_complete(changes, layers, type(network).__name__, source)
+        lora.merge(network, changes, source)
+    proj = nn.Linear(parts.embedding, parts.context)
+    load_into(proj, parts.proj, True, source)
+    return CODiff(base, cave, proj, **options)
+
+
+def load_cave(path: Path, embedding: int) -> CaVEEncoder:
+    """Load the encoder of CaVE.
+
+    Args:
+        path: A checkpoint of CaVE, whole or without its decoder.
+        embedding: Width that its tokens must have.
+
+    Raises:
+        UserError: The file is missing or damaged, of another network, or has another width.
+    """
+    source = printable(str(path))
+    if not locate(path).exists():
+        raise UserError(
+            f"{source}: no such file; CODiff needs the checkpoint of CaVE, cave.pth of its"
+            " release: put it there, or name it"
+        )
+    state = read_checkpoint(path).state
+    found = recognise(state)
+    if found is None or found.type.removesuffix("_cir") not in ("CaVE", "CaVEQuality"):
+        what = "an unknown network" if found is None else found.type
+        raise UserError(f"{source}: is {what}, not CaVE; give cave.pth of CODiff's release")
+    sizes = residual_sizes(state)
+    if sizes["nc"][3] != embedding:
+        raise UserError(
+            f"{source}: this CaVE gives tokens of {sizes['nc'][3]} numbers, and the checkpoint"
+            f" needs {embedding}; give the one that it was trained with"
+        )
+    encoder = CaVEEncoder(**sizes)
+    load_into(encoder, state, True, source, testing=True)
+    return encoder.eval()
+
+
+def _is_state(value: Any) -> bool:
+    tensors = value.values() if isinstance(value, Mapping) else ()
+    return bool(tensors) and all(isinstance(tensor, Tensor) for tensor in tensors)
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+
+
+def _check_complete(
+    changes: Iterable[str], layers: Iterable[str], network: str, source: str
+) -> None:
+    if missing := sorted(set(layers) - set(changes)):
+        raise UserError(f"{source}: lacks the changes of {some_of(missing)} in {network}")
