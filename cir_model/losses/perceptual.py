@@ -1,6 +1,6 @@
 """LPIPS and DISTS as losses, by torchmetrics.
 
-Both need ``pip install 'basicsr-cir[metrics]'``, and a network in PyTorch's cache. Their weights are
+Both need ``pip install 'basicsr-cir[metrics]'`` and a network in PyTorch's cache. Their weights are
 not trained.
 """
 
