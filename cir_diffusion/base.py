@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from cir_diffusion.noise_schedule import NoiseSchedule
@@ -55,12 +56,15 @@ def diffusers() -> Any:
     return needs_extra("diffusers", "diffusion", "CODiff")
 
 
-def load_base(folder: Path, context: int) -> Base:
+def load_base(folder: Path, context: int | None = None) -> Base:
     """Load the base in float32, on the CPU, in evaluation mode.
+
+    On the meta device, only the configurations are read.
 
     Args:
         folder: See :data:`WANTED`.
-        context: Width of the tokens that the UNet must take; 1024 for published checkpoints.
+        context: Width of the tokens that the UNet must take; 1024 for published checkpoints. None:
+            any width.
 
     Raises:
         UserError: A file is missing or damaged, or the base is of another kind.
@@ -72,7 +76,10 @@ def load_base(folder: Path, context: int) -> Base:
     configs = {part: _json(folder / part / "config.json") for part in _ATTRIBUTES}
     _check_kind(folder, configs, context)
     ways = {part: _weights_of(folder / part) for part in _ATTRIBUTES}
-    unet, vae = (_load_part(folder, part, ways[part]) for part in _ATTRIBUTES)
+    if torch.empty(0).is_meta:
+        unet, vae = (build_part(part, configs[part]).eval() for part in _ATTRIBUTES)
+    else:
+        unet, vae = (_load_part(folder, part, ways[part]) for part in _ATTRIBUTES)
     return Base(unet, vae, schedule)
 
 
@@ -87,7 +94,9 @@ def build_part(part: str, config: Mapping[str, Any]) -> nn.Module:
     return built
 
 
-def _check_kind(folder: Path, configs: Mapping[str, Mapping[str, Any]], context: int) -> None:
+def _check_kind(
+    folder: Path, configs: Mapping[str, Mapping[str, Any]], context: int | None
+) -> None:
     """Refuse models of other kinds, whose tensors may have the same shapes."""
     for part, config in configs.items():
         where = printable(str(folder / part / "config.json"))
@@ -95,7 +104,7 @@ def _check_kind(folder: Path, configs: Mapping[str, Mapping[str, Any]], context:
         if kind != _ATTRIBUTES[part]:
             raise UserError(f"{where}: the {part} is a {kind}; give {WANTED}")
     width = configs["unet"].get("cross_attention_dim")
-    if width != context:
+    if context is not None and width != context:
         raise UserError(
             f"{printable(str(folder / 'unet' / 'config.json'))}: cross_attention_dim is {width},"
             f" and the checkpoint needs {context}; give {WANTED}"

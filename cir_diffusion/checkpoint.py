@@ -128,12 +128,12 @@ def assemble(
     return CODiff(base, cave, proj, **options)
 
 
-def load_cave(path: Path, embedding: int) -> CaVEEncoder:
+def load_cave(path: Path, embedding: int | None = None) -> CaVEEncoder:
     """Load the encoder of CaVE.
 
     Args:
         path: A checkpoint of CaVE, whole or without its decoder.
-        embedding: Width that its tokens must have.
+        embedding: Width that its tokens must have; None: any width.
 
     Raises:
         UserError: The file is missing or damaged, of another network, or has another width.
@@ -150,7 +150,7 @@ def load_cave(path: Path, embedding: int) -> CaVEEncoder:
         what = "an unknown network" if found is None else found.type
         raise UserError(f"{source}: is {what}, not CaVE; give cave.pth of CODiff's release")
     sizes = residual_sizes(state)
-    if sizes["nc"][3] != embedding:
+    if embedding is not None and sizes["nc"][3] != embedding:
         raise UserError(
             f"{source}: this CaVE gives tokens of {sizes['nc'][3]} numbers, and the checkpoint"
             f" needs {embedding}; give the one that it was trained with"

@@ -75,19 +75,20 @@ def low_rank_changes(state: Mapping[str, Tensor], source: str) -> dict[str, LowR
 
 def layers_of_unet(unet: nn.Module) -> Iterator[str]:
     """Yield the names of a UNet's layers that CODiff changes: all but those of the time."""
-    for name in _layers(unet):
+    for name in linear_and_convolutional(unet):
         if not name.startswith("time_embedding.") and not name.endswith(".time_emb_proj"):
             yield name
 
 
 def layers_of_vae(vae: nn.Module) -> Iterator[str]:
     """Yield the names of a VAE's layers that CODiff changes: those of the encoder."""
-    for name in _layers(vae):
+    for name in linear_and_convolutional(vae):
         if name.startswith("encoder.") or name == "quant_conv":
             yield name
 
 
-def _layers(network: nn.Module) -> Iterator[str]:
+def linear_and_convolutional(network: nn.Module) -> Iterator[str]:
+    """Yield the names of the layers that can have a low-rank change."""
     for name, module in network.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             yield name
