@@ -20,18 +20,18 @@ from cir_diffusion.lora_layers import add_lora, layers_with_lora, without_lora
 from cir_diffusion.trained_state import OnFrozenBase
 from cir_host.registration import register
 
-PARTS_OF_UNET = ("encoder", "decoder", "others")
-"""Each has its own adapter in CODiff's checkpoints, and its own list of layers."""
+PARTS_OF_UNET = {
+    "encoder": ("conv_in", "down_blocks"),
+    "decoder": ("up_blocks", "conv_out"),
+    "others": ("mid_block",),
+}
+"""The blocks of each part that has its own adapter and its own list of layers in ``codiff.pkl``."""
 
 
 def part_of_unet(layer: str) -> str:
-    """Return which of :data:`PARTS_OF_UNET` a layer belongs to."""
+    """Return the part of :data:`PARTS_OF_UNET` that has a layer."""
     first = layer.partition(".")[0]
-    parts = {
-        **{"conv_in": "encoder", "down_blocks": "encoder"},
-        **{"up_blocks": "decoder", "conv_out": "decoder"},
-    }
-    return parts.get(first, "others")
+    return next(part for part, blocks in PARTS_OF_UNET.items() if first in blocks)
 
 
 def state_of(parts: TrainedParts) -> dict[str, Tensor]:

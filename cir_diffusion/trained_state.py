@@ -20,9 +20,9 @@ class OnFrozenBase(nn.Module):
         self._trained = frozenset(n for n, p in self.named_parameters() if p.requires_grad)
         self.register_load_state_dict_post_hook(_forget_frozen)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return what is trained; arguments are those of ``nn.Module.state_dict``."""
-        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        state = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
         for name in [name for name in state if name.startswith(prefix)]:
             if name.removeprefix(prefix) not in self._trained:
@@ -35,7 +35,7 @@ class OnFrozenBase(nn.Module):
         memo |= {id(parameter): parameter for parameter in shared}
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        copied.__setstate__(deepcopy(self.__dict__, memo))
+        copied.__dict__ = deepcopy(self.__dict__, memo)
         return copied
 
 

@@ -51,7 +51,8 @@ def save_network(
     """Save networks in BasicSR's format; replaces ``BaseModel.save_network``.
 
     BasicSR writes over the earlier file, and after a failure continues with half a file. This also
-    stores the options of the network, since the weights do not determine all of them.
+    stores the options of the network, since the weights do not determine all of them, and what the
+    model's ``entries_for_others`` returns for the last state dict.
 
     Args:
         self: The model.
@@ -74,6 +75,8 @@ def save_network(
     }
     if net_label == "net_g" and "network_g" in self.opt:
         content[NETWORK_KEY] = json.dumps(self.opt["network_g"])
+    if net_label == "net_g" and hasattr(self, "entries_for_others"):
+        content |= self.entries_for_others(content[keys[-1]])
     number = "latest" if current_iter == _LATEST else current_iter
     file = Path(self.opt["path"]["models"]) / f"{net_label}_{number}.pth"
     try:

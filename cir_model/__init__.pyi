@@ -24,6 +24,9 @@ from .training import (
     CIRModel as CIRModel,
 )
 from .training import (
+    CODiffModel as CODiffModel,
+)
+from .training import (
     DiffIRGANModel as DiffIRGANModel,
 )
 from .training import (

@@ -254,6 +254,9 @@ class GANTrainOptions(TrainOptions, kw_only=True):
         OptimizerOptions,
         Meta(description="Like optim_g, for network_d; both use the same scheduler."),
     ]
+    d_loss_weight: Annotated[
+        Positive, Meta(description="Factor of l_d_real and l_d_fake, in the training of network_d.")
+    ] = 1.0
 
 
 class PriorOptions(Section, kw_only=True):

@@ -3,6 +3,7 @@
 from cir_model.training.cave_model import CaVEModel
 from cir_model.training.cir_gan_model import CIRGANModel
 from cir_model.training.cir_model import CIRModel
+from cir_model.training.codiff_model import CODiffModel
 from cir_model.training.diffir_model import DiffIRGANModel, DiffIRModel
 
-__all__ = ["CIRGANModel", "CIRModel", "CaVEModel", "DiffIRGANModel", "DiffIRModel"]
+__all__ = ["CIRGANModel", "CIRModel", "CODiffModel", "CaVEModel", "DiffIRGANModel", "DiffIRModel"]

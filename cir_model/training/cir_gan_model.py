@@ -53,6 +53,7 @@ class CIRGANModel(CIRModel):
             key = paths.get("param_key_d", "params")
             self.load_network(self.net_d, path, paths.get("strict_load_d", True), key)
         self.net_d.train()
+        self.trained_d = [p for p in self.net_d.parameters() if p.requires_grad]
         self.gan_loss = build_loss(self.opt["train"]["gan_opt"]).to(self.device)
         self._outputs: list[Tensor] = []
         super().init_training_settings()
@@ -62,35 +63,48 @@ class CIRGANModel(CIRModel):
         """Build the optimizers of both networks."""
         super().setup_optimizers()
         arguments = dict(self.opt["train"]["optim_d"])
-        trained = self.net_d.parameters()
-        self.optimizers.append(self.get_optimizer(arguments.pop("type"), trained, **arguments))
+        optimizer = self.get_optimizer(arguments.pop("type"), self.trained_d, **arguments)
+        self.optimizers.append(optimizer)
 
     def backward(self) -> dict[str, Tensor]:
         """Compute the gradients of both networks."""
-        self.net_d.requires_grad_(False)
+        self._train_discriminator(False)
         losses = super().backward()
-        self.net_d.requires_grad_(True)
+        self._train_discriminator(True)
         outputs = torch.cat(self._outputs)
         self._outputs.clear()
         for real, images in ((True, self.gt), (False, outputs)):
             losses |= self.accumulate(self.net_d, partial(self._judge, real), {"images": images})
         return losses
 
+    def _train_discriminator(self, trained: bool) -> None:
+        for parameter in self.trained_d:
+            parameter.requires_grad_(trained)
+
     def compute_losses(
         self, lq: Tensor, gt: Tensor, facts: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the losses of ``net_g``, with ``l_gan``."""
         output = self.restored(lq, facts)
-        self._outputs.append(output.detach())
+        judged = self.judged_of_output(output)
+        self._outputs.append(judged.detach())
         # not through DistributedDataParallel, which would wait for gradients of net_d
-        verdict = self._verdict(self.get_bare_model(self.net_d), output)
+        verdict = self._verdict(self.get_bare_model(self.net_d), judged)
         gan = self.gan_loss(verdict, True, is_disc=False)
         return {**self.losses(output, gt, facts), "l_gan": gan}
+
+    def judged_of_output(self, output: Tensor) -> Tensor:
+        """Return what ``net_d`` sees of restored images, with their gradients; by default these."""
+        return output
+
+    def judged_of_truth(self, gt: Tensor) -> Tensor:
+        """Return what ``net_d`` sees of ground truth (B, C, H, W); by default this."""
+        return gt
 
     def clip(self) -> dict[str, Tensor]:
         """Clip the gradient of each network by itself."""
         limit = self.options.grad_clip or float("inf")
-        return {**super().clip(), "grad_norm_d": clip_grad_norm_(self.net_d.parameters(), limit)}
+        return {**super().clip(), "grad_norm_d": clip_grad_norm_(self.trained_d, limit)}
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Save both networks and the training state."""
@@ -99,8 +113,9 @@ class CIRGANModel(CIRModel):
 
     def _judge(self, real: bool, images: Tensor) -> dict[str, Tensor]:
         """Return the loss of ``net_d`` on ground truth (``real``) or on outputs."""
-        loss = self.gan_loss(self._verdict(self.net_d, images), real, is_disc=True)
-        return {"l_d_real" if real else "l_d_fake": loss}
+        judged = self.judged_of_truth(images) if real else images
+        loss = self.gan_loss(self._verdict(self.net_d, judged), real, is_disc=True)
+        return {"l_d_real" if real else "l_d_fake": self.options.d_loss_weight * loss}
 
     def _verdict(self, discriminator: nn.Module, images: Tensor) -> Tensor:
         with self.autocast():
