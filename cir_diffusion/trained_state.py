@@ -18,7 +18,7 @@ class OnFrozenBase(nn.Module):
     def keep_trained(self) -> None:
         """Take the parameters that now require gradients as those that are trained."""
         self._trained = frozenset(n for n, p in self.named_parameters() if p.requires_grad)
-        self.register_load_state_dict_post_hook(_forget_frozen)
+        self.register_load_state_dict_post_hook(_forget_frozen)  # type: ignore[no-untyped-call]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return what is trained; arguments are those of ``nn.Module.state_dict``."""

@@ -24,6 +24,13 @@ UNET = {
     "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
     "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
 }
+FULL_UNET = {
+    "block_out_channels": [320, 640, 1280, 1280],
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "norm_num_groups": 32,
+}
+"""What the real size has instead."""
 VAE = {
     "block_out_channels": [32, 64, 96, 96],
     "layers_per_block": 2,
@@ -128,3 +135,23 @@ def write_tiny(folder):
     return SimpleNamespace(
         pickle=folder / "codiff.pkl", cave=folder / "cave.pth", base=folder / "base"
     )
+
+
+def write_outline(base, cave):
+    """Write files of the real size that hold no weights, for networks on the meta device.
+
+    Args:
+        base: Path of the base folder, with Stable Diffusion 2.1's own configurations.
+        cave: Path of a checkpoint whose tensors repeat a single value.
+    """
+    unet = {"_class_name": "UNet2DConditionModel", **UNET, **FULL_UNET}
+    vae = {"_class_name": "AutoencoderKL", **VAE, "block_out_channels": [128, 256, 512, 512]}
+    for part, config in (("unet", unet), ("vae", vae)):
+        (base / part).mkdir(parents=True)
+        (base / part / "config.json").write_text(json.dumps(config))
+        (base / part / "diffusion_pytorch_model.safetensors").touch()
+    (base / "scheduler").mkdir()
+    (base / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    with torch.device("meta"):
+        state = CaVE().state_dict()
+    torch.save({name: torch.ones(()).expand(v.shape) for name, v in state.items()}, cave)
