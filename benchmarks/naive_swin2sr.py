@@ -29,7 +29,7 @@ class NaiveSwin2SR(Swin2SR):
         for group in self.layers:
             deep = y
             for i, block in enumerate(group.residual_group.blocks):
-                deep = self._block(block, deep, self.window_size // 2 if i % 2 else 0)
+                deep = swin_v2_block(block, deep, self.window_size, i % 2 * (self.window_size // 2))
             y = y + conv(group.patch_embed.proj, conv(group.conv, deep))
         y = conv(self.conv_after_body, norm(self.norm, y)) + shallow
         if self.upsampler != "pixelshuffle_aux":
@@ -40,17 +40,17 @@ class NaiveSwin2SR(Swin2SR):
         y = shuffled(self, y) + conv(self.conv_bicubic, bicubic)
         return conv(self.conv_last, y) / self.image_range.img_range + mean
 
-    def _block(self, block: SwinV2Block, x: Tensor, shift: int) -> Tensor:
-        attention, sides = block.attn, (self.window_size,) * 2
-        q, k, v = F.linear(x.movedim(1, -1), attention.qkv.weight).movedim(-1, 1).chunk(3, dim=1)
-        q, v = q + attention.q_bias[:, None, None], v + attention.v_bias[:, None, None]
-        q, k, v = (cut(part, sides, (shift, shift)) for part in (q, k, v))
-        labels = regions(x, sides, (shift, shift))
-        bias = position_bias(attention, sides, sides)
-        out = attend(attention, q, k, v, bias, labels, labels)
-        attended = linear(attention.proj, join(out, x, sides, (shift, shift)))
-        x = x + norm(block.norm1, attended)
-        return x + norm(block.norm2, mlp(block.mlp, x))
+
+def swin_v2_block(block: SwinV2Block, x: Tensor, window: int, shift: int) -> Tensor:
+    """Attend in windows of a map rolled by ``shift``, then run the MLP; norms come last."""
+    attention, sides, shifts = block.attn, (window, window), (shift, shift)
+    q, k, v = F.linear(x.movedim(1, -1), attention.qkv.weight).movedim(-1, 1).chunk(3, dim=1)
+    q, v = q + attention.q_bias[:, None, None], v + attention.v_bias[:, None, None]
+    q, k, v = (cut(part, sides, shifts) for part in (q, k, v))
+    labels, bias = regions(x, sides, shifts), position_bias(attention, sides, sides)
+    attended = join(attend(attention, q, k, v, bias, labels, labels), x, sides, shifts)
+    x = x + norm(block.norm1, linear(attention.proj, attended))
+    return x + norm(block.norm2, mlp(block.mlp, x))
 
 
 def shuffled(network: nn.Module, y: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from cir_arch.grl_cic_arch import GRL_CIC
 from cir_arch.hat_arch import HAT
 from cir_arch.hft_arch import HFT
 from cir_arch.identity_arch import Identity
+from cir_arch.jdec_arch import JDEC
 from cir_arch.promptcir_arch import PromptCIR
 from cir_arch.promptir_arch import PromptIR
 from cir_arch.recognition import load_network, recognise
@@ -28,6 +29,7 @@ from cir_arch.retinexformer_arch import Retinexformer
 from cir_arch.safmn_bcie_arch import SAFMN_BCIE
 from cir_arch.scunet_arch import SCUNet
 from cir_arch.srformer_arch import SRFormer
+from cir_arch.srformer_fusion_arch import SRFormerFusion
 from cir_arch.swin2sr_arch import Swin2SR
 from cir_arch.tempest_arch import Tempest
 from cir_arch.ucip_arch import UCIP
@@ -42,6 +44,7 @@ __all__ = [
     "GRL_CIC",
     "HAT",
     "HFT",
+    "JDEC",
     "SAFMN_BCIE",
     "UCIP",
     "CaVE",
@@ -58,6 +61,7 @@ __all__ = [
     "Retinexformer",
     "SCUNet",
     "SRFormer",
+    "SRFormerFusion",
     "Swin2SR",
     "Tempest",
     "UnifyFormer",

@@ -276,10 +276,11 @@ def _groups_at_once(x: Tensor, groups: Groups, biases: Biases) -> int:
     weights=(
         Weights(
             "https://github.com/gladzhang/ART (README, Google Drive)",
-            "grey JPEG of quality 10, 30 and 40; colour noise of 15, 25 and 50; super-resolution"
-            " x2, x3 and x4",
+            "one file per task and setting",
             "params",
             "Apache-2.0",
+            "grey JPEG of quality 10, 30 and 40; colour noise of level 15, 25 and 50;"
+            " super-resolution x2, x3 and x4",
         ),
     ),
     # A softmax does not change with a number that is added to all of its scores.

@@ -231,6 +231,8 @@ add(
                 "006_colorCAR_DFWB_s126w7_SwinIR-M_jpeg{10,20,30,40}.pth",
                 "params",
                 "Apache-2.0",
+                "colour JPEG, one file per quality; the release has grey JPEG and real-world"
+                " super-resolution too",
             ),
         ),
         in_spandrel=True,
@@ -261,6 +263,7 @@ add(
                 "RealESRGAN_x4plus.pth",
                 "params_ema",
                 "BSD-3-Clause",
+                "super-resolution x4 of real photographs: blur, noise, JPEG",
             ),
         ),
         in_spandrel=True,

@@ -87,6 +87,7 @@ class _Embedder(ResidualEncoder):
             "cave.pth",
             "state dict, format before torch 1.6",
             "MIT",
+            "colour JPEG of quality 8 to 95",
         ),
     ),
     idle_parameters=r"qf_pred\..*",  # unless the quality is requested

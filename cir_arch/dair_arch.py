@@ -338,9 +338,10 @@ class Restorer(nn.Module):
     weights=(
         Weights(
             "https://github.com/zzzhy03/NTIRE2024-RAIM-IIP_IR-Phase2",
-            "net_kernel.pth and net_g.pth, to be joined: photographs of RAIM, phase 2",
+            "net_kernel.pth and net_g.pth, to be joined",
             "params",
             "no licence: its use is not granted",
+            "defocus and noise of phones, the photographs of RAIM, phase 2; not JPEG",
         ),
     ),
     parts={

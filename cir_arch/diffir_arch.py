@@ -190,9 +190,10 @@ class LeakyLinear(nn.Module):
     weights=(
         Weights(
             "https://github.com/Zj-BinXia/DiffIR (README of DiffIR-RealSR)",
-            "RealworldSR-DiffIRS2-x1, x2, x4 and their GAN variants; none for JPEG alone",
+            "RealworldSR-DiffIRS2-x1, x2, x4 and their GAN variants",
             "params_ema",
             "Apache-2.0",
+            "real super-resolution x1, x2 and x4 (Real-ESRGAN's degradations); not JPEG alone",
         ),
     ),
 )

@@ -6,6 +6,7 @@ from typing import Literal
 from cir_arch.layers.padding import PaddingRule
 
 Precision = Literal["fp32", "bf16", "fp16"]
+InputKind = Literal["pixels", "coefficients"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class NetworkFacts:
     radius holds for images of all sizes.
     """
     in_channels: int
-    """Channels of input and output images."""
+    """Channels of input and output images; of coefficients there are as many planes."""
     precisions: frozenset[Precision]
     """Precisions in which the network is known to give accurate values under autocast."""
     padding: PaddingRule | None = None
@@ -55,4 +56,11 @@ class NetworkFacts:
     channels_last: bool = False
     """Maps stay in the memory format ``channels_last`` if the image has it, and on CPUs that is
     faster. The values may differ in the last bits.
+    """
+    input_kind: InputKind = "pixels"
+    """``coefficients``: ``forward`` takes no image but the DCT coefficients of a JPEG and its
+    quantisation tables, as planes of the image's size, see :mod:`cir_arch.layers.jpeg_planes`.
+
+    Height and width are then multiples of ``min_size``, and what lies beyond the picture is cut off
+    by the caller.
     """

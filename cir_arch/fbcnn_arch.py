@@ -48,6 +48,7 @@ from cir_host.errors import UserError
             "fbcnn_color.pth, fbcnn_gray.pth, fbcnn_gray_double.pth",
             "state dict",
             "Apache-2.0",
+            "JPEG of any quality: colour, grey, grey that was compressed twice",
         ),
     ),
     in_spandrel=True,

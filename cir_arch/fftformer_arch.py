@@ -64,9 +64,10 @@ def _spandrel_has(arguments: Mapping[str, Any]) -> bool:
     weights=(
         Weights(
             "https://github.com/kkkls/FFTformer (pretrain_model)",
-            "fftformer_GoPro.pth: deblurring; none for JPEG",
+            "fftformer_GoPro.pth; another for RealBlur on Google Drive",
             "state dict",
             "no licence stated",
+            "motion blur, not JPEG",
         ),
     ),
     in_spandrel=_spandrel_has,

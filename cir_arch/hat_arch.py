@@ -63,9 +63,10 @@ from cir_host.errors import UserError
     weights=(
         Weights(
             "https://github.com/XPixelGroup/HAT (README, Google Drive and Baidu)",
-            "HAT, HAT-S and HAT-L for scale 2, 3 and 4; none for JPEG",
+            "HAT, HAT-S and HAT-L, one file per scale",
             "params_ema",
             "Apache-2.0",
+            "super-resolution x2, x3 and x4, not JPEG",
         ),
     ),
     in_spandrel=True,

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from cir_arch.facts import NetworkFacts
+from cir_arch.facts import InputKind, NetworkFacts
 from cir_arch.state_dict import State
 from cir_host.registration import register
 
@@ -28,6 +28,8 @@ class Weights:
     container: str
     """What the file holds: a key of BasicSR's, or a ``state dict`` alone."""
     licence: str
+    trained_for: str
+    """What the authors trained it for: task, codec, qualities, scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class Entry:
     parts: Mapping[str, str] = field(default_factory=dict)
     bases: tuple[str, ...] = ()
     """Networks that the class extends. A state dict that fits both is of the class."""
+    input_kind: InputKind = "pixels"
+    """That of its facts."""
     described: tuple[int, NetworkFacts] | None = None
     """Parameters and facts at the published size, where building it would import BasicSR."""
 
@@ -111,6 +115,8 @@ class RestorationNetwork(nn.Module, ABC):
 
     entry: ClassVar[Entry]
     """Set by :func:`network`."""
+    input_kind: ClassVar[InputKind] = "pixels"
+    """That of its facts."""
 
     @property
     @abstractmethod
@@ -190,6 +196,7 @@ def network(
             onnx_any_size=onnx_any_size,
             untold=untold,
             parts=parts or {},
+            input_kind=cls.input_kind,
             bases=tuple(base.__name__ for base in cls.__mro__[1:] if base.__name__ in _entries),
         )
         add(cls.entry)

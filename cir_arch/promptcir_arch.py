@@ -69,6 +69,7 @@ from cir_host.errors import UserError
             "model_best.pth, model_best2.pth",
             "state dict",
             "Apache-2.0",
+            "colour JPEG of quality 10 to 70, NTIRE 2024; the winning entry averages the two",
         ),
     ),
 )

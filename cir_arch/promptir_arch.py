@@ -72,9 +72,10 @@ class ImagePrompt(nn.Module):
     weights=(
         Weights(
             "https://github.com/va1shn9v/PromptIR (README)",
-            "a Lightning checkpoint; none for JPEG",
+            "a Lightning checkpoint",
             "state_dict, names begin with net.",
             "academic, non-commercial",
+            "noise, rain and haze, not JPEG",
         ),
     ),
     idle_parameters=r"(chnl_reduce|reduce_noise_channel_)\d\.weight",  # ``unused_modules``

@@ -40,9 +40,10 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     weights=(
         Weights(
             "https://github.com/swz30/Restormer (README of each task)",
-            "one file per task and noise level; none for JPEG",
+            "one file per task and noise level",
             "params",
             "academic, non-commercial",
+            "rain, motion blur, defocus blur, noise; not JPEG",
         ),
     ),
 )

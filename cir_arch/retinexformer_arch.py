@@ -253,9 +253,10 @@ class Stage(nn.Module):
     weights=(
         Weights(
             "https://github.com/caiyuanhao1998/Retinexformer (README, Google Drive)",
-            "low-light tasks only, none for JPEG",
+            "one file per task",
             "params",
             "MIT",
+            "low light, not JPEG",
         ),
     ),
     in_spandrel=lambda arguments: arguments.get("in_channels", 3) == 3,

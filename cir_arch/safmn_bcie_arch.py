@@ -125,6 +125,7 @@ class ResidualGroup(nn.Module):
             "SAFMN_BCIE.pth",
             "params",
             "Apache-2.0",
+            "colour JPEG of quality 10 to 70, NTIRE 2024",
         ),
     ),
     in_spandrel=True,

@@ -24,8 +24,15 @@ from cir_arch.state_dict import State
 
 
 def offered() -> list[Entry]:
-    """Return the networks that spandrel lacks, or has only for some arguments."""
-    return [entry for entry in entries() if entry.restores and entry.in_spandrel is not True]
+    """Return the networks that spandrel lacks, or has only for some arguments.
+
+    spandrel gives pixels to all networks.
+    """
+    return [
+        entry
+        for entry in entries()
+        if entry.restores and entry.in_spandrel is not True and entry.input_kind == "pixels"
+    ]
 
 
 class CIRArchitecture(Architecture[nn.Module]):

@@ -169,9 +169,10 @@ class SRFormerBlock(nn.Module):
     weights=(
         Weights(
             "https://github.com/HVision-NKU/SRFormer (README, Google Drive)",
-            "super-resolution x2, x3 and x4, also light; real super-resolution x4; none for JPEG",
+            "one file per task and scale",
             "params; params_ema for real super-resolution",
             "CC BY-NC 4.0 (non-commercial use only)",
+            "super-resolution x2, x3 and x4, also light; real super-resolution x4; not JPEG",
         ),
     ),
 )

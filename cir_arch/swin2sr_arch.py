@@ -78,10 +78,11 @@ class Swin2SRGroup(ResidualGroup):
     weights=(
         Weights(
             "https://github.com/mv-lab/swin2sr/releases/tag/v0.0.1",
-            "compressed super-resolution x4; grey JPEG; classical, light and real"
-            " super-resolution; none for colour JPEG",
+            "one file per task and scale",
             "params, or a state dict; params_ema for real super-resolution",
             "Apache-2.0",
+            "grey JPEG of quality 10 to 40; super-resolution x4 of JPEGs; classical, light and real"
+            " super-resolution; not colour JPEG",
         ),
     ),
     untold=("window_size", "img_range"),

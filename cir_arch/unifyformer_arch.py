@@ -205,6 +205,7 @@ class UnifyBlock(nn.Module):
             "model_unifyformer.pth",
             "params",
             "Apache-2.0",
+            "colour JPEG of quality 10 to 70, NTIRE 2024",
         ),
     ),
 )

@@ -95,15 +95,26 @@ def _overview(networks: Sequence[dict[str, Any]]) -> str:
         )
         for network in networks
     ]
-    lines = [*_aligned([head, *rows]), "", "Published weights (container; licence), at the link:"]
+    lines = [
+        *_aligned([head, *rows]),
+        "",
+        "Published weights: file (container; licence), what it was trained for, and the link:",
+    ]
     for network in networks:
-        for weights in network["weights"]:
-            lines += [
-                f"  {network['type']}: {weights['file']} ({weights['container']};"
-                f" {weights['licence']})",
-                f"    {weights['link']}",
-            ]
+        if network["parameters"]:
+            lines += _published(network)
     return "\n".join(lines)
+
+
+def _published(network: dict[str, Any]) -> Iterable[str]:
+    if not network["weights"]:
+        yield f"  {network['type']}: none"
+    for weights in network["weights"]:
+        yield (
+            f"  {network['type']}: {weights['file']} ({weights['container']};"
+            f" {weights['licence']}), for {weights['trained_for']}"
+        )
+        yield f"    {weights['link']}"
 
 
 def _size_rule(facts: dict[str, Any]) -> str:
@@ -212,6 +223,8 @@ def _keys(keys: Sequence[str], taken: str | None) -> str:
 
 
 def _facts(facts: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    if facts["input_kind"] == "coefficients":
+        yield "input", "the DCT coefficients of JPEG files"
     yield "channels", str(facts["in_channels"])
     yield "scale", f"x{facts['scale']}"
     yield "sizes", _size_rule(facts)

@@ -377,9 +377,20 @@ class JPEGRestorationOptions(OnlineOptions, kw_only=True):
             " 100."
         ),
     ] = 0
+    coefficients: Annotated[
+        bool,
+        Meta(
+            description="Training: give the DCT coefficients of each crop's JPEG as well, for"
+            " networks that restore from them, such as JDEC. This needs the package jpeglib, align:"
+            " mcu, a gt_size that is a multiple of 16, and crops that are JPEGs and not flipped."
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_training_only("coefficients")
+        if self.coefficients:
+            self._check_coefficients()
         if (self.quality is None) == (self.tables is None):
             raise ValueError("give either quality or tables")
         if self.progressive and self.library != "pillow":
@@ -402,6 +413,23 @@ class JPEGRestorationOptions(OnlineOptions, kw_only=True):
             raise ValueError(
                 "double must not be random where metrics are measured: probability 0 or"
                 " 1, one quality, one subsampling, a shift in numbers, one factor to resize by"
+            )
+
+    def _check_coefficients(self) -> None:
+        """Raise a ``ValueError`` if some crops would have no coefficients of their own."""
+        others = [key for key in ("other_codecs", "uncompressed") if getattr(self, key)]
+        turned = [key for key in ("use_hflip", "use_rot") if getattr(self, key)]
+        if unfit := [*others, *turned]:
+            raise ValueError(f"coefficients: true does not go with {unfit[0]}; remove one of them")
+        if self.align != "mcu" or (self.gt_size or 0) % 16:
+            raise ValueError(
+                "coefficients: true needs align: mcu and a gt_size that is a multiple of 16"
+            )
+        if self.library != "pillow":
+            raise ValueError("coefficients: true needs library: pillow")
+        if self.color != "rgb":
+            raise ValueError(
+                "coefficients: true needs color: rgb; the network returns three channels"
             )
 
 

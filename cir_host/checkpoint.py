@@ -24,7 +24,7 @@ _BY_BASICSR = ("params_ema", "params")
 NETWORK_KEY = "network_g"
 """Key of the network's section of the options, stored as JSON."""
 
-_CONTAINER_KEYS = (*_BY_BASICSR, "state_dict", "model_state_dict", "model", "net")
+_CONTAINER_KEYS = (*_BY_BASICSR, "state_dict", "model_state_dict", "model", "net", "sd")
 
 _WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that parallel training and ``torch.compile`` add to the names of tensors."""
@@ -145,9 +145,10 @@ def read_checkpoint(
         path: A file of ``torch.save``, old or new format, or of safetensors, with any suffix; or a
             zip archive with one such file in it. It holds a state dict, which may include plain
             values, or a container with one under ``params_ema``, ``params``, ``state_dict``,
-            ``model_state_dict``, ``model``, ``net`` or its only key; the first of these that exists
-            is used. If there is no such file, a name without a folder (``promptcir_s_x1`` or
-            ``promptcir_s_x1.safetensors``) stands for bundled weights.
+            ``model_state_dict``, ``model``, ``net``, ``sd`` or its only key; the first of these
+            that exists is used, and searched in the same way. If there is no such file, a name
+            without a folder (``promptcir_s_x1`` or ``promptcir_s_x1.safetensors``) stands for
+            bundled weights.
         key: The container's key. ``params`` and ``params_ema`` are preferences, as BasicSR requests
             one of them by default; any other key must exist.
         names: The names in the state dict of the network that will get the weights. A usual prefix

@@ -19,6 +19,14 @@ def restore(network, x, precision="fp32", **inputs):
         return network(x, **inputs)
 
 
+def input_for(facts, height, width, seed=0, batch=1):
+    """Return an image; for a network that takes coefficients, planes of at least this size."""
+    if facts.input_kind == "coefficients":
+        height, width = (-(-side // facts.min_size) * facts.min_size for side in (height, width))
+        return 1000 * image(height, width, seed=seed, batch=batch) - 500
+    return image(height, width, seed=seed, batch=batch)[:, : facts.in_channels]
+
+
 def error(output, expected):
     """Root mean square difference over the standard deviation of what is expected."""
     return ((output.float() - expected).square().mean().sqrt() / expected.std()).item()

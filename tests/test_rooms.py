@@ -34,7 +34,7 @@ ROOMS_BELOW = {
     "cir_model": set(),
     "cir_model.options": {"cir_model.restoring"},
     "cir_model.metrics": set(),
-    "cir_model.losses": {"cir_model.options"},
+    "cir_model.losses": {"cir_model.metrics", "cir_model.options"},
     "cir_model.restoring": set(),
     "cir_model.measuring": {"cir_model.restoring", "cir_model.metrics", "cir_model.options"},
     "cir_model.training": {

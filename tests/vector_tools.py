@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cir_data.images.jpeg_planes import join
+
 FOLDER = Path(__file__).parent / "conformance"
 ENTRY = re.compile(
     r"(?P<call>.+)\.b(?P<batch>\d+)_(?P<height>\d+)x(?P<width>\d+)_seed(?P<seed>\d+)"
@@ -68,6 +70,25 @@ def image(height, width, seed=0, batch=1):
     return torch.from_numpy(generator.random((batch, 3, height, width), dtype=np.float32))
 
 
+def coefficients(height, width, seed=0, batch=1):
+    """Return planes of coefficients and steps that JDEC maps to values in [-1, 1)."""
+
+    def drawn(rows, columns, offset):
+        return 2040 * image(rows, columns, seed + offset, batch) - 1024
+
+    def blocks(plane):
+        return plane.unflatten(1, (-1, 8)).unflatten(0, (-1, 8)).transpose(1, 2).numpy()
+
+    inputs = zip(
+        drawn(height, width, 0)[:, 0],
+        drawn(height // 2, width // 2, 1000)[:, 1:],
+        drawn(8, 8, 2000)[:, :2].numpy(),
+        strict=True,
+    )
+    planes = [join(blocks(y), [blocks(c) for c in chroma], list(t)) for y, chroma, t in inputs]
+    return torch.from_numpy(np.stack(planes))
+
+
 def published_shapes(name):
     """Shapes of a published network's state-dict entries, and its number of parameters."""
     facts = json.loads((FOLDER / f"{name}.keys.json").read_text())
@@ -82,9 +103,9 @@ def vectors(name):
             parts = ENTRY.fullmatch(entry).groupdict()
             call = parts.pop("call")
             numbers = {key: int(value) for key, value in parts.items()}
-            found.append(
-                Vector(call, image(**numbers), torch.from_numpy(stored[entry]), numbers["seed"])
-            )
+            given = coefficients(**numbers) if call == "coefficients" else image(**numbers)
+            wanted = torch.from_numpy(stored[entry])
+            found.append(Vector(call, given, wanted, numbers["seed"]))
     return found
 
 

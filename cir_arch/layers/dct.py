@@ -32,15 +32,15 @@ LUMA = (0.299, 0.587, 0.114)
 _COUNT = BLOCK * BLOCK
 
 
-def dct_matrix() -> Tensor:
-    """Return the orthonormal DCT-II of 8 samples: (frequency, sample), float32."""
+def dct_matrix(samples: int = BLOCK, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the orthonormal DCT-II: (frequency, sample)."""
     frequency, sample = torch.meshgrid(
-        *[torch.arange(BLOCK, dtype=torch.float64)] * 2, indexing="ij"
+        *[torch.arange(samples, dtype=torch.float64)] * 2, indexing="ij"
     )
-    basis = torch.cos((2 * sample + 1) * frequency * math.pi / (2 * BLOCK))
-    basis *= math.sqrt(2 / BLOCK)
+    basis = torch.cos((2 * sample + 1) * frequency * math.pi / (2 * samples))
+    basis *= math.sqrt(2 / samples)
     basis[0] /= math.sqrt(2)
-    return basis.float()
+    return basis.to(dtype)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 
 from cir_data.codecs.jpeg import LARGEST_UNIT
 from cir_data.datasets.online_dataset import OnlineDataset, happens
-from cir_data.datasets.sample_fields import DoubleFacts
+from cir_data.datasets.sample_fields import DoubleFacts, PairSample
 from cir_data.degradations.degradation import Degradation
 from cir_data.degradations.jpeg_degradation import (
     NO_GRID,
@@ -17,8 +17,12 @@ from cir_data.degradations.jpeg_degradation import (
     first_grid,
     told_quality,
 )
+from cir_data.images.color import Color
 from cir_data.images.geometry import Orientation, Pixels, Size, Window
+from cir_data.images.jpeg_coefficients import require_library
+from cir_data.images.jpeg_planes import read_planes
 from cir_data.options import JPEGRestorationOptions
+from cir_host.errors import UserError
 from cir_host.registration import register
 
 
@@ -45,6 +49,8 @@ class JPEGRestorationDataset(OnlineDataset):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
+        if self.options.coefficients:
+            require_library()
         self._draws = JPEGDraws(self.options, f"datasets.{self.options.phase}")
         self.codec = self._draws.version
 
@@ -58,6 +64,31 @@ class JPEGRestorationDataset(OnlineDataset):
         share = {"none": 0.0, "mcu": 1.0}[align] if isinstance(align, str) else align.mcu
         aligned = share == 1 or happens(rng, share)
         return (LARGEST_UNIT, LARGEST_UNIT) if aligned else (1, 1)
+
+    def _sample(
+        self,
+        path: str,
+        image: Pixels,
+        color: Color,
+        degradation: Degradation,
+        window: Window,
+        orientation: Orientation,
+    ) -> PairSample:
+        """Add the coefficients, if the options ask for them.
+
+        Raises:
+            UserError: The size of the crop, of a stage of the training, is no multiple of 16.
+        """
+        sample = super()._sample(path, image, color, degradation, window, orientation)
+        if self.options.coefficients:
+            planes = read_planes(degradation.file(image, color, window)).planes
+            if planes.shape[1:] != (window.height, window.width):
+                raise UserError(
+                    f"{self.options.name}: coefficients need crops whose edge is a multiple of"
+                    f" {LARGEST_UNIT}, not {window.height}"
+                )
+            sample["coefficients"] = torch.from_numpy(planes)
+        return sample
 
     def facts(
         self, degradation: Degradation, window: Window, orientation: Orientation, lq: Pixels

@@ -14,6 +14,9 @@ class _File(TypedDict, total=False):
     jpeg: bytes
     """In validation and test: the JPEG file of ``lq``; empty if it is no JPEG, or if its EXIF turns
     it. Absent if the data set gives none."""
+    coefficients: Tensor
+    """In training, with the option ``coefficients``: float32 (3, H, W), the DCT coefficients of
+    ``lq``, see :mod:`cir_data.images.jpeg_planes`."""
 
 
 class Sample(_File):

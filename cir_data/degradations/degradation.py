@@ -184,16 +184,17 @@ class Degradation:
         """Return the facts of the last compression."""
         return self.last.codec.record(self.last.quality, grey)
 
-    def file(self, image: Pixels, color: Color) -> bytes:
-        """Return the file that the last compression makes of the whole image.
+    def file(self, image: Pixels, color: Color, window: Window | None = None) -> bytes:
+        """Return the file that the last compression makes of the image.
 
         Args:
             image: The clean image, as for :meth:`apply`.
             color: As for :meth:`apply`.
+            window: The part of the image that is compressed; None: all of it.
         """
         before = Degradation(self.steps[:-1])
-        whole = Window(0, 0, *before.output_size(size_of(image)))
-        degraded, _ = before.apply(image, color, whole)
+        window = window or Window(0, 0, *before.output_size(size_of(image)))
+        degraded, _ = before.apply(image, color, window)
         return self.last.codec.encode(degraded, self.last.quality)
 
     def apply(self, image: Pixels, color: Color, window: Window) -> tuple[Pixels, Pixels]:

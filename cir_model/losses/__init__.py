@@ -1,5 +1,5 @@
 """Losses that BasicSR lacks. Importing this package registers them."""
 
-from cir_model.losses import dct, fourier, pixel, vgg
+from cir_model.losses import dct, fourier, lpips, pixel, vgg
 
-__all__ = ["dct", "fourier", "pixel", "vgg"]
+__all__ = ["dct", "fourier", "lpips", "pixel", "vgg"]

@@ -21,6 +21,7 @@ import cir_host
 from cir_arch import load_network
 from cir_arch.basicsr_networks import facts_of
 from cir_data.images.jpeg_coefficients import read_coefficients, require_library
+from cir_data.images.jpeg_planes import JpegPlanes, read_planes
 from cir_data.messages import first_few
 from cir_host.distributed import connected
 from cir_host.errors import OptionsError, UndefinedMetric, UserError
@@ -33,6 +34,9 @@ from cir_model.options import AveragedNetwork, ValOptions
 from cir_model.restoring.block_grid import Blocks, blocks_of
 from cir_model.restoring.consistency import project
 from cir_model.restoring.inference import Restorer
+from cir_model.restoring.pictures import restore_jpeg
+
+_NO_FILE = "is no JPEG, or its EXIF turns it"
 
 
 class MeasuringModel(SRModel):
@@ -47,6 +51,7 @@ class MeasuringModel(SRModel):
         self.extra_inputs: dict[str, Any] = {}
         """Further inputs of the network, such as the codec."""
         self.block_offset: Blocks = "search"
+        self.jpeg: JpegPlanes
         self._measured = 0
         self._unwritten: list[str] = []
         """Why results files could not be written, so far in this test."""
@@ -96,9 +101,17 @@ class MeasuringModel(SRModel):
         return restorer
 
     def test(self) -> None:
-        """Restore ``self.lq`` by the EMA weights if there are any."""
+        """Restore ``self.lq`` by the EMA weights if there are any.
+
+        A network that takes coefficients gets those of ``self.jpeg``, the file of ``lq``.
+        """
         with evaluating(self.restorer.networks[0]):
-            self.output = self.restorer(self.lq, self.block_offset, **self.extra_inputs)
+            if self.restorer.input_kind == "pixels":
+                self.output = self.restorer(self.lq, self.block_offset, **self.extra_inputs)
+            else:
+                grey = self.lq.shape[1] == 1
+                output = restore_jpeg(self.restorer, self.jpeg, grey, **self.extra_inputs)
+                self.output = output.to(self.device)
 
     def _hold(self, sample: Mapping[str, Any]) -> None:
         """Hold ``self.output`` to the JPEG file of a sample of one image.
@@ -107,16 +120,10 @@ class MeasuringModel(SRModel):
             UserError: The data set does not give the files.
         """
         (path,) = sample["lq_path"]
-        if "jpeg" not in sample:
-            raise UserError(
-                f"val.consistency: {path} comes without its JPEG file; JPEGRestorationDataset with"
-                " library: pillow gives it, and JPEGFolderDataset and PairedJPEGDataset with"
-                " color: rgb or gray; remove the key for other data sets"
-            )
-        (data,) = sample["jpeg"]
+        data = _file_of(sample, "val.consistency", "remove the key for other data sets")
         try:
             if not data:
-                raise UserError("is no JPEG, or its EXIF turns it")
+                raise UserError(_NO_FILE)
             coefficients = read_coefficients(data)
             self.output = project(self.output, coefficients, self.validation_options.cell)
         except UserError as error:
@@ -216,13 +223,15 @@ class MeasuringModel(SRModel):
         self.block_offset = blocks_of(sample)
         if self.validation_options.tell_codec:
             self.extra_inputs = {"codec": int(codec_of(sample, "val.tell_codec"))}
+        if self.restorer.input_kind == "coefficients":
+            self.jpeg = _planes_of(sample, self.restorer.names[0])
         self.test()
         if self.validation_options.consistency:
             self._hold(sample)
         images = {"output": tensor2img([self.output]), "input": tensor2img([self.lq])}
         if "gt" in sample:
             images["gt"] = tensor2img([self.gt])
-        for attribute in {"lq", "gt", "output"} & vars(self).keys():
+        for attribute in {"lq", "gt", "output", "jpeg"} & vars(self).keys():
             delattr(self, attribute)
         return images
 
@@ -419,6 +428,28 @@ def check_codec_input(network: nn.Module, key: str) -> None:
         raise OptionsError(f"{key}: {type(network).__name__} does not take the codec; UCIP does")
 
 
+def check_coefficients(network: nn.Module, data_set: Mapping[str, Any]) -> None:
+    """Refuse a training data set that gives another kind of input than a network takes.
+
+    Args:
+        network: The network.
+        data_set: The section ``datasets.train``.
+
+    Raises:
+        OptionsError: Only one of the two has to do with coefficients.
+    """
+    facts = facts_of(network)
+    takes = facts is not None and facts.input_kind == "coefficients"
+    if takes != bool(data_set.get("coefficients")):
+        name = type(network).__name__
+        raise OptionsError(
+            f"datasets.train.coefficients: {name} takes the DCT coefficients of JPEGs; set it to"
+            " true, of a JPEGRestorationDataset"
+            if takes
+            else f"datasets.train.coefficients: {name} takes images; remove the key"
+        )
+
+
 def codec_of(sample: Mapping[str, Any], key: str) -> Tensor:
     """Return the codecs of a batch, int64 (B,).
 
@@ -435,6 +466,38 @@ def codec_of(sample: Mapping[str, Any], key: str) -> Tensor:
         )
     codecs: Tensor = sample["codec_index"]
     return codecs
+
+
+def _planes_of(sample: Mapping[str, Any], network: str) -> JpegPlanes:
+    """Return the coefficients of the JPEG file of a sample of one image.
+
+    Raises:
+        UserError: The data set does not give the file, or it has no readable coefficients.
+    """
+    (path,) = sample["lq_path"]
+    data = _file_of(sample, network, "use one of these")
+    try:
+        if not data:
+            raise UserError(_NO_FILE)
+        return read_planes(data)
+    except UserError as error:
+        raise UserError(f"{path}: {network} restores JPEG files; {error}") from error
+
+
+def _file_of(sample: Mapping[str, Any], who: str, advice: str) -> bytes:
+    """Return the JPEG file of a sample of one image, empty if it is no JPEG.
+
+    Raises:
+        UserError: The data set gives no files; the text says who needs them.
+    """
+    if "jpeg" not in sample:
+        raise UserError(
+            f"{who}: {sample['lq_path'][0]} comes without its JPEG file; JPEGRestorationDataset"
+            " with library: pillow gives it, and JPEGFolderDataset and PairedJPEGDataset with"
+            f" color: rgb or gray; {advice}"
+        )
+    data: bytes = sample["jpeg"][0]
+    return data
 
 
 def _shares(dataloader: Any) -> Iterator[Any]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cir_arch.basicsr_networks import facts_of, run
-from cir_arch.facts import NetworkFacts, Precision
+from cir_arch.facts import InputKind, NetworkFacts, Precision
+from cir_data.images.jpeg_coefficients import require_library
 from cir_host.errors import UserError
 from cir_model.restoring import block_grid, memory, ntire2024
 from cir_model.restoring.averaging import Mean, describe_weights, relative_weights
@@ -62,8 +63,8 @@ class Restorer:
             weights. A network of weight 0 is left out.
 
     Raises:
-        UserError: The networks differ in scale or channels, or do not support the precision; or
-            the weights are not as stated, or all 0.
+        UserError: The networks differ in scale, channels or kind of input, or do not support the
+            precision or another option; or the weights are not as stated, or all 0.
 
     Example:
         >>> import torch
@@ -100,8 +101,11 @@ class Restorer:
             if facts is _UNKNOWN and options.tile:
                 raise UserError(f"tile: {name} does not state its facts, so it takes whole images")
         self.device = _device_of(self.networks[0])
-        self.scale = self._shared("scale")
-        self.channels = self._shared("in_channels")
+        self.scale: int = self._shared("scale")
+        self.channels: int = self._shared("in_channels")
+        self.input_kind: InputKind = self._shared("input_kind")
+        if self.input_kind == "coefficients":
+            self._check_coefficients()
         self.extra_inputs = {name for facts in self.facts for name in facts.extra_inputs}
         self.precision = self._precision(options.precision)
         self.redone = 0
@@ -121,7 +125,8 @@ class Restorer:
         """Restore images.
 
         Args:
-            image: (B, C, H, W) in [0, 1], on any device.
+            image: (B, C, H, W) in [0, 1], on any device; for networks that take coefficients, the
+                planes of a JPEG, see :func:`cir_data.images.jpeg_planes.read_planes`.
             block_offset: Row and column where the JPEG blocks begin; ``search``: found from the
                 pixels; None: there are no blocks.
             inputs: Further inputs of the networks, such as FBCNN's ``quality``.
@@ -133,7 +138,8 @@ class Restorer:
             UserError: The output of a network is not finite, or the smallest tile does not fit into
                 memory.
         """
-        if self.options.grid == "none" or self.options.tiling == "ntire2024":
+        as_given = self.options.grid == "none" or self.options.tiling == "ntire2024"
+        if as_given or self.input_kind == "coefficients":  # which begin with a block
             return self._restore(image, inputs)
         if isinstance(block_offset, str):
             block_offset = block_grid.block_offset(image)
@@ -314,7 +320,24 @@ class Restorer:
             smaller,
         )
 
-    def _shared(self, fact: str) -> int:
+    def _check_coefficients(self) -> None:
+        """Refuse what can be done with pixels only.
+
+        Raises:
+            UserError: The options ask for it, or coefficients cannot be read.
+        """
+        for key, value, usual in (
+            ("self_ensemble", self.options.self_ensemble, "none"),
+            ("tiling", self.options.tiling, "blended"),
+        ):
+            if value != usual:
+                raise UserError(
+                    f"{key}: {value} needs a network that takes pixels; {self.names[0]} takes the"
+                    f" DCT coefficients of JPEGs: give {usual}"
+                )
+        require_library()
+
+    def _shared(self, fact: str) -> Any:
         values = [getattr(facts, fact) for facts in self.facts]
         if len(set(values)) > 1:
             each = ", ".join(f"{n}: {v}" for n, v in zip(self.names, values, strict=True))
@@ -322,8 +345,7 @@ class Restorer:
                 f"these networks cannot be averaged: their {fact.replace('_', ' ')} differs"
                 f" ({each})"
             )
-        value: int = values[0]
-        return value
+        return values[0]
 
     def _precision(self, wanted: Literal["auto"] | Precision) -> Precision:
         if wanted == "auto":

@@ -14,6 +14,7 @@ from torch import Tensor
 from cir_data.images.errors import DECODING_ERRORS
 from cir_data.images.formats import FORMATS, SIXTEEN_BITS
 from cir_data.images.jpeg_coefficients import read_coefficients
+from cir_data.images.jpeg_planes import JpegPlanes, read_planes
 from cir_data.images.metadata import metadata_of
 from cir_data.images.reading import FileFacts, Picture, examine, read
 from cir_data.images.writing import Encoding, write_file
@@ -268,9 +269,12 @@ def _begin_bytes(
     quality, note, blocks = _quality(before, facts, restorer)
     inputs = {"block_offset": blocks, **_inputs(options.strength, quality)}
     not_held: list[str] = []
+    jpeg: JpegPlanes | None = None
     hold = _hold(data, facts, restorer, not_held)
     try:
-        restored = restore_picture(restorer, before, bits, hold, **inputs)
+        if restorer.input_kind == "coefficients" and facts.format == "JPEG":
+            jpeg = read_planes(data)
+        restored = restore_picture(restorer, before, bits, hold, jpeg, **inputs)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     digest = _digest(data)
@@ -283,6 +287,8 @@ def _begin_bytes(
             metadata = replace(metadata, xmp=with_source(None, digest))
         content = encoding.encode(replace(restored, metadata=metadata), where)
         warnings = (*before.warnings, *not_held)
+        if jpeg is not None and jpeg.warning:
+            warnings = (*warnings, jpeg.warning)
         if dropped := (*before.metadata.dropped, *dropped):
             warnings = (*warnings, f"dropped {', '.join(dropped)}")
         return Outcome(

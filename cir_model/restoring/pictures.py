@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cir_arch.layers.dct import LUMA
 from cir_data.images.channels import Samples
+from cir_data.images.jpeg_planes import JpegPlanes
 from cir_data.images.reading import Picture
 from cir_host.errors import UserError
 from cir_model.restoring.inference import Restorer
@@ -23,6 +24,7 @@ def restore_picture(
     picture: Picture,
     bits: int | None = None,
     hold: Callable[[Tensor], Tensor] | None = None,
+    jpeg: JpegPlanes | None = None,
     **inputs: Any,
 ) -> Picture:
     """Restore a picture like :func:`restore_channels`; alpha is only resized to the result.
@@ -32,12 +34,21 @@ def restore_picture(
         picture: The content of a file.
         bits: 8 or 16 bits per sample of the result; None: those of the picture.
         hold: Changes the restored image, (1, C, H, W), before it is rounded; None: nothing.
+        jpeg: For a network that takes coefficients: those of the picture's file.
         inputs: Further inputs of the network.
 
     Raises:
-        UserError: The network takes neither 1 nor 3 channels, or fails.
+        UserError: The network takes neither 1 nor 3 channels, or fails, or it takes coefficients
+            and there are none.
     """
-    restored = restore_channels(restorer, as_tensor(picture), **inputs)
+    if restorer.input_kind == "pixels":
+        restored = restore_channels(restorer, as_tensor(picture), **inputs)
+    else:
+        if jpeg is None:
+            raise UserError(
+                f"{restorer.names[0]} takes the DCT coefficients of a JPEG file, and this is none"
+            )
+        restored = restore_jpeg(restorer, jpeg, grey=picture.samples.ndim == 2, **inputs)
     if hold is not None:
         restored = hold(restored)
     dtype = picture.samples.dtype if bits is None else np.dtype(f"uint{bits}")
@@ -81,6 +92,23 @@ def restore_channels(restorer: Restorer, image: Tensor, **inputs: Any) -> Tensor
         f"an image with {channels} channels does not fit a network with {restorer.channels}"
         f" channels and scale {restorer.scale}"
     )
+
+
+def restore_jpeg(restorer: Restorer, jpeg: JpegPlanes, grey: bool, **inputs: Any) -> Tensor:
+    """Restore a JPEG by a network that takes its coefficients.
+
+    Args:
+        restorer: The network.
+        jpeg: The file.
+        grey: Return the luma of the result.
+        inputs: Further inputs of the network.
+
+    Returns:
+        (1, 1 or 3, H, W) of the picture's size, not clamped.
+    """
+    restored = restorer(torch.from_numpy(jpeg.planes)[None], **inputs)
+    restored = restored[..., : jpeg.height, : jpeg.width]
+    return luma(restored) if grey else restored
 
 
 def as_tensor(picture: Picture) -> Tensor:

@@ -21,6 +21,7 @@ from cir_model.losses.building import Losses, check_losses
 from cir_model.measuring.validation import (
     MeasuringModel,
     check_codec_input,
+    check_coefficients,
     check_precision,
     codec_of,
 )
@@ -78,8 +79,8 @@ class CIRModel(MeasuringModel):
 
         Raises:
             OptionsError: A pattern of ``train.groups`` matches no parameter, all parameters are
-                frozen, the network does not support the precision of ``train.amp`` or takes no
-                codec, or a loss refuses its arguments.
+                frozen, the network does not support the precision of ``train.amp``, takes no codec
+                or another kind of input than the data set gives, or a loss refuses its arguments.
         """
         options = self.train_options(self.opt)
         check_losses(options)
@@ -88,6 +89,7 @@ class CIRModel(MeasuringModel):
         asked = {"train": options.tell_codec, "val": self.val_options(self.opt).tell_codec}
         for key in (key for key, wanted in asked.items() if wanted):
             check_codec_input(network, f"{key}.tell_codec")
+        check_coefficients(network, self.opt["datasets"]["train"])
         freeze(network, options.groups)
         parameter_groups(network, options)
 
@@ -285,10 +287,13 @@ class CIRModel(MeasuringModel):
         return losses
 
     def restored(self, lq: Tensor, facts: Mapping[str, Tensor]) -> Tensor:
-        """Run the network on a batch; returns images in float32, not clamped."""
+        """Run the network on a batch; returns images in float32, not clamped.
+
+        The network gets ``coefficients`` instead of ``lq`` if the data set gives them.
+        """
         told = {"codec": codec_of(facts, "train.tell_codec")} if self.options.tell_codec else {}
         with self.autocast():
-            output: Tensor = self.network(lq, **told)
+            output: Tensor = self.network(facts.get("coefficients", lq), **told)
         return output.float()
 
     def autocast(self) -> torch.autocast:

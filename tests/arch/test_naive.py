@@ -8,9 +8,9 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from naive_forms import NAIVE
-from network_tools import gradients
+from network_tools import gradients, input_for
 from small_networks import SMALL
-from vector_tools import fill, image, shapes
+from vector_tools import fill, shapes
 
 import cir_arch  # noqa: F401
 
@@ -37,7 +37,7 @@ def test_network_and_gradients_are_those_of_the_naive_form(name):
     multiple = network.facts.size_multiple
     sizes = [(rows * multiple, columns * multiple, batch) for rows, columns, batch in CELLS]
     for height, width, batch in sizes + SIZES.get(name, []):
-        x = image(height, width, seed=height + width, batch=batch).double()
+        x = input_for(network.facts, height, width, seed=height + width, batch=batch).double()
         codec = {"codec": torch.arange(batch)} if name == "UCIP" else {}
         with torch.no_grad():
             assert_close(network(x, **codec), naive(x, **codec), 1e-10, f"{x.shape}")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
-from network_tools import error, gradient_sizes, gradients, padded, reach, restore
+from network_tools import error, gradient_sizes, gradients, input_for, padded, reach, restore
 from small_networks import APART_FROM_THE_IMAGE, OURS, RETURN_THE_IMAGE, SMALL
 from vector_tools import image
 
@@ -27,8 +27,8 @@ def build(name, **arguments):
     return build_network({"type": name, **SMALL[name], **arguments}).eval()
 
 
-def picture(network, height, width, batch=1, seed=0):
-    return image(height, width, seed=seed, batch=batch)[:, : network.facts.in_channels]
+def picture(network, height, width, **further):
+    return input_for(network.facts, height, width, **further)
 
 
 def test_entries_are_what_basicsr_s_registry_holds():
@@ -44,9 +44,10 @@ def test_entries_are_what_basicsr_s_registry_holds():
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (2, 3), (17, 31), (33, 64), (50, 7)])
 def test_any_size_comes_back_in_its_size(name, size):
     network = build(name)
-    out = restore(network, picture(network, *size))
-    scale = network.facts.scale
-    assert out.shape == (1, network.facts.in_channels, size[0] * scale, size[1] * scale)
+    x = picture(network, *size)
+    out = restore(network, x)
+    height, width = (side * network.facts.scale for side in x.shape[2:])
+    assert out.shape == (1, network.facts.in_channels, height, width)
     assert out.isfinite().all()
 
 
@@ -105,7 +106,8 @@ def test_facts_are_true(name, monkeypatch):
     assert isinstance(facts, NetworkFacts)
     assert facts.has_weights == bool(list(network.parameters()))
     assert facts.pads_itself
-    assert facts.min_size == 1  # the tests of any size prove it
+    # the tests of any size prove it; of coefficients, there are no fewer than those of an MCU
+    assert facts.min_size == (1 if facts.input_kind == "pixels" else 16)
     with pytest.raises(UserError, match=f" {facts.in_channels} channels, this one has "):
         restore(network, torch.rand(1, facts.in_channels + 1, 16, 16))
     _, *others = inspect.signature(network.forward).parameters
@@ -114,6 +116,8 @@ def test_facts_are_true(name, monkeypatch):
     for output in facts.extra_outputs:
         flag = {f"return_{output}": True}
         assert len(network(picture(network, 16, 16), **flag)) == 2
+    if facts.input_kind == "coefficients":
+        return  # its blocks are mirrored, see the network's own tests
 
     pads = []
     real, by_rule = torch.nn.functional.pad, PaddingRule.pad
@@ -152,7 +156,8 @@ def test_padding_is_the_declared_one(name):
     network = build(name, **SQUEEZES.get(name, {}))
     facts, rule = network.facts, network.facts.padding
     if rule is None:
-        assert facts.size_multiple == 1
+        # blocks of coefficients are mirrored by a rule of their own
+        assert facts.size_multiple == 1 or facts.input_kind == "coefficients"
         return
     assert rule.side == "bottom right"
     assert facts.size_multiple == max(rule.multiple, rule.smallest)
@@ -224,6 +229,11 @@ def test_halo_is_the_receptive_field_radius(name):
     near = -(-96 // multiple) * multiple
     height = max(2 * multiple, 10)  # ART attends only to neighbours on a map of 8 rows
     x = picture(network, height, near + 34).double()
+    if network.facts.input_kind == "coefficients":
+        # Every pixel depends on the tables, which are read at the corner.
+        whole, cut = restore(network, x), restore(network, x[..., multiple:])
+        assert (whole[..., 0, -1] != cut[..., 0, -1]).any()
+        return
     whole, cut = restore(network, x), restore(network, x[..., :near])
     assert (whole[..., 0, 0] != cut[..., 0, 0]).any()
 

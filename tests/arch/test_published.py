@@ -8,7 +8,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from naive_forms import NAIVE
-from network_tools import error, gradient_sizes, restore
+from network_tools import error, gradient_sizes, input_for, restore
 from small_networks import APART_FROM_THE_IMAGE
 from vector_tools import filled, image, parameter_count, published_shapes, shapes, vectors
 
@@ -120,12 +120,14 @@ PUBLISHED = {
         {"window_size": 8, "img_range": 1.0, "upsampler": "pixelshuffle_aux", "upscale": 4},
     ),
     "swin2sr_jpeg": Published("Swin2SR", 11_843_247, 0.006),
+    "jdec": Published("JDEC", 38_912_035, 0.03),
 }
 CALLS = {
     "out": lambda network, x: network(x),
     "image": lambda network, x: network(x),
     "quality": lambda network, x: network(x, return_quality=True)[1],
     "aux": lambda network, x: network(x, return_aux=True)[1],
+    "coefficients": lambda network, x: network(x) - 0.5,
     "embedding": lambda network, x: network.embed(x),
     "image_q0.3": lambda network, x: network(x, 0.3),
     "task0": lambda network, x: network(x, 0),
@@ -184,7 +186,7 @@ def smallest(network):
     """
     multiple = network.facts.size_multiple
     side = max(multiple, 8) if multiple > 1 else 20
-    return image(side, side, seed=3)
+    return input_for(network.facts, side, side, seed=3)
 
 
 def test_keys_shapes_and_parameters(key, network):
@@ -213,7 +215,7 @@ def test_naive_form_gives_the_same_outputs(key, network):
     fitting = [
         vector
         for vector in vectors(key)
-        if vector.call in ("out", "image", "task0", "gt", "noise")
+        if vector.call in ("out", "image", "task0", "gt", "noise", "coefficients")
         and all(side % network.facts.size_multiple == 0 for side in vector.input.shape[2:])
     ]
     vector = min(fitting, key=lambda vector: vector.input.numel())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
-from network_tools import error, reach, restore
+from network_tools import error, input_for, reach, restore
 from safetensors.torch import save_file
 from small_networks import OURS, untold_by
 from vector_tools import image, parameter_count, published_shapes, shapes
@@ -187,7 +187,7 @@ def test_the_same_network_comes_back_from_its_state_dict(name, changes):
     again.load_state_dict(state)
     facts = facts_of(network)
     assert facts_of(again) == facts
-    x = image(9, 13)[:, : facts.in_channels]
+    x = input_for(facts, 9, 13)
     with torch.inference_mode():
         torch.testing.assert_close(run(again, x), run(network, x), rtol=0, atol=0)
 
@@ -379,7 +379,7 @@ def test_a_bare_file_is_a_network_in_one_call(name, tmp_path):
     untold = {key: ALL[name][key] for key in untold_by(name, network.state_dict())}
     loaded = load_network(tmp_path / "net.pth", **untold)
     assert not loaded.training
-    x = image(9, 13)[:, : facts_of(network).in_channels]
+    x = input_for(facts_of(network), 9, 13)
     torch.testing.assert_close(restore_any(loaded, x), restore_any(network, x), rtol=0, atol=0)
 
 

@@ -36,7 +36,7 @@ SPANDREL_S_TOO = {"FFTformer", "GRL", "SCUNet", "Swin2SR"}
 
 def test_those_that_spandrel_has_are_not_offered():
     assert set(LACKING) >= {"PromptCIR", "PromptIR", "UCIP", "CaVE", "UnifyFormer", "SCUNet", "GRL"}
-    assert not {"FBCNN", "HAT", "HFT", "SAFMN_BCIE", "SwinIR", "RRDBNet"} & set(LACKING)
+    assert not {"FBCNN", "HAT", "HFT", "SAFMN_BCIE", "SwinIR", "RRDBNet", "JDEC"} & set(LACKING)
     assert "Retinexformer" not in LACKING
     assert not RETURN_THE_IMAGE & set(LACKING)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zipfile
 
 import pytest
@@ -44,7 +45,25 @@ def test_the_table_names_every_network_and_where_its_weights_are(capsys):
     assert "x4" in lines["HAT"]
     for entry in entries():
         assert entry.name in lines
-        assert all(weights.link in table for weights in entry.weights)
+
+
+def test_published_weights_of_every_network(capsys):
+    """File, container, licence and what it was trained for; a network without any says so."""
+    assert main(["models"]) == 0
+    table, _, published = capsys.readouterr().out.partition("Published weights")
+    assert "UCIP" in table
+    lines = published.splitlines()
+    for entry in entries():
+        for weights in entry.weights:
+            (line,) = (line for line in lines if line.startswith(f"  {entry.name}: {weights.file}"))
+            assert f"({weights.container}; {weights.licence}), for {weights.trained_for}" in line
+            assert weights.trained_for
+            assert f"    {weights.link}" in lines
+    assert "  GRL: none" in lines
+    assert "  HFT: none" in lines
+    assert not any(line.startswith("  Identity") for line in lines)  # which has no weights at all
+    named = {line.split(":")[0].strip() for line in lines if re.match(r"  \w", line)}
+    assert named == {entry.name for entry in entries()} - {"Identity"}
 
 
 def saved(folder, name="UCIP"):

@@ -10,12 +10,14 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
+from basicsr.archs.vgg_arch import NAMES
 from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 import cir_arch  # noqa: F401
 import cir_data  # noqa: F401
 import cir_model  # noqa: F401
+from cir_arch.basicsr_networks import facts_of
 from cir_arch.ucip_arch import CODECS
 from cir_cli.options_files import find, shipped
 from cir_cli.options_reference import schema_text
@@ -53,7 +55,9 @@ def test_file_is_sound(name):
         for metric in (val.metrics or {}).values():
             assert METRIC_REGISTRY.get(metric["type"])
     network = network_of(options)
-    assert network.facts.scale == options["scale"]
+    facts = facts_of(network)
+    assert facts is not None
+    assert facts.scale == options["scale"]
     if "periods" in options.get("train", {}).get("scheduler", {}):
         assert sum(options["train"]["scheduler"]["periods"]) == options["train"]["total_iter"]
 
@@ -133,6 +137,7 @@ RECIPES = {
     "cave_x1_implicit.yml": (74_887_428, 256, 128, 2e-5, 200_000),
     "binycn_x1.yml": (9_139_255, 288, 8, 1e-4, 175_000),
     "hft_x1.yml": (33_859_795, 64, 8, 2e-4, 350_000),
+    "jdec_x1.yml": (38_912_035, 112, 16, 1e-4, 215_625),
     "oldfe666_x1.yml": (16_149_783, 126, 2, 2e-4, 300_000),
     "oldfe666_x1_phase2.yml": (16_149_783, 256, 1, 8e-5, 100_000),
     "scunet_x1.yml": (69_086_604, 128, 64, 1e-4, 900_000),
@@ -153,6 +158,11 @@ RECIPES = {
     "diffir_x1_stage2.yml": (25_023_046, 256, 16, 2e-4, 1_000_000),
     "image_phoenix_x1.yml": (25_023_046, 256, 16, 1e-4, 100_000),
     "image_phoenix_x1_phase3.yml": (25_023_046, 256, 16, 1e-4, 100_000),
+    "hit_iil_x1.yml": (16_723_907, 128, 48, 2e-4, 1_000_000),
+    "hit_iil_x1_gan.yml": (16_723_907, 128, 48, 1e-4, 400_000),
+    "hit_iil_x1_phase3.yml": (26_126_644, 128, 48, 1e-4, 400_000),
+    "xhs_iag_x1.yml": (15_256_299, 128, 12, 1e-4, 92_000),
+    "xhs_iag_x1_stage2.yml": (15_256_299, 128, 12, 5e-5, 140_000),
     "promptcir_x1_gan.yml": (34_754_927, 128, 12, 5e-5, 140_000),
 }
 
@@ -308,3 +318,31 @@ def test_three_tile_sizes_of_oldfe666():
     facts = [network_of(options).facts]
     tilings = [Tiling.fitting(tile, val.overlap, facts) for tile in val.tile]
     assert [(t.tile, t.overlap) for t in tilings] == [(288, 32), (320, 32), (352, 32)]
+
+
+def test_average_of_hit_iil():
+    """Two networks, each by its own recipe; the report's weights in the order of its words."""
+    options = load("test_hit_iil.yml")
+    val = typed(options["val"], ValOptions, "val")
+    assert val.averaging_weights == (0.8, 0.2)
+    (other,) = val.averaged_with
+    files = options["path"]["pretrain_network_g"], other.path
+    for file, section in zip(files, (options["network_g"], other.network), strict=True):
+        recipe = load(f"{file.split('/')[1]}.yml")
+        assert recipe["network_g"] == section
+        assert recipe["train"]["losses"]["lpips"]["type"] == "LPIPSLoss"
+        gan = recipe["train"]["gan_opt"]
+        assert (gan["gan_type"], gan["loss_weight"]) == ("vanilla", 0.1)
+
+
+def test_second_stage_of_xhs_iag():
+    """The printed layers of VGG19 and weights; the indices are those of torchvision's network."""
+    train = load("xhs_iag_x1_stage2.yml")["train"]
+    printed = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
+    layers = train["perceptual_opt"]["layer_weights"]
+    assert {NAMES["vgg19"].index(name): value for name, value in layers.items()} == printed
+    assert train["perceptual_opt"]["perceptual_weight"] == 1
+    assert train["pixel_opt"]["loss_weight"] == 1
+    assert (train["gan_opt"]["gan_type"], train["gan_opt"]["loss_weight"]) == ("vanilla", 0.05)
+    data = load("xhs_iag_x1_stage2.yml")["datasets"]["train"]
+    assert data["type"] == "PairedJPEGDataset"

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from cir_arch.network import entries
@@ -50,6 +51,36 @@ def test_the_table_of_networks_is_the_one_in_the_code(capsys):
     assert printed in text_of("docs/networks.md"), "put in `basicsr models --markdown`"
     models.run(["--markdown"])
     assert set(printed.splitlines()) <= set(capsys.readouterr().out.splitlines())
+
+
+def systems_of_the_papers():
+    """The rows of the section: system, network, options files, remarks."""
+    section = text_of("docs/networks.md").partition("## The systems of the papers\n")[2]
+    section = re.split(r"^## ", section, flags=re.MULTILINE)[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
+    return [row for row in rows if row[0] != "system" and not row[0].startswith("---")]
+
+
+@pytest.mark.parametrize("row", systems_of_the_papers(), ids=lambda row: row[0])
+def test_a_system_of_the_papers_exists_as_its_row_says(row):
+    """Its networks are registered, its options files are shipped and train one of them."""
+    _, networks, files, remarks = row
+    names = re.findall(r"`(\w+)`", networks)
+    recipes = re.findall(r"`(\w+\.yml)`", files)
+    assert (networks == "–") == (not names)
+    assert (files == "–") == (not recipes)
+    assert set(names) <= {entry.name for entry in entries()}
+    assert set(recipes) <= shipped().keys()
+    for recipe in recipes:
+        section = yaml.safe_load(shipped()[recipe].read_text(encoding="utf-8"))["network_g"]
+        assert section["type"] in names, recipe
+    assert remarks
+
+
+def test_every_network_belongs_to_a_system_of_the_papers():
+    named = {name for row in systems_of_the_papers() for name in re.findall(r"`(\w+)`", str(row))}
+    ours = {entry.name for entry in entries() if entry.package != "example_network"}
+    assert ours - named == {"Identity", "CaVEQuality"}
 
 
 def test_the_example_of_contributing_is_the_one_that_the_tests_run():

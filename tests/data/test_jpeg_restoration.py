@@ -1,3 +1,4 @@
+import io
 import logging
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from data_tools import (
     to_uint8,
     write_folder,
 )
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from cir_data.images.color import to_color
+from cir_data.images.jpeg_planes import read_planes
 from cir_host.errors import OptionsError, UserError
 from cir_host.sampler import DataPlan, SampleIndex, Stage, TrainingBatches
 
@@ -292,3 +295,54 @@ def test_a_crop_size_of_a_stage_is_that_of_its_samples_alone(tmp_path):
         data_set[SampleIndex(0, 0, i, size)]["gt"].shape[-1] for i, size in enumerate((16, None))
     ]
     assert sizes == [16, 24]
+
+
+WITH_COEFFICIENTS = {
+    "coefficients": True,
+    "align": "mcu",
+    "gt_size": 32,
+    "use_hflip": False,
+    "use_rot": False,
+}
+
+
+def test_coefficients_are_those_of_the_same_crop_of_the_whole_file(tmp_path):
+    pytest.importorskip("jpeglib", reason="extra libjpeg is not installed")
+    image = coordinate_image(70, 90)
+    save(tmp_path / "0.png", image)
+    data_set = training_set(str(tmp_path), quality={"choices": [10, 60]}, **WITH_COEFFICIENTS)
+    corners = set()
+    for position in range(20):
+        sample = data_set[SampleIndex(0, 0, position)]
+        row, column = to_uint8(sample["gt"])[0, 0, :2].tolist()
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=sample["quality"])
+        whole = torch.from_numpy(read_planes(file.getvalue()).planes)
+        expected = whole[:, row : row + 32, column : column + 32]
+        assert torch.equal(sample["coefficients"], expected)
+        corners.add((row, column))
+    assert len(corners) > 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_hflip": True}, "coefficients: true does not go with use_hflip"),
+        ({"uncompressed": 0.1}, "coefficients: true does not go with uncompressed"),
+        ({"align": {"mcu": 0.5}}, "needs align: mcu and a gt_size that is a multiple of 16"),
+        ({"gt_size": 40}, "needs align: mcu and a gt_size that is a multiple of 16"),
+        ({"library": "libjpeg-9e"}, "needs library: pillow"),
+        ({"color": "gray"}, "needs color: rgb"),
+        ({"phase": "val", "quality": 10}, "coefficients is for training"),
+    ],
+)
+def test_coefficients_that_some_crops_would_lack_are_refused(tmp_path, options, message):
+    with pytest.raises(OptionsError, match=message):
+        training_set(str(tmp_path), **{**WITH_COEFFICIENTS, **options})
+
+
+def test_a_stage_of_other_crops_is_refused(tmp_path):
+    pytest.importorskip("jpeglib", reason="extra libjpeg is not installed")
+    data_set = training_set(write_folder(tmp_path), **WITH_COEFFICIENTS)
+    with pytest.raises(UserError, match="edge is a multiple of 16, not 40"):
+        data_set[SampleIndex(0, 0, 0, 40)]

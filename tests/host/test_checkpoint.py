@@ -51,6 +51,7 @@ def same(first, second):
         ({"model_state_dict": STATE, "loss": 0.1}, None, STATE),
         ({"net": STATE, "optimizer": {}}, None, STATE),
         ({"generator": STATE}, None, STATE),
+        ({"model": {"name": "jdec", "args": {}, "sd": STATE}, "epoch": 3}, None, STATE),
         ({"state_dict": {"params": STATE}, "epoch": 3}, None, STATE),
         (prefixed("module."), None, STATE),
         (prefixed("_orig_mod."), None, STATE),

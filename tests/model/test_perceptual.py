@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
-import torchvision
+from basicsr.losses import build_loss
 from basicsr.metrics import calculate_metric
+from training_tools import batch, model, step
+from vgg_tools import empty_cache, untrained_network_of
 
 import cir_model  # noqa: F401
 from cir_host.errors import UserError
@@ -16,10 +18,8 @@ pytest.importorskip("torchmetrics")
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """PyTorch's cache in an empty folder."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
     perceptual._network.cache_clear()
-    yield tmp_path / "checkpoints"
+    yield empty_cache(monkeypatch, tmp_path)
     perceptual._network.cache_clear()
 
 
@@ -40,24 +40,7 @@ def test_a_missing_package_is_named(cache, monkeypatch):
 @pytest.mark.parametrize("metric", ["lpips", "dists"])
 def test_distances_grow_with_the_difference(metric, cache, monkeypatch):
     """With random networks of the right shape, whose distance is one all the same."""
-    network, file = perceptual.METRICS[metric]
-    real = getattr(torchvision.models, network)
-
-    def untrained(weights=None):
-        torch.manual_seed(0)
-        with torch.device("meta"):
-            outline = real()
-        features = outline.features.to_empty(device="cpu")
-        for layer in features:
-            if isinstance(layer, torch.nn.Conv2d):
-                torch.nn.init.kaiming_normal_(layer.weight)
-                torch.nn.init.zeros_(layer.bias)
-        return outline
-
-    monkeypatch.setattr(torchvision.models, network, untrained)
-    if metric == "dists":  # which took the function from torchvision on import
-        monkeypatch.setattr("torchmetrics.functional.image.dists.vgg16", untrained)
-    (cache / file).touch()
+    untrained_network_of(metric, monkeypatch, cache)
     assert perceptual.available() == [metric]
     rng = np.random.default_rng(0)
     image = rng.integers(60, 190, (48, 64, 3), dtype=np.uint8)
@@ -70,3 +53,32 @@ def test_distances_grow_with_the_difference(metric, cache, monkeypatch):
     assert same < near < far
     grey = calculate_metric({"img": image[..., 0], "img2": image[..., 0]}, dict(options))
     assert grey == pytest.approx(0, abs=1e-4)
+
+
+def test_the_loss_is_the_metric_and_has_gradients(cache, monkeypatch):
+    """Also outside [0, 1], where outputs may lie in training; the network itself is not trained."""
+    untrained_network_of("lpips", monkeypatch, cache)
+    rng = np.random.default_rng(0)
+    pair = rng.integers(0, 256, (2, 48, 64, 3), dtype=np.uint8)
+    wanted = calculate_metric({"img": pair[0], "img2": pair[1]}, {"type": "calculate_lpips"})
+    output, gt = torch.tensor(pair[..., ::-1].copy()).permute(0, 3, 1, 2).float() / 255
+    loss = build_loss({"type": "LPIPSLoss", "loss_weight": 0.5}).train()
+    assert float(loss(output[None], gt[None])) == pytest.approx(0.5 * wanted, rel=1e-5)
+    batch_of_two = torch.stack([output, gt]), torch.stack([gt, gt])
+    assert float(loss(*batch_of_two)) == pytest.approx(0.25 * wanted, rel=1e-5)
+    output = (2 * output[None] - 0.5).requires_grad_()
+    loss(output, gt[None]).backward()
+    assert output.grad.any()
+    assert not any(parameter.requires_grad for parameter in loss.parameters())
+
+
+def test_the_loss_is_one_of_several_in_training(cache, monkeypatch):
+    untrained_network_of("lpips", monkeypatch, cache)
+    made = model(losses={"lpips": {"type": "LPIPSLoss"}})
+    step(made, batch(size=32))
+    assert {"l_pix", "l_lpips"} <= made.log_dict.keys()
+
+
+def test_a_missing_network_of_the_loss_is_named(cache):
+    with pytest.raises(UserError, match=r"LPIPSLoss: alexnet\S+ is not in .*torchvision"):
+        build_loss({"type": "LPIPSLoss"})

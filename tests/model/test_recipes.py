@@ -11,12 +11,13 @@ from basicsr.data import build_dataset
 from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import MODEL_REGISTRY
 from command_tools import photographs
-from small_networks import APART_FROM_THE_IMAGE, SMALL
+from small_networks import APART_FROM_THE_IMAGE
 from torch.utils.data import DataLoader
-from vgg_tools import narrow_vgg
+from vgg_tools import empty_cache, narrow_vgg, untrained_network_of
 
 import cir_data  # noqa: F401 (registers its data sets)
 import cir_model  # noqa: F401
+from cir_arch.network import entry_named
 from cir_cli.options_files import shipped
 from cir_host import option_keys
 from cir_host.rehearsal import model_without_networks
@@ -31,7 +32,7 @@ def load(name):
 
 KEPT = (
     *("stage", "act_mode", "freeze_predictor", "identity_start", "zero_prompts"),
-    *("upsampler", "upscale"),
+    *("scale", "upsampler", "upscale"),
 )
 """Arguments of a recipe's network that its small variant keeps."""
 
@@ -47,9 +48,9 @@ def shrink(options, photos):
     """Make network and crops small and take the photographs; all else stays that of the file."""
     scale, network = options["scale"], options["network_g"]["type"]
     kept = {k: v for k, v in options["network_g"].items() if k in KEPT}
-    options["network_g"] = {"type": network, **SMALL[network], **kept}
+    options["network_g"] = {"type": network, **entry_named(network).small, **kept}
     if "network_s1" in options:
-        options["network_s1"] |= SMALL["DiffIR"]
+        options["network_s1"] |= entry_named("DiffIR").small
         options["path"]["pretrain_network_s1"] = str(photos.parent / "s1.pth")
         state = build_network(dict(options["network_s1"])).state_dict()
         torch.save(state, options["path"]["pretrain_network_s1"])
@@ -61,6 +62,8 @@ def shrink(options, photos):
     train |= {"dataroot_gt": str(photos), "gt_size": CROP * scale}
     if "frequency" in options["train"].get("losses", {}):
         train["gt_size"] = 3 * CROP  # the least of this loss is 80
+    if "dataroot_lq" in train:
+        train["dataroot_lq"] = str(photos)
     train.pop("meta_info_file", None)
     for phase, section in options["datasets"].items():  # as BasicSR's parser does
         section |= {"phase": phase.split("_")[0], "scale": scale, "manual_seed": 0}
@@ -74,8 +77,11 @@ def shrink(options, photos):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_two_steps(name, photos, monkeypatch):
+def test_two_steps(name, photos, monkeypatch, tmp_path):
     narrow_vgg(monkeypatch)
+    if "lpips" in load(name)["train"].get("losses", {}):
+        pytest.importorskip("torchmetrics")
+        untrained_network_of("lpips", monkeypatch, empty_cache(monkeypatch, tmp_path))
     options = shrink(load(name), photos)
     torch.manual_seed(0)
     assert option_keys.check(copy.deepcopy(options), load(name)) == []
