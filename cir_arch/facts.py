@@ -64,3 +64,12 @@ class NetworkFacts:
     Height and width are then multiples of ``min_size``, and what lies beyond the picture is cut off
     by the caller.
     """
+    whole_images: bool = False
+    """True: ``forward`` takes only whole images, as they are, since parts of the result depend on
+    the whole image. Where memory asks for it, it tiles its own work if it gets ``tile`` and
+    ``overlap``, in pixels.
+    """
+    fast_precision: Precision = "bf16"
+    """The precision to choose on devices that compute it fast."""
+    generative: bool = False
+    """True: the network invents plausible detail, so a result is not the likeliest image."""

@@ -23,6 +23,11 @@ def drop_entries(state: MutableMapping[str, Tensor], prefix: str, pattern: str) 
         del state[name]
 
 
+def entries_below(state: State, prefix: str) -> dict[str, Tensor]:
+    """Return the entries whose names begin with a prefix, without it."""
+    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+
+
 def entry_count(state: State, prefix: str, inside: str = "") -> int:
     """Count the entries of a list of modules.
 

@@ -29,6 +29,9 @@ from cir_arch.recognition import (
 from cir_cli import parsers
 from cir_cli.options_files import find
 from cir_cli.parsers import CHECKPOINT_SUFFIXES
+from cir_diffusion.checkpoint import kind_of, load_codiff
+from cir_diffusion.converted import save_converted
+from cir_diffusion.licence import PASS_ON
 from cir_host.checkpoint import Checkpoint, not_finite, read_checkpoint, refuse_not_finite
 from cir_host.checkpoint_files import reason, shown
 from cir_host.errors import UserError
@@ -46,6 +49,12 @@ def run(arguments: list[str]) -> None:
     output: Path = options.output
     suffix = output.suffix.lower()
     _check_output(output, options.overwrite)
+    if any(map(kind_of, options.files)):
+        _convert_codiff(options)
+        return
+    for flag in ("base", "cave"):
+        if getattr(options, flag) is not None:
+            raise UserError(f"--{flag}: only codiff.pkl takes it; leave out the flag")
     if suffix == ".onnx":
         if options.half:
             raise UserError("--half: ONNX files are written in float32; leave out the flag")
@@ -70,6 +79,23 @@ def run(arguments: list[str]) -> None:
     else:
         _write(output, lambda part: _save_for_basicsr(state, part))
         print(f"{printable(str(output))}: {_named(network)}, under params")
+
+
+def _convert_codiff(options: argparse.Namespace) -> None:
+    output = printable(str(options.output))
+    if options.output.suffix.lower() != ".safetensors":
+        raise UserError(f"-o {output}: CODiff is written as .safetensors only; change the suffix")
+    if len(options.files) > 1:
+        raise UserError("CODiff is converted alone; give codiff.pkl, and CaVE by --cave")
+    for flag in ("key", "network", "size"):
+        if getattr(options, flag) is not None:
+            raise UserError(f"--{flag}: CODiff does not take it; leave out the flag")
+    network = load_codiff(options.files[0], options.base, options.cave)
+    state: Mapping[str, Tensor] = network.state_dict()
+    if options.half:
+        state = _halved(state)
+    _write(options.output, lambda part: save_converted(network, state, part))
+    print(f"{output}: CODiff with its base and CaVE. {PASS_ON}")
 
 
 def _read(paths: list[Path], key: str | None, source: str) -> Checkpoint:

@@ -14,6 +14,8 @@ from cir_arch.facts import NetworkFacts
 from cir_arch.network import Entry, entries
 from cir_arch.recognition import NetworkOptions, about_part, described, recognise
 from cir_cli import parsers
+from cir_diffusion.checkpoint import kind_of
+from cir_diffusion.description import describe
 from cir_host.checkpoint import Checkpoint, about_not_finite, load_into, not_finite, read_checkpoint
 from cir_host.checkpoint_files import shown
 from cir_host.errors import UserError
@@ -33,6 +35,12 @@ def run(arguments: list[str]) -> None:
     if options.file is None:
         networks = [_network(entry) for entry in entries()]
         print(json.dumps(networks, indent=2) if options.json else _overview(networks))
+        return
+    if kind_of(options.file) is not None:
+        if options.key is not None:
+            raise UserError("--key: CODiff's files hold no other state dicts; leave out the flag")
+        told = describe(options.file)
+        print(json.dumps(told, indent=2) if options.json else _codiff(options.file, told))
         return
     held = _file(read_checkpoint(options.file, options.key))
     print(json.dumps(held, indent=2) if options.json else _description(options.file, held))
@@ -178,6 +186,16 @@ def _fit(network: Any, file: Checkpoint) -> str:
 
 def _plain(facts: NetworkFacts) -> dict[str, Any]:
     return {**asdict(facts), "precisions": sorted(facts.precisions, reverse=True)}
+
+
+def _codiff(path: Path, told: Mapping[str, Any]) -> str:
+    rows = [
+        ("file", printable(str(path))),
+        ("network", f"{told['network']}, {told['holds']}"),
+        ("tensors", f"{told['tensors']} of {told['numbers']:,} numbers, {_list(told['dtypes'])}"),
+        *told["more"].items(),
+    ]
+    return "\n".join(_aligned([(f"{name}:", value) for name, value in rows]))
 
 
 def _description(path: Path, held: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from cir_cli.flags import at_least, image_size, number, shard, share, tile, tiles, weighted
 from cir_data.images.formats import SUFFIXES
+from cir_diffusion.settings import Alignment
 from cir_model.restoring.settings import CELL, FINE_QUALITY, MAX_PIXELS, Ensemble
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".onnx")
@@ -68,6 +69,22 @@ def restore() -> argparse.ArgumentParser:
     )
     _add_file_flags(parser.add_argument_group("files"))
     _add_network_flags(parser.add_argument_group("networks"))
+    group = parser.add_argument_group(
+        "CODiff", "a diffusion model, which invents detail: not for documents, text or evidence"
+    )
+    _add_base_flags(group)
+    group.add_argument(
+        "--align",
+        choices=get_args(Alignment),
+        help="how the result gets the colours of the input: mean and deviation of each channel"
+        " (adain), or low frequencies (wavelet); default: adain",
+    )
+    group.add_argument(
+        "--seed",
+        type=number(0, 2**63 - 1),
+        metavar="N",
+        help="sample the latent by this seed, for another result; default: take its mean",
+    )
     return parser
 
 
@@ -100,6 +117,7 @@ def convert() -> argparse.ArgumentParser:
         " '{type: HAT, conv_scale: 0.02}', or the options file of the training",
     )
     add("--half", action="store_true", help="store float16, which halves the size")
+    _add_base_flags(parser.add_argument_group("CODiff", "codiff.pkl becomes one whole file"))
     add(
         "--size",
         type=image_size,
@@ -398,19 +416,21 @@ def _add_network_flags(group: Any) -> None:
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
-        help="default: bf16 where the device computes it fast, else fp32",
+        help="default: bf16 where the device computes it fast, fp16 for CODiff on a GPU, else fp32",
     )
     group.add_argument(
         "--strength",
         type=share,
-        help="strength of FBCNN and others that take a quality, 0 to 1; default: by the JPEG"
-        " quality",
+        metavar="S",
+        help="0 to 1; of FBCNN and others that take a quality: how much they restore, by default as"
+        " the JPEG quality asks for; of CODiff: its share in the mean of result and input, by"
+        " default 1",
     )
     group.add_argument(
-        "--no-consistency",
-        dest="consistency",
-        action="store_false",
-        help="do not hold the result of a JPEG to the DCT coefficients of the file",
+        "--consistency",
+        action=argparse.BooleanOptionalAction,
+        help="hold the result of a JPEG to the DCT coefficients of the file; default: yes, but not"
+        " for CODiff, where it bounds what may be invented",
     )
     group.add_argument(
         "--cell",
@@ -423,6 +443,21 @@ def _add_network_flags(group: Any) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--compile", action="store_true", help="compile the networks first")
     group.add_argument("--threads", type=number(1, 1024), help="CPU threads")
+
+
+def _add_base_flags(group: Any) -> None:
+    group.add_argument(
+        "--base",
+        type=Path,
+        metavar="FOLDER",
+        help="stable-diffusion-2-1-base in diffusers' layout, which codiff.pkl changes",
+    )
+    group.add_argument(
+        "--cave",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint of CaVE; default: cave.pth beside codiff.pkl",
+    )
 
 
 def _cores() -> int:

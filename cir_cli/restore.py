@@ -16,12 +16,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from cir_arch import load_network
+from cir_arch import facts_of, load_network
 from cir_cli import parsers
 from cir_cli.heap import keep_freed_memory
 from cir_cli.restore_jobs import STANDARD_STREAM, LeftOut, list_jobs, streams
 from cir_cli.restore_views import Report, write_comparison
 from cir_data.images.writing import write_file
+from cir_diffusion.checkpoint import Kind, kind_of, load_codiff
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
 from cir_model.restoring.consistency import can_hold
@@ -264,14 +265,18 @@ def _restorer(options: argparse.Namespace) -> Restorer:
             f" -m {path}=0.2, or none"
         )
     device = _device(options.device)
-    networks: list[nn.Module] = [load_network(path).to(device) for path in paths]
+    networks = [network.to(device) for network in _networks(paths, options)]
+    consistency = options.consistency
+    if consistency is None:
+        stated = [facts_of(network) for network in networks]
+        consistency = not any(facts.generative for facts in stated if facts)
     how = InferenceOptions(
         tile=options.tile,
         overlap=options.overlap,
         self_ensemble=options.self_ensemble,
         grid=options.grid,
         precision=options.precision,
-        consistency=options.consistency and can_hold(),
+        consistency=consistency and can_hold(),
         cell=options.cell,
     )
     restorer = Restorer(
@@ -279,11 +284,32 @@ def _restorer(options: argparse.Namespace) -> Restorer:
     )
     if options.compile:
         restorer.compile()
-    if options.strength is not None and "quality" not in restorer.extra_inputs:
+    if options.strength is not None and not {"quality", "strength"} & restorer.extra_inputs:
         raise UserError(
-            "--strength: none of the networks takes it, as FBCNN does; leave out the flag"
+            "--strength: none of the networks takes it, as FBCNN and CODiff do; leave out the flag"
         )
     return restorer
+
+
+def _networks(paths: Sequence[Path], options: argparse.Namespace) -> list[nn.Module]:
+    kinds = [kind_of(path) for path in paths]
+    takers: dict[str, tuple[Kind, ...]] = {
+        "base": ("trained parts",),
+        "cave": ("trained parts",),
+        "align": ("trained parts", "converted"),
+        "seed": ("trained parts", "converted"),
+    }
+    for flag, takes in takers.items():
+        if getattr(options, flag) is not None and not {*takes} & {*kinds}:
+            what = "codiff.pkl" if takes == ("trained parts",) else "CODiff"
+            raise UserError(f"--{flag}: only {what} takes it, and no -m is one; leave out the flag")
+    how = {flag: getattr(options, flag) for flag in ("align", "seed")}
+    how = {flag: value for flag, value in how.items() if value is not None}
+    whole = {"trained parts": (options.base, options.cave), "converted": (None, None)}
+    return [
+        load_network(path) if kind is None else load_codiff(path, *whole[kind], **how)
+        for path, kind in zip(paths, kinds, strict=True)
+    ]
 
 
 def _device(name: str) -> torch.device:

@@ -1,26 +1,38 @@
 """CODiff's checkpoints: what they hold, and how they become a network.
 
 ``codiff.pkl`` holds what was trained: low-rank changes of UNet and VAE, the UNet's first layer and
-the projection of the tokens. The base and CaVE come from their own files.
+the projection of the tokens. The base and CaVE come from their own files. A converted file holds
+all of it, see :mod:`cir_diffusion.converted`.
 """
 
+import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cir_arch.cave_arch import CaVEEncoder
 from cir_arch.layers.residual_unet import residual_sizes
 from cir_arch.recognition import recognise
+from cir_arch.state_dict import entries_below
 from cir_diffusion import lora
-from cir_diffusion.base import Base, load_base
+from cir_diffusion.base import WANTED, Base, load_base
 from cir_diffusion.codiff import CODiff
+from cir_diffusion.converted import KEY, load_converted
 from cir_host.checkpoint import load_into, locate, read_checkpoint, refuse_not_finite
 from cir_host.checkpoint_files import read_file, some_of
 from cir_host.errors import UserError
 from cir_host.file_names import printable
+
+Kind: TypeAlias = Literal["trained parts", "converted"]
+"""Of CODiff's files."""
+
+_HEAD = 1 << 20
+"""Bytes at the beginning of a pickle that hold all names, in front of the numbers."""
 
 _PARTS = ("state_dict_unet", "state_dict_vae", "proj")
 
@@ -74,15 +86,40 @@ def read_trained_parts(path: Path) -> TrainedParts:
     return parts
 
 
+def kind_of(path: Path) -> Kind | None:
+    """Tell whether a file is one of CODiff's, from its beginning alone.
+
+    Returns:
+        ``trained parts``, as in ``codiff.pkl``, or ``converted``; None for all other files, also
+        those that cannot be read.
+    """
+    with suppress(OSError, SafetensorError, zipfile.BadZipFile):
+        if not path.is_file():  # opening a pipe may block forever
+            return None
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        if head[8:9] == b"{":
+            with safe_open(path, framework="pt") as tensors:
+                return "converted" if KEY in (tensors.metadata() or {}) else None
+        if head.startswith(b"PK"):
+            head = _pickle_in(path)
+        return "trained parts" if b"state_dict_unet" in head else None
+    return None
+
+
 def load_codiff(
-    path: Path | str, base: Path | str, cave: Path | str | None = None, **options: Any
+    path: Path | str,
+    base: Path | str | None = None,
+    cave: Path | str | None = None,
+    **options: Any,
 ) -> CODiff:
     """Build CODiff from its checkpoint and the files that it builds on.
 
     Args:
-        path: ``codiff.pkl``.
-        base: The folder of Stable Diffusion 2.1, see :data:`cir_diffusion.base.WANTED`.
-        cave: Checkpoint of CaVE; None: ``cave.pth`` beside ``path``.
+        path: ``codiff.pkl``, or a converted file.
+        base: For ``codiff.pkl``: the folder of Stable Diffusion 2.1, see
+            :data:`cir_diffusion.base.WANTED`.
+        cave: For ``codiff.pkl``: checkpoint of CaVE; None: ``cave.pth`` beside ``path``.
         options: Keyword arguments of :class:`cir_diffusion.codiff.CODiff`.
 
     Returns:
@@ -91,7 +128,18 @@ def load_codiff(
     Raises:
         UserError: A file is missing, damaged or of another kind.
     """
+    if kind_of(Path(path)) == "converted":
+        if base is not None or cave is not None:
+            raise UserError(
+                f"{printable(str(path))}: holds its base and CaVE; leave out --base and --cave"
+            )
+        return load_converted(Path(path), **options).requires_grad_(False).eval()
     parts = read_trained_parts(Path(path))
+    if base is None:
+        raise UserError(
+            f"{printable(str(path))}: holds only what CODiff changes in its base; give --base"
+            f" FOLDER: {WANTED}"
+        )
     beside = Path(path).with_name("cave.pth")
     encoder = load_cave(beside if cave is None else Path(cave), parts.embedding)
     network = assemble(parts, load_base(Path(base), parts.context), encoder, str(path), **options)
@@ -115,7 +163,7 @@ def assemble(
     """
     source = printable(source)
     first = base.unet.get_submodule("conv_in")
-    load_into(first, _below(_FIRST_LAYER, parts.state_dict_unet), True, source)
+    load_into(first, entries_below(parts.state_dict_unet, _FIRST_LAYER), True, source)
     for network, state, layers in (
         (base.unet, parts.state_dict_unet, lora.layers_of_unet(base.unet)),
         (base.vae, parts.state_dict_vae, lora.layers_of_vae(base.vae)),
@@ -142,7 +190,7 @@ def load_cave(path: Path, embedding: int | None = None) -> CaVEEncoder:
     if not locate(path).exists():
         raise UserError(
             f"{source}: no such file; CODiff needs the checkpoint of CaVE, cave.pth of its"
-            " release: put it there, or name it"
+            " release: put it there, or give --cave FILE"
         )
     state = read_checkpoint(path).state
     found = recognise(state)
@@ -160,13 +208,19 @@ def load_cave(path: Path, embedding: int | None = None) -> CaVEEncoder:
     return encoder.eval()
 
 
+def _pickle_in(path: Path) -> bytes:
+    """Return the beginning of the pickle in a file of ``torch.save``, which is a zip archive."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith("/data.pkl"):
+                with archive.open(name) as file:
+                    return file.read(_HEAD)
+    return b""
+
+
 def _is_state(value: Any) -> bool:
     tensors = value.values() if isinstance(value, Mapping) else ()
     return bool(tensors) and all(isinstance(tensor, Tensor) for tensor in tensors)
-
-
-def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
 
 
 def _check_complete(

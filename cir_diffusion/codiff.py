@@ -28,8 +28,9 @@ from cir_arch.facts import NetworkFacts
 from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
 from cir_arch.layers.precision import without_autocast
 from cir_diffusion.base import Base
-from cir_diffusion.color_alignment import ALIGNMENTS, Alignment
+from cir_diffusion.color_alignment import ALIGNMENTS
 from cir_diffusion.latent_tiles import LatentTiles
+from cir_diffusion.settings import Alignment
 
 TIMESTEP = 499
 """The time step of the noise that CODiff removes."""
@@ -87,6 +88,10 @@ class CODiff(nn.Module):
             in_channels=3,
             precisions=frozenset({"fp32", "bf16", "fp16"}),
             padding=PADDING,
+            extra_inputs=("strength",),
+            whole_images=True,
+            fast_precision="fp16",
+            generative=True,
         )
 
     def forward(

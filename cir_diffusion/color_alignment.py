@@ -5,12 +5,11 @@ aligns images of 8 bits, and truncates before and after; here values stay in flo
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor
 
-Alignment: TypeAlias = Literal["adain", "wavelet", "none"]
+from cir_diffusion.settings import Alignment
 
 _DILATIONS = (1, 2, 4, 8, 16)
 """Of the blurs that separate the wavelet's low frequencies from the others."""

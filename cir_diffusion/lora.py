@@ -35,11 +35,15 @@ class LowRank:
         """Shape of the weight that it changes."""
         return (len(self.up), *self.down.shape[1:])
 
+    @property
+    def rank(self) -> int:
+        """Inner dimension of the factors."""
+        return len(self.down)
+
     def change(self) -> Tensor:
         """Return what is added to the weight, in float32."""
-        rank = len(self.down)
         up, down = self.up.float().flatten(1), self.down.float().flatten(1)
-        return (ALPHA / rank * (up @ down)).reshape(self.shape)
+        return (ALPHA / self.rank * (up @ down)).reshape(self.shape)
 
 
 def entry_name(layer: str, factor: str, adapter: str) -> str:

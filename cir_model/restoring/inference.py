@@ -106,6 +106,12 @@ class Restorer:
         self.input_kind: InputKind = self._shared("input_kind")
         if self.input_kind == "coefficients":
             self._check_coefficients()
+        self.whole_images = any(facts.whole_images for facts in self.facts)
+        if self.whole_images and options.tiling == "ntire2024":
+            raise UserError(
+                f"tiling: ntire2024 cuts images into tiles, and {' or '.join(self.names)} takes"
+                " whole images; give blended"
+            )
         self.extra_inputs = {name for facts in self.facts for name in facts.extra_inputs}
         self.precision = self._precision(options.precision)
         self.redone = 0
@@ -139,6 +145,7 @@ class Restorer:
                 memory.
         """
         as_given = self.options.grid == "none" or self.options.tiling == "ntire2024"
+        as_given = as_given or self.whole_images
         if as_given or self.input_kind == "coefficients":  # which begin with a block
             return self._restore(image, inputs)
         if isinstance(block_offset, str):
@@ -200,15 +207,15 @@ class Restorer:
             for tiling, count in plan.items():
                 runner = self._runner(index, self._inputs_of(index, image, tiling, inputs))
                 for apply, undo in SYMMETRIES[self.options.self_ensemble]:
-                    output = undo(self._pass(runner, apply(image), tiling))
+                    output = undo(self._pass(index, runner, apply(image), tiling))
                     mean.add(output, weight * count)
         return mean.result()
 
-    def _pass(self, runner: Run, image: Tensor, tiling: Tiling | None) -> Tensor:
+    def _pass(self, index: int, runner: Run, image: Tensor, tiling: Tiling | None) -> Tensor:
         if self.options.tiling == "ntire2024":
             multiple = math.lcm(*(facts.size_multiple for facts in self.facts))
             return ntire2024.restore(runner, image, tiling, multiple, self.scale)
-        if tiling is None:
+        if tiling is None or self.facts[index].whole_images:
             return runner(image).to(image.device)
         # several images may have different inputs, so their tiles pass one position at a time
         batch = self._batch(tiling) if len(image) == 1 else 1
@@ -220,7 +227,8 @@ class Restorer:
         """Return the further inputs of a network.
 
         A network that predicts the quality would do so for each tile; instead, all tiles of a
-        size get the prediction for the middle one.
+        size get the prediction for the middle one. A network that takes whole images tiles its own
+        work.
         """
         network, facts = self.networks[index], self.facts[index]
         own = {name: value for name, value in inputs.items() if name in facts.extra_inputs}
@@ -228,6 +236,8 @@ class Restorer:
         if predicts and tiling is not None and own.get("quality") is None:
             middle = tiling.middle(image).to(self.device)
             _, own["quality"] = run(network, middle, return_quality=True)
+        if facts.whole_images and tiling is not None:
+            own.update(tile=tiling.tile, overlap=tiling.overlap)
         return own
 
     def _runner(self, index: int, own: Mapping[str, Any]) -> Run:
@@ -281,7 +291,8 @@ class Restorer:
     def _most_pixels(self, side: int) -> float:
         """Return how many pixels may pass at once, on a CPU no more than those of a square."""
         fitting = self._budget() / self._cost_of(1)
-        return min(fitting, side**2) if self.device.type == "cpu" else fitting
+        limited = self.device.type == "cpu" and not self.whole_images
+        return min(fitting, side**2) if limited else fitting
 
     def _cost_of(self, pixels: int) -> float:
         if self._cost is None:
@@ -290,7 +301,7 @@ class Restorer:
         return max(self._cost, 1) * pixels
 
     def _budget(self) -> float:
-        return memory.budget(self.device)
+        return memory.budget(self.device, tiles_are_exact=not self.whole_images)
 
     def _batch(self, tiling: Tiling) -> int:
         if self.device.type == "cpu":
@@ -349,8 +360,9 @@ class Restorer:
 
     def _precision(self, wanted: Literal["auto"] | Precision) -> Precision:
         if wanted == "auto":
-            everywhere = all("bf16" in facts.precisions for facts in self.facts)
-            return "bf16" if everywhere and _has_bf16(self.device) else "fp32"
+            fast, *others = {facts.fast_precision for facts in self.facts}
+            everywhere = not others and all(fast in facts.precisions for facts in self.facts)
+            return fast if everywhere and _is_fast(fast, self.device) else "fp32"
         if wanted == "fp16" and self.device.type == "cpu":
             raise UserError("precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
         for name, facts in zip(self.names, self.facts, strict=True):
@@ -417,8 +429,10 @@ def _autocast(device: torch.device, precision: Precision) -> Iterator[None]:
         yield
 
 
-def _has_bf16(device: torch.device) -> bool:
-    """Return whether a device has bfloat16 instructions; without them, float32 is faster."""
+def _is_fast(precision: Precision, device: torch.device) -> bool:
+    """Return whether a device has instructions of a precision; without them, float32 is faster."""
+    if precision != "bf16":
+        return device.type == "cuda"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":

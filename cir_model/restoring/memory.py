@@ -2,6 +2,7 @@
 
 import weakref
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ _SMALL = 10_000_000
 imports its compiler, which takes a second and 0.15 GB."""
 
 _SHARE_OF_FREE = 0.7
-"""Of a GPU's memory; the rest is for scratch memory of libraries and fragmentation."""
+"""Of a device's memory; the rest is for scratch memory of libraries and fragmentation."""
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -93,10 +94,25 @@ def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
     return float(count.peak / size**2)
 
 
-def budget(device: torch.device) -> float:
-    """Return how many bytes a forward pass may use on a device now."""
+def budget(device: torch.device, tiles_are_exact: bool = True) -> float:
+    """Return how many bytes a forward pass may use on a device now.
+
+    Args:
+        device: If it is no GPU, a fixed number of bytes, since tiles take less and are as fast.
+        tiles_are_exact: False: tiles would change the image, so that all free memory may be used.
+    """
     if device.type != "cuda":
-        return CPU_BUDGET
+        return CPU_BUDGET if tiles_are_exact else _SHARE_OF_FREE * _free_memory()
     free, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return _SHARE_OF_FREE * (free + cached)
+
+
+def _free_memory() -> float:
+    """Return how many bytes programs can still get; where the system does not say, a guess."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        (free,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+        return 1024.0 * int(free)
+    except (OSError, ValueError):  # not Linux
+        return 4.0 * CPU_BUDGET

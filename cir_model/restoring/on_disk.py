@@ -411,7 +411,10 @@ def _hold(
 
 
 def _inputs(strength: float | None, quality: float | None) -> dict[str, Any]:
-    """Return the input ``quality`` of networks that take it, such as FBCNN: 1 - quality / 100."""
+    """Return the inputs of networks that take ``quality``, as FBCNN does, or ``strength``.
+
+    The quality is 1 - quality / 100, so that 1 restores most.
+    """
     if strength is not None:
-        return {"quality": strength}
+        return {"quality": strength, "strength": strength}
     return {} if quality is None else {"quality": 1 - quality / 100}

@@ -90,7 +90,10 @@ class RestoreOptions:
     bits: int | None = None
     """8 or 16 bits per sample; None: those of the input, if the format can hold them."""
     strength: float | None = None
-    """0 to 1, for networks that take it; None: from the quality of the file or of its pixels."""
+    """0 to 1, for networks that take it. Of networks that take a quality, such as FBCNN, how much
+    they restore; None: from the quality of the file or of its pixels. Of CODiff, its share in the
+    mean of result and input; None: 1.
+    """
     overwrite: bool = False
     """Overwrite existing output."""
     force: bool = False
