@@ -46,11 +46,6 @@ class LowRank:
         return (ALPHA / self.rank * (up @ down)).reshape(self.shape)
 
 
-def entry_name(layer: str, factor: str, adapter: str) -> str:
-    """Return the name of a factor, ``A`` or ``B``, in a checkpoint."""
-    return f"{layer}.lora_{factor}.{adapter}.weight"
-
-
 def low_rank_changes(state: Mapping[str, Tensor], source: str) -> dict[str, LowRank]:
     """Read the changes of all layers off a state dict; other entries are left out.
 

@@ -2,15 +2,16 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from command_tools import photographs, train_options
 from diffusion_tools import RANKS, tiny_parts, write_tiny
 from host_tools import run_here
+from PIL import Image
 from training_tools import assert_equal, batch, content, step, stopped_at, weights
-from vector_tools import image
 
-from cir_diffusion.checkpoint import load_codiff
+from cir_cli import main
 from cir_diffusion.codiff_lora import state_of
 from cir_host.errors import OptionsError
 from cir_model import CODiffModel
@@ -180,11 +181,22 @@ def test_a_resumed_run_ends_the_same_and_its_file_restores(files, tmp_path, monk
     assert trained.keys() == state_of(tiny_parts()).keys()
     assert len((whole / "metrics.csv").read_text().splitlines()) == 1 + 2 + 1
 
-    restoring = load_codiff(whole / "models/net_g_2.pth", files.base, files.cave)
-    training = model(files, start=str(whole / "models/net_g_2.pth")).net_g.eval()
+    weights_file = whole / "models/net_g_2.pth"
+    with Image.open(tmp_path / "photos/coffee.png") as picture:
+        picture.crop((0, 0, 45, 38)).save(tmp_path / "photo.jpg", quality=10)
+    words = ["restore", tmp_path / "photo.jpg", "-o", tmp_path / "out", "-m", weights_file]
+    words += ["--base", files.base, "--cave", files.cave, "--device", "cpu"]
+    assert main.main([str(word) for word in words]) == 0
+    training = model(files, start=str(weights_file)).net_g.eval()
     with torch.no_grad():
-        x = image(40, 48, 1)
-        torch.testing.assert_close(restoring(x), training(x), atol=1e-4, rtol=0)
+        wanted = 255 * training(as_image(tmp_path / "photo.jpg"))
+    found = 255 * as_image(tmp_path / "out/photo.png")
+    torch.testing.assert_close(found, wanted, atol=0.51, rtol=0)
+
+
+def as_image(path):
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.asarray(picture) / np.float32(255)).permute(2, 0, 1)[None]
 
 
 @pytest.mark.parametrize(
