@@ -1,8 +1,10 @@
 """Every shipped options file is sound: its keys, names and network; recipes are the paper's."""
 
 import json
+import os
 import re
 from itertools import accumulate
+from pathlib import Path
 
 import jsonschema
 import msgspec
@@ -13,6 +15,7 @@ from basicsr.archs import build_network
 from basicsr.archs.vgg_arch import NAMES
 from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+from diffusion_tools import write_outline
 
 import cir_arch  # noqa: F401
 import cir_data  # noqa: F401
@@ -27,6 +30,16 @@ from cir_host.typed_options import typed
 from cir_model.options import GroupOptions, ValOptions
 from cir_model.restoring.tiling import Tiling
 from cir_model.training.groups import freeze
+
+
+@pytest.fixture(autouse=True, scope="module")
+def files_of_codiff(tmp_path_factory):
+    """What CODiff's options files name, in the current folder."""
+    folder, before = tmp_path_factory.mktemp("codiff"), Path.cwd()
+    write_outline(folder / "stable-diffusion-2-1-base", folder / "cave.pth")
+    os.chdir(folder)
+    yield
+    os.chdir(before)
 
 
 def load(name):
@@ -135,6 +148,7 @@ RECIPES = {
     "cave_x1.yml": (74_887_428, 256, 128, 2e-5, 200_000),
     "cave_x1_explicit.yml": (74_887_428, 256, 128, 2e-5, 200_000),
     "cave_x1_implicit.yml": (74_887_428, 256, 128, 2e-5, 200_000),
+    "codiff_x1.yml": (995_529_947, 256, 32, 5e-5, 100_000),
     "binycn_x1.yml": (9_139_255, 288, 8, 1e-4, 175_000),
     "hft_x1.yml": (33_859_795, 64, 8, 2e-4, 350_000),
     "jdec_x1.yml": (38_912_035, 112, 16, 1e-4, 215_625),

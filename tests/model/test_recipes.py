@@ -11,6 +11,7 @@ from basicsr.data import build_dataset
 from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import MODEL_REGISTRY
 from command_tools import photographs
+from diffusion_tools import RANKS, write_tiny
 from small_networks import APART_FROM_THE_IMAGE
 from torch.utils.data import DataLoader
 from vgg_tools import empty_cache, narrow_vgg, untrained_network_of
@@ -21,6 +22,7 @@ from cir_arch.network import entry_named
 from cir_cli.options_files import shipped
 from cir_host import option_keys
 from cir_host.rehearsal import model_without_networks
+from cir_model.metrics.perceptual import METRICS
 
 CROP = 32
 """Edge of the small image: the largest total stride of a network is 32."""
@@ -47,8 +49,16 @@ def photos(tmp_path_factory):
 def shrink(options, photos):
     """Make network and crops small and take the photographs; all else stays that of the file."""
     scale, network = options["scale"], options["network_g"]["type"]
-    kept = {k: v for k, v in options["network_g"].items() if k in KEPT}
-    options["network_g"] = {"type": network, **entry_named(network).small, **kept}
+    train = options["datasets"]["train"]
+    train |= {"dataroot_gt": str(photos), "gt_size": CROP * scale}
+    if network == "CODiffLoRA":
+        files = write_tiny(photos.parent / "codiff")
+        options["network_g"] |= {"base": str(files.base), "cave": str(files.cave), **RANKS}
+        options["network_d"] |= {"base": str(files.base), "rank": 2}
+        train["gt_size"] = 136  # the least of its discriminator
+    else:
+        kept = {k: v for k, v in options["network_g"].items() if k in KEPT}
+        options["network_g"] = {"type": network, **entry_named(network).small, **kept}
     if "network_s1" in options:
         options["network_s1"] |= entry_named("DiffIR").small
         options["path"]["pretrain_network_s1"] = str(photos.parent / "s1.pth")
@@ -56,10 +66,8 @@ def shrink(options, photos):
         torch.save(state, options["path"]["pretrain_network_s1"])
         if "encoder_iter" in options["train"]["prior"]:
             options["train"]["prior"]["encoder_iter"] = 0  # test_diffir_model.py has these
-    if "network_d" in options:
+    if "num_feat" in options.get("network_d", {}):
         options["network_d"]["num_feat"] = 4
-    train = options["datasets"]["train"]
-    train |= {"dataroot_gt": str(photos), "gt_size": CROP * scale}
     if "frequency" in options["train"].get("losses", {}):
         train["gt_size"] = 3 * CROP  # the least of this loss is 80
     if "dataroot_lq" in train:
@@ -79,9 +87,11 @@ def shrink(options, photos):
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_steps(name, photos, monkeypatch, tmp_path):
     narrow_vgg(monkeypatch)
-    if "lpips" in load(name)["train"].get("losses", {}):
+    for metric in METRICS.keys() & load(name)["train"].get("losses", {}):
         pytest.importorskip("torchmetrics")
-        untrained_network_of("lpips", monkeypatch, empty_cache(monkeypatch, tmp_path))
+        untrained_network_of(metric, monkeypatch, empty_cache(monkeypatch, tmp_path))
+    if "CODiff" in load(name)["model_type"]:
+        pytest.importorskip("diffusers")
     options = shrink(load(name), photos)
     torch.manual_seed(0)
     assert option_keys.check(copy.deepcopy(options), load(name)) == []
