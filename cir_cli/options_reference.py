@@ -5,29 +5,38 @@ Both are generated from the structs that check the options of a run, so they can
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import msgspec
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 
 from cir_cli import parsers
-from cir_model import CaVEModel, CIRGANModel, CIRModel, DiffIRGANModel, DiffIRModel
+from cir_model import (
+    CaVEModel,
+    CIRGANModel,
+    CIRModel,
+    CODiffModel,
+    DiffIRGANModel,
+    DiffIRModel,
+)
 
 _FILLED_IN = ("phase", "manual_seed", "scale")
 """Keys of a data set that the parser fills in from elsewhere in the file."""
 
 _FURTHER_MODELS = {
-    f"train, model_type: {model.__name__}": model
-    for model in (CaVEModel, CIRGANModel, DiffIRModel, DiffIRGANModel)
+    f"train, model_type: {' or '.join(model.__name__ for model in models)}": models
+    for models in ((CaVEModel,), (CIRGANModel, CODiffModel), (DiffIRModel,), (DiffIRGANModel,))
 }
 """By the title of their section ``train``; their other sections are those of ``CIRModel``."""
 
 _INTRODUCTION = """\
 # Options
 
-The keys of an options file with `model_type: CIRModel`, `CaVEModel`, `CIRGANModel`, `DiffIRModel`
-or `DiffIRGANModel`. A key that is not listed is an error, and so is a value of another type or out
-of range; both are found before the run starts. This page is printed by `basicsr options`.
+The keys of an options file with `model_type: CIRModel`, `CaVEModel`, `CIRGANModel`, `CODiffModel`,
+`DiffIRModel` or `DiffIRGANModel`. A key that is not listed is an error, and so is a value of
+another type or out of range; both are found before the run starts. This page is printed by
+`basicsr options`.
 
 Editors with the YAML language server complete and check a file by the schema that its first line
 names. Each shipped options file begins with `# yaml-language-server: $schema=schema.json`, and
@@ -53,10 +62,16 @@ def schema_text() -> str:
         {"if": {"properties": {"type": {"const": name}}}, "then": data_set}
         for name, data_set in data_sets.items()
     ]
-    trainings = {m.__name__: sections.pop(title) for title, m in _FURTHER_MODELS.items()}
-    of_models = {"CIRModel": sections}
-    of_models |= {name: {**sections, "train": train} for name, train in trainings.items()}
-    networks = sorted(name for name, cls in ARCH_REGISTRY if cls.__module__.startswith("cir_"))
+    trainings = {title: sections.pop(title) for title in _FURTHER_MODELS}
+    of_models = {(CIRModel,): sections} | {
+        models: {**sections, "train": trainings[title]} for title, models in _FURTHER_MODELS.items()
+    }
+    by_names = {tuple(m.__name__ for m in models): keys for models, keys in of_models.items()}
+    networks = sorted(
+        name
+        for name, cls in ARCH_REGISTRY
+        if cls.__module__.startswith("cir_") and hasattr(cls, "facts")  # no discriminators
+    )
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Options of basicsr-cir",
@@ -64,7 +79,7 @@ def schema_text() -> str:
         "required": ["name", "model_type", "num_gpu", "datasets", "path"],
         "properties": {
             "name": {"type": "string", "description": "Names the folder of the run."},
-            "model_type": {"type": "string", "examples": [*of_models]},
+            "model_type": {"type": "string", "examples": [*chain(*by_names)]},
             "scale": {"type": "integer", "minimum": 1},
             "num_gpu": {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 0}]},
             "manual_seed": {"type": ["integer", "null"]},
@@ -86,8 +101,8 @@ def schema_text() -> str:
             "path": {"type": "object"},
         },
         "allOf": [
-            {"if": {"properties": {"model_type": {"const": name}}}, "then": {"properties": keys}}
-            for name, keys in of_models.items()
+            {"if": {"properties": {"model_type": {"enum": names}}}, "then": {"properties": keys}}
+            for names, keys in by_names.items()
         ],
         "$defs": definitions,
     }
@@ -122,7 +137,7 @@ def _schemas() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the schema of each section (data sets by type), and the definitions they refer to."""
     types: dict[str, Any] = {
         **CIRModel.options_types,
-        **{title: model.options_types["train"] for title, model in _FURTHER_MODELS.items()},
+        **{title: models[0].options_types["train"] for title, models in _FURTHER_MODELS.items()},
         **_data_sets(),
     }
     _, definitions = msgspec.json.schema_components(types.values(), ref_template="#/$defs/{name}")

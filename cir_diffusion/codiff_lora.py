@@ -15,8 +15,8 @@ from cir_diffusion import lora
 from cir_diffusion.base import load_base
 from cir_diffusion.checkpoint import TrainedParts, load_cave
 from cir_diffusion.codiff import LATENT, CODiff
-from cir_diffusion.color_alignment import Alignment
 from cir_diffusion.lora_layers import add_lora, layers_with_lora, without_lora
+from cir_diffusion.settings import Alignment
 from cir_diffusion.trained_state import OnFrozenBase
 from cir_host.registration import register
 

@@ -244,7 +244,7 @@ class GANLossOptions(Section, kw_only=True):
 
 
 class GANTrainOptions(TrainOptions, kw_only=True):
-    """Keys of ``train`` for ``model_type: CIRGANModel``."""
+    """Keys of ``train`` for ``model_type: CIRGANModel`` and ``CODiffModel``."""
 
     gan_opt: Annotated[
         GANLossOptions,
