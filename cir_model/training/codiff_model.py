@@ -70,7 +70,7 @@ class CODiffModel(CIRGANModel):
             UserError: The file is missing or damaged, or does not fit.
         """
         bare = self.get_bare_model(net)
-        if not isinstance(bare, CODiffLoRA) or "params" in read_file(Path(load_path)).content:
+        if not isinstance(bare, CODiffLoRA) or not _is_of_the_release(Path(load_path)):
             super().load_network(net, load_path, strict, param_key)
             return
         source = printable(str(load_path))
@@ -100,3 +100,9 @@ class CODiffModel(CIRGANModel):
         """Return what makes a file of ``net_g`` a ``codiff.pkl``, see ``save_network``."""
         entries: dict[str, Any] = self.get_bare_model(self.net_g).release_entries(state)
         return entries
+
+
+def _is_of_the_release(path: Path) -> bool:
+    """Whether a file has CODiff's weights under the release's keys alone."""
+    content = read_file(path).content
+    return "state_dict_unet" in content and "params" not in content

@@ -13,7 +13,7 @@ from training_tools import assert_equal, batch, content, step, stopped_at, weigh
 
 from cir_cli import main
 from cir_diffusion.codiff_lora import state_of
-from cir_host.errors import OptionsError
+from cir_host.errors import OptionsError, UserError
 from cir_model import CODiffModel
 
 pytest.importorskip("diffusers")
@@ -142,6 +142,7 @@ def test_a_file_has_the_averaged_weights_for_others_and_both_for_resuming(files,
     parts = {"unet": "state_dict_unet", "vae": "state_dict_vae", "proj": "proj"}
     for_others = {f"{p}.{n}": v for p, key in parts.items() for n, v in saved[key].items()}
     assert_equal(for_others, averaged)
+    assert saved["proj"]["weight"].data_ptr() == saved["params_ema"]["proj.weight"].data_ptr()
     assert not torch.equal(latest["proj.weight"], averaged["proj.weight"])
     again = model(files, start=str(tmp_path / "net_g_1.pth"), ema_decay=0.5)
     assert_equal(weights(again), averaged)
@@ -163,7 +164,7 @@ def test_mixed_precision(files):
 
 def test_a_resumed_run_ends_the_same_and_its_file_restores(files, tmp_path, monkeypatch):
     photographs(tmp_path / "photos", names=("astronaut", "coffee"), size=CROP)
-    made = options(files, total_iter=2)
+    made = options(files, total_iter=2, ema_decay=0.5)
     made["train"]["scheduler"]["periods"] = [2]
     made["val"]["val_freq"] = 2
     made["logger"]["save_checkpoint_freq"] = 1
@@ -233,6 +234,32 @@ def test_networks_that_cannot_be_trained_are_named_before_anything_is_made(
     with pytest.raises(OptionsError, match=message):
         run_here(monkeypatch, tmp_path, made)
     assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict_unet": {"a": torch.ones(1)}}, "is OSEDiff"),
+        (
+            {"conv_in.weight": torch.ones(1)},
+            r"does not fit CODiffLoRA: .* 1 unexpected \(conv_in\.weight\)",
+        ),
+        ([torch.ones(1)], "holds a list, not a state dict"),
+    ],
+)
+def test_a_start_that_is_not_codiff_is_named(content, message, files, tmp_path):
+    torch.save(content, tmp_path / "start.pth")
+    with pytest.raises(UserError, match=message):
+        model(files, start=str(tmp_path / "start.pth"))
+
+
+def test_a_start_of_another_rank_is_named(files):
+    opt = options(files)
+    opt["network_g"]["rank_vae"] = 8
+    opt["path"]["pretrain_network_g"] = str(files.pickle)
+    opt.update(is_train=True, dist=False, rank=0, world_size=1)
+    with pytest.raises(UserError, match=r"does not fit CODiffLoRA: .* 64 mismatching"):
+        CODiffModel(opt)
 
 
 @pytest.mark.parametrize("size", [128, 140])
