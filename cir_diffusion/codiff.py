@@ -197,6 +197,7 @@ class CODiff(nn.Module):
             return image
 
         wide = _run(tiles, decoded, latent / self._scaling_factor, 1, LATENT)
+        wide = wide.where(wide.isfinite(), torch.nan)  # the limits would hide an infinity
         return wide.clamp(-1, 1) / 2 + 0.5
 
     @property
