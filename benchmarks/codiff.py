@@ -69,16 +69,17 @@ def main() -> None:
     dtype = AUTOCAST.get(options.precision)
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
         for _ in range(1 if device.type == "cpu" else 2):  # the first on a GPU loads its libraries
-            context = timed("CaVE", device, lambda: codiff.tokens(x))
-            latent = timed("VAE encoder", device, lambda: codiff.latent(x))
-            noise = timed("UNet", device, lambda: codiff.predicted_noise(latent, context))
-            clean = codiff.denoised(latent, noise)
-            timed("VAE decoder", device, lambda: codiff.image(clean))
+            context = timed("CaVE", device, codiff.tokens, x)
+            latent = timed("VAE encoder", device, codiff.latent, x)
+            noise = timed("UNet", device, codiff.predicted_noise, latent, context)
+            timed("VAE decoder", device, codiff.image, codiff.denoised(latent, noise))
 
 
-def timed(name: str, device: torch.device, compute: Callable[[], Result]) -> Result:
+def timed(
+    name: str, device: torch.device, compute: Callable[..., Result], *inputs: torch.Tensor
+) -> Result:
     start = time.perf_counter()
-    result = compute()
+    result = compute(*inputs)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     print(f"{name}: {time.perf_counter() - start:.2f} s, peak so far {peak(device):.2f} GiB")
