@@ -57,7 +57,7 @@ def diffusers() -> Any:
 
 
 def load_base(folder: Path, context: int | None = None) -> Base:
-    """Load the base in float32, on the CPU, in evaluation mode.
+    """Load the base on the CPU; diffusers loads in float32 and sets the evaluation mode.
 
     On the meta device, only the configurations are read.
 
@@ -175,13 +175,13 @@ def _load_part(folder: Path, part: str, way: Mapping[str, Any]) -> nn.Module:
         ) from error
     if missing := report["missing_keys"]:
         raise UserError(f"{where}: the weights lack {some_of(missing)}; copy the folder again")
-    network: nn.Module = loaded.float().eval()
+    network: nn.Module = loaded
     return network
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence diffusers' notices, such as the one that weights are read from a .bin file."""
+    """Silence diffusers' notices, such as those on attributes of other versions."""
     from diffusers.utils import logging
 
     level = logging.get_verbosity()

@@ -187,7 +187,7 @@ class CODiff(nn.Module):
     def denoised(self, latent: Tensor, noise: Tensor) -> Tensor:
         """Remove noise from latents at the time step, in float32."""
         signal = self.schedule.signal(self.timestep)
-        return (latent.float() - math.sqrt(1 - signal) * noise.float()) / math.sqrt(signal)
+        return (latent - math.sqrt(1 - signal) * noise.float()) / math.sqrt(signal)
 
     def image(self, latent: Tensor, tiles: LatentTiles | None = None) -> Tensor:
         """Decode latents (B, 4, H, W) to images (B, 3, 8 H, 8 W) in [0, 1], float32."""
@@ -197,6 +197,7 @@ class CODiff(nn.Module):
             return image
 
         wide = _run(tiles, decoded, latent / self._scaling_factor, 1, LATENT)
+        wide = wide.where(wide.isfinite(), torch.nan)  # the limits would hide an infinity
         return wide.clamp(-1, 1) / 2 + 0.5
 
     @property

@@ -28,7 +28,7 @@ from cir_data.images.compression import UNKNOWN_QUALITY, Compression
 from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
 from cir_data.images.geometry import Boundary, Orientation, Pixels
 from cir_data.images.jpeg_facts import compression_of
-from cir_data.images.opening import add_plugin
+from cir_data.images.opening import add_plugin, not_misread
 from cir_host.errors import UserError
 
 _START = 132
@@ -111,7 +111,7 @@ def add_reader(data: bytes | memoryview, where: str) -> None:
 def _opened(data: bytes | memoryview, where: str) -> Iterator[Image.Image]:
     add_reader(data, where)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with not_misread(Image.open(io.BytesIO(data))) as image:
             image.load()  # now, because the TIFF reader turns the image and drops the orientation
             yield image
     except DECODING_ERRORS as error:

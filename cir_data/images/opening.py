@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from cir_data.images import jpeg_stream, png_stream, tiff_pages, webp_stream
 from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
@@ -52,6 +53,9 @@ _KINDS = (
     (0, b"\x1aE\xdf\xa3", "a video"),
 )
 """Offset and bytes that identify a format; Pillow does not read most of these."""
+
+_YCBCR = 6
+"""The value of TIFF's PhotometricInterpretation."""
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
@@ -130,14 +134,32 @@ def open_image(data: bytes) -> Image.Image:
     """Open an image of any size by Pillow; the caller decides what is too large."""
     file = io.BytesIO(data)
     try:
-        return Image.open(file, formats=_formats())
+        return not_misread(Image.open(file, formats=_formats()))
     except Image.DecompressionBombError:
         with _LIMIT_LIFTED:  # Pillow offers no other way; other threads lose the limit meanwhile
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
-                return Image.open(file, formats=_formats())
+                return not_misread(Image.open(file, formats=_formats()))
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
+
+
+def not_misread(image: Image.Image) -> Image.Image:
+    """Return an image, unless Pillow takes its samples for something else.
+
+    Before version 13, Pillow takes uncompressed YCbCr in TIFF for RGB with a fourth channel.
+
+    Raises:
+        ValueError: It does.
+    """
+    if (
+        isinstance(image, TiffImageFile)
+        and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == _YCBCR
+        and image.mode == "RGB"
+        and any(tile.codec_name == "raw" for tile in image.tile)
+    ):
+        raise ValueError("uncompressed YCbCr in TIFF, which needs Pillow 13; update it")
+    return image
 
 
 def _formats() -> list[str]:

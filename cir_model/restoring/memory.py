@@ -1,6 +1,7 @@
 """Estimate how much memory a network needs for an image, without running it."""
 
 import weakref
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,25 @@ _SMALL = 10_000_000
 imports its compiler, which takes a second and 0.15 GB."""
 
 _SHARE_OF_FREE = 0.7
-"""Of a device's memory; the rest is for scratch memory of libraries and fragmentation."""
+"""Of a GPU's memory; the rest is for scratch memory of libraries and fragmentation."""
+
+_SHARE_OF_MAIN = 0.45
+"""Of the main memory; convolutions on CPUs take much scratch memory, so that CODiff needs 1.5 times
+the estimate (benchmarks/codiff.py)."""
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that operations allocate, until they are freed."""
+    """Counts the bytes of all storages that operations allocate, until they are freed.
 
-    def __init__(self) -> None:
+    Args:
+        held: Tensors that exist already; views of them allocate nothing.
+    """
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
-        self._seen: set[int] = set()
+        self._seen = {tensor.untyped_storage()._cdata for tensor in held}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -85,11 +94,11 @@ def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
     if sum(tensor.numel() for tensor in state.values()) < _SMALL:
         first = next(iter(state.values()), torch.empty(0))
         image = torch.zeros(shape, device=first.device)
-        with torch.no_grad(), _LiveBytes() as count:
+        with torch.no_grad(), _LiveBytes(state.values()) as count:
             network(image)
         return float(count.peak / size**2)
     bare = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-    with torch.no_grad(), _LiveBytes() as count:
+    with torch.no_grad(), _LiveBytes(bare.values()) as count:
         functional_call(network, bare, (torch.empty(shape, device="meta"),))
     return float(count.peak / size**2)
 
@@ -102,7 +111,7 @@ def budget(device: torch.device, tiles_are_exact: bool = True) -> float:
         tiles_are_exact: False: tiles would change the image, so that all free memory may be used.
     """
     if device.type != "cuda":
-        return CPU_BUDGET if tiles_are_exact else _SHARE_OF_FREE * _free_memory()
+        return CPU_BUDGET if tiles_are_exact else _SHARE_OF_MAIN * _free_memory()
     free, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return _SHARE_OF_FREE * (free + cached)

@@ -1,6 +1,7 @@
 """The base folder: which files load, and which lines say what is wrong."""
 
 import json
+import logging
 import shutil
 
 import pytest
@@ -69,11 +70,20 @@ def test_old_names_of_the_vaes_attention_load(tiny_files, folder):
     assert equal(load_base(folder, 48).vae, load_base(tiny_files.base, 48).vae)
 
 
-def test_loading_says_nothing(folder, capfd):
-    torch.save(load_file(folder / f"{VAE}.safetensors"), folder / f"{VAE}.bin")
-    (folder / f"{VAE}.safetensors").unlink()
-    load_base(folder, 48)
-    assert capfd.readouterr() == ("", "")
+def test_notices_of_diffusers_are_silenced(folder):
+    change(folder / "vae/config.json", of_another_version=1)
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("diffusers")
+    level = logger.level
+    logger.addHandler(handler)
+    try:
+        load_base(folder, 48)
+    finally:
+        logger.removeHandler(handler)
+    assert not records
+    assert logger.level == level
 
 
 def change(path, **values):
@@ -168,6 +178,14 @@ def test_weights_that_lack_a_tensor_are_refused(folder):
         line_of(folder)
         == f"{folder / 'unet'}: the weights lack conv_out.bias; copy the folder again"
     )
+
+
+def test_a_missing_part_of_sharded_weights_is_one_line(folder):
+    path = folder / f"{UNET}.safetensors"
+    path.unlink()
+    index = {"metadata": {}, "weight_map": {"conv_in.weight": "unet-1.safetensors"}}
+    path.with_name(f"{path.name}.index.json").write_text(json.dumps(index))
+    assert line_of(folder).startswith(f"{folder / 'unet'}: diffusers cannot load it (")
 
 
 def test_objects_in_a_bin_file_are_not_run(folder):

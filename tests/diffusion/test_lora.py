@@ -4,21 +4,12 @@ import json
 
 import pytest
 import torch
-from diffusion_tools import UNET, VAE
+from codiff import UNET, VAE
 from torch import nn
 from vector_tools import FOLDER
 
 from cir_diffusion import lora
 from cir_host.errors import UserError
-
-PUBLISHED_UNET = {
-    **UNET,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "attention_head_dim": [5, 10, 20, 20],
-    "cross_attention_dim": 1024,
-    "norm_num_groups": 32,
-}
-PUBLISHED_VAE = {**VAE, "block_out_channels": [128, 256, 512, 512]}
 
 
 def entries_of(network, layers, rank):
@@ -35,8 +26,8 @@ def entries_of(network, layers, rank):
 def test_the_changed_layers_are_those_of_the_published_file():
     diffusers = pytest.importorskip("diffusers")
     with torch.device("meta"):
-        unet = diffusers.UNet2DConditionModel(**PUBLISHED_UNET)
-        vae = diffusers.AutoencoderKL(**PUBLISHED_VAE)
+        unet = diffusers.UNet2DConditionModel(**UNET)
+        vae = diffusers.AutoencoderKL(**VAE)
     facts = json.loads((FOLDER / "codiff_tiny.keys.json").read_text())
     published = dict(zip(facts["keys"], facts["published"]["shapes"], strict=True))
     of_unet = entries_of(unet, lora.layers_of_unet(unet), 16)

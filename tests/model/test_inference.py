@@ -9,7 +9,7 @@ from small_networks import SMALL
 from torch import nn
 from vector_tools import filled
 
-import cir_arch  # noqa: F401
+from cir_arch import Identity
 from cir_arch.facts import NetworkFacts
 from cir_host.errors import OptionsError, UserError
 from cir_host.typed_options import typed
@@ -173,10 +173,23 @@ def test_memory_is_known_before_the_pass(name):
     if name not in ("CaVE", "SAFMN_BCIE"):
         return  # the others take longer to run; those two show that the count is the real one
     size = 128
-    with torch.no_grad(), memory._LiveBytes() as count:
+    with torch.no_grad(), memory._LiveBytes(network.state_dict().values()) as count:
         network(torch.rand(1, network.facts.in_channels, size, size))
     image = 12 * size**2
     assert known * size**2 + image == pytest.approx(count.peak, rel=0.02)
+
+
+def test_memory_of_a_pass_does_not_include_the_weights():
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(1000, 1000)
+
+        def forward(self, x):
+            return x + self.linear(x.new_zeros(1, 1000)).mean()  # uses a view of the weight
+
+    network = Wide()
+    assert memory.bytes_per_pixel(network, Identity().facts) < 100
 
 
 def test_on_a_cpu_tiles_are_no_larger_than_speed_asks_for(monkeypatch):
