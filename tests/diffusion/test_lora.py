@@ -60,9 +60,7 @@ def test_a_merged_layer_equals_the_layer_and_its_change_side_by_side(layer):
         inner = nn.functional.conv2d(x, down, stride=layer.stride, padding=layer.padding)
         changed = nn.functional.conv2d(inner, up)
     wanted = layer(x) + 8 / rank * changed
-    state = {
-        lora.entry_name("0", factor, "default"): value for factor, value in (("A", down), ("B", up))
-    }
+    state = {"0.lora_A.default.weight": down, "0.lora_B.default.weight": up}
     network = nn.Sequential(layer)
     lora.merge(network, lora.low_rank_changes(state, "file"), "file")
     torch.testing.assert_close(network(x), wanted, rtol=1e-4, atol=1e-4)
