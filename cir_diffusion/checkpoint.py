@@ -190,7 +190,7 @@ def load_cave(path: Path, embedding: int | None = None) -> CaVEEncoder:
     if not locate(path).exists():
         raise UserError(
             f"{source}: no such file; CODiff needs the checkpoint of CaVE, cave.pth of its"
-            " release: put it there, or give --cave FILE"
+            " release: put it there, or give its path (restore, convert: --cave FILE)"
         )
     state = read_checkpoint(path).state
     found = recognise(state)

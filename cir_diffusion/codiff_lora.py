@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cir_arch.state_dict import entries_below
 from cir_diffusion import lora
 from cir_diffusion.base import load_base
 from cir_diffusion.checkpoint import TrainedParts, load_cave
 from cir_diffusion.codiff import LATENT, CODiff
+from cir_diffusion.color_alignment import ALIGNMENTS
 from cir_diffusion.lora_layers import add_lora, layers_with_lora, without_lora
 from cir_diffusion.settings import Alignment
 from cir_diffusion.trained_state import OnFrozenBase
+from cir_host.errors import UserError
 from cir_host.registration import register
 
 PARTS_OF_UNET = {
@@ -59,7 +62,8 @@ class CODiffLoRA(OnFrozenBase, CODiff):
         use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
 
     Raises:
-        UserError: A file is missing, damaged or of another kind.
+        UserError: A file is missing, damaged or of another kind, a rank is below 1, or ``align`` is
+            not known.
     """
 
     def __init__(
@@ -72,14 +76,16 @@ class CODiffLoRA(OnFrozenBase, CODiff):
         align: Alignment = "adain",
         use_checkpoint: bool = False,
     ) -> None:
+        if align not in ALIGNMENTS:
+            raise UserError(f"align: {align!r} is none of {', '.join(ALIGNMENTS)}")
         parts, encoder = load_base(Path(base)), load_cave(Path(cave))
-        unet, vae = parts.unet, parts.vae
-        context: int = unet.config.cross_attention_dim  # type: ignore[union-attr, assignment]
-        super().__init__(parts, encoder, nn.Linear(encoder.sizes.nc[3], context), align=align)
+        unet: Any = parts.unet
+        proj = nn.Linear(encoder.sizes.nc[3], unet.config.cross_attention_dim)
+        super().__init__(parts, encoder, proj, align=align)
         self.rank_unet, self.rank_vae, self.sample = rank_unet, rank_vae, sample
         self.requires_grad_(False)
         add_lora(unet, lora.layers_of_unet(unet), rank_unet, lambda n: f"default_{part_of_unet(n)}")
-        add_lora(vae, lora.layers_of_vae(vae), rank_vae, lambda _: "default_encoder")
+        add_lora(self.vae, lora.layers_of_vae(self.vae), rank_vae, lambda _: "default_encoder")
         self.unet.conv_in.requires_grad_(True)
         self.proj.requires_grad_(True)
         if use_checkpoint:
@@ -121,10 +127,6 @@ class CODiffLoRA(OnFrozenBase, CODiff):
         Args:
             state: A state dict of such a network.
         """
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, value in state.items():
-            part, _, entry = name.partition(".")
-            parts.setdefault(part, {})[entry] = value
         layers = layers_with_lora(self.unet)
         return {
             "rank_unet": self.rank_unet,
@@ -134,9 +136,9 @@ class CODiffLoRA(OnFrozenBase, CODiff):
                 f"unet_lora_{part}_modules": [n for n in layers if part_of_unet(n) == part]
                 for part in PARTS_OF_UNET
             },
-            "state_dict_unet": parts["unet"],
-            "state_dict_vae": parts["vae"],
-            "proj": parts["proj"],
+            "state_dict_unet": entries_below(state, "unet."),
+            "state_dict_vae": entries_below(state, "vae."),
+            "proj": entries_below(state, "proj."),
         }
 
     def _drawn(self, x: Tensor) -> Tensor:

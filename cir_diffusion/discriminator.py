@@ -43,7 +43,8 @@ class CODiffDiscriminator(OnFrozenBase):
         use_checkpoint: Gradient checkpointing: recompute each block in the backward pass.
 
     Raises:
-        UserError: A file of the base is missing, damaged or of another kind.
+        UserError: A file of the base is missing, damaged or of another kind, or the rank is below
+            1.
     """
 
     def __init__(

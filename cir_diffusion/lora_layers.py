@@ -10,6 +10,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from cir_diffusion.lora import ALPHA
+from cir_host.errors import UserError
 
 Layer: TypeAlias = nn.Linear | nn.Conv2d
 
@@ -57,7 +58,12 @@ def add_lora(
         layers: Names of its linear and convolutional layers.
         rank: See :class:`LoRALayer`.
         adapter_of: Returns the adapter's name for the name of a layer.
+
+    Raises:
+        UserError: The rank is below 1.
     """
+    if rank < 1:
+        raise UserError(f"rank: must be 1 or more, is {rank}")
     for name in list(layers):
         parent, _, last = name.rpartition(".")
         owner = network.get_submodule(parent)

@@ -110,7 +110,7 @@ def test_a_missing_cave_is_named_with_the_remedy(tmp_path, tiny_files):
     line = line_of(tiny_pickle(), tmp_path, tiny_files, cave=None)
     assert line == (
         "cave.pth: no such file; CODiff needs the checkpoint of CaVE, cave.pth of its release:"
-        " put it there, or give --cave FILE"
+        " put it there, or give its path (restore, convert: --cave FILE)"
     )
 
 

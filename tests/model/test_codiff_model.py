@@ -1,12 +1,13 @@
 """``CODiffModel``: who gets which gradients, its files, what it needs, and its resuming."""
 
 import copy
+import csv
 
 import numpy as np
 import pytest
 import torch
 from command_tools import photographs, train_options
-from diffusion_tools import RANKS, tiny_parts, write_tiny
+from diffusion_tools import RANKS, tiny_codiff, tiny_parts, write_tiny
 from host_tools import run_here
 from PIL import Image
 from training_tools import assert_equal, batch, content, step, stopped_at, weights
@@ -195,6 +196,27 @@ def test_a_resumed_run_ends_the_same_and_its_file_restores(files, tmp_path, monk
     torch.testing.assert_close(found, wanted, atol=0.51, rtol=0)
 
 
+def test_a_test_measures_the_files_of_the_release(files, tmp_path, monkeypatch):
+    photographs(tmp_path / "photos", names=("coffee",), size=40)
+    made = options(files)
+    made["path"]["pretrain_network_g"] = str(files.pickle)
+    made["datasets"] = {"test_1": {**made["datasets"]["val"], "name": "photos"}}
+    made["val"]["save_img"] = True
+    for section in ("train", "network_d"):
+        del made[section]
+    run_here(monkeypatch, tmp_path, made, command="test")
+    original = as_image(tmp_path / "photos/coffee.png")
+    found = as_image(tmp_path / "results/run/visualization/photos/coffee_run.png")
+    psnr = -10 * (found - original).square().mean().log10()
+    with (tmp_path / "results/run/metrics.csv").open(newline="") as table:
+        row = next(csv.DictReader(table))
+    assert float(row["psnr_output"]) == pytest.approx(psnr.item(), abs=1e-3)
+    Image.open(tmp_path / "photos/coffee.png").save(tmp_path / "coffee.jpg", quality=10)
+    with torch.no_grad():
+        wanted = tiny_codiff()(as_image(tmp_path / "coffee.jpg"))
+    torch.testing.assert_close(found, wanted, atol=0.51 / 255, rtol=0)
+
+
 def as_image(path):
     with Image.open(path) as picture:
         return torch.from_numpy(np.asarray(picture) / np.float32(255)).permute(2, 0, 1)[None]
@@ -224,13 +246,20 @@ def as_image(path):
             {"type": "CODiffDiscriminator", "base": "nowhere"},
             "^network_d: nowhere: no such folder; the base is a folder",
         ),
+        ("network_g", {"rank_vae": 0}, r"^network_g: rank: must be 1 or more, is 0$"),
+        (
+            "network_g",
+            {"align": "colour"},
+            r"^network_g: align: 'colour' is none of adain, wavelet, none$",
+        ),
     ],
 )
 def test_networks_that_cannot_be_trained_are_named_before_anything_is_made(
     section, change, message, files, tmp_path, monkeypatch
 ):
     photographs(tmp_path / "photos", size=CROP)
-    made = options(files) | {section: change}
+    made = options(files)
+    made[section] = change if change is None or "type" in change else made[section] | change
     with pytest.raises(OptionsError, match=message):
         run_here(monkeypatch, tmp_path, made)
     assert not (tmp_path / "experiments").exists()
