@@ -31,7 +31,7 @@ _WEIGHTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Names of weight files, the best first, with the arguments by which diffusers reads them."""
 
-_ATTRIBUTES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 """The classes of the parts, in diffusers."""
 
 
@@ -69,10 +69,10 @@ def load_base(folder: Path, context: int) -> Base:
         what = "is a file" if folder.exists() else "no such folder"
         raise UserError(f"{printable(str(folder))}: {what}; the base is a folder: {WANTED}")
     schedule = _schedule(folder / "scheduler" / "scheduler_config.json")
-    configs = {part: _json(folder / part / "config.json") for part in _ATTRIBUTES}
+    configs = {part: _json(folder / part / "config.json") for part in _CLASSES}
     _check_kind(folder, configs, context)
-    ways = {part: _weights_of(folder / part) for part in _ATTRIBUTES}
-    unet, vae = (_load_part(folder, part, ways[part]) for part in _ATTRIBUTES)
+    ways = {part: _weights_of(folder / part) for part in _CLASSES}
+    unet, vae = (_load_part(folder, part, ways[part]) for part in _CLASSES)
     return Base(unet, vae, schedule)
 
 
@@ -83,7 +83,9 @@ def build_part(part: str, config: Mapping[str, Any]) -> nn.Module:
         part: ``unet`` or ``vae``.
         config: What diffusers stores in ``config.json``.
     """
-    built: nn.Module = getattr(diffusers(), _ATTRIBUTES[part]).from_config(dict(config))
+    kind = getattr(diffusers(), _CLASSES[part])
+    with _quiet():
+        built: nn.Module = kind.from_config(dict(config))
     return built
 
 
@@ -91,8 +93,8 @@ def _check_kind(folder: Path, configs: Mapping[str, Mapping[str, Any]], context:
     """Refuse models of other kinds, whose tensors may have the same shapes."""
     for part, config in configs.items():
         where = printable(str(folder / part / "config.json"))
-        kind = config.get("_class_name", _ATTRIBUTES[part])
-        if kind != _ATTRIBUTES[part]:
+        kind = config.get("_class_name", _CLASSES[part])
+        if kind != _CLASSES[part]:
             raise UserError(f"{where}: the {part} is a {kind}; give {WANTED}")
     width = configs["unet"].get("cross_attention_dim")
     if width != context:
@@ -149,7 +151,7 @@ def _weights_of(folder: Path) -> Mapping[str, Any]:
 
 def _load_part(folder: Path, part: str, way: Mapping[str, Any]) -> nn.Module:
     where = printable(str(folder / part))
-    loader = getattr(diffusers(), _ATTRIBUTES[part])
+    loader = getattr(diffusers(), _CLASSES[part])
     try:
         with _quiet():
             loaded, report = loader.from_pretrained(
