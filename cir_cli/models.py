@@ -16,6 +16,7 @@ from cir_arch.recognition import NetworkOptions, about_part, described, recognis
 from cir_cli import parsers
 from cir_diffusion.checkpoint import kind_of
 from cir_diffusion.description import describe
+from cir_diffusion.licence import CODIFF_WEIGHTS
 from cir_host.checkpoint import Checkpoint, about_not_finite, load_into, not_finite, read_checkpoint
 from cir_host.checkpoint_files import shown
 from cir_host.errors import UserError
@@ -111,6 +112,7 @@ def _overview(networks: Sequence[dict[str, Any]]) -> str:
     for network in networks:
         if network["parameters"]:
             lines += _published(network)
+    lines.append(f"  CODiff, a diffusion model (docs/diffusion.md): {CODIFF_WEIGHTS}")
     return "\n".join(lines)
 
 

@@ -32,7 +32,7 @@ _WEIGHTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Names of weight files, the best first, with the arguments by which diffusers reads them."""
 
-_ATTRIBUTES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 """The classes of the parts, in diffusers."""
 
 
@@ -73,13 +73,13 @@ def load_base(folder: Path, context: int | None = None) -> Base:
         what = "is a file" if folder.exists() else "no such folder"
         raise UserError(f"{printable(str(folder))}: {what}; the base is a folder: {WANTED}")
     schedule = _schedule(folder / "scheduler" / "scheduler_config.json")
-    configs = {part: _json(folder / part / "config.json") for part in _ATTRIBUTES}
+    configs = {part: _json(folder / part / "config.json") for part in _CLASSES}
     _check_kind(folder, configs, context)
-    ways = {part: _weights_of(folder / part) for part in _ATTRIBUTES}
+    ways = {part: _weights_of(folder / part) for part in _CLASSES}
     if torch.empty(0).is_meta:
-        unet, vae = (build_part(part, configs[part]).eval() for part in _ATTRIBUTES)
+        unet, vae = (build_part(part, configs[part]).eval() for part in _CLASSES)
     else:
-        unet, vae = (_load_part(folder, part, ways[part]) for part in _ATTRIBUTES)
+        unet, vae = (_load_part(folder, part, ways[part]) for part in _CLASSES)
     return Base(unet, vae, schedule)
 
 
@@ -90,7 +90,9 @@ def build_part(part: str, config: Mapping[str, Any]) -> nn.Module:
         part: ``unet`` or ``vae``.
         config: What diffusers stores in ``config.json``.
     """
-    built: nn.Module = getattr(diffusers(), _ATTRIBUTES[part]).from_config(dict(config))
+    kind = getattr(diffusers(), _CLASSES[part])
+    with _quiet():
+        built: nn.Module = kind.from_config(dict(config))
     return built
 
 
@@ -100,8 +102,8 @@ def _check_kind(
     """Refuse models of other kinds, whose tensors may have the same shapes."""
     for part, config in configs.items():
         where = printable(str(folder / part / "config.json"))
-        kind = config.get("_class_name", _ATTRIBUTES[part])
-        if kind != _ATTRIBUTES[part]:
+        kind = config.get("_class_name", _CLASSES[part])
+        if kind != _CLASSES[part]:
             raise UserError(f"{where}: the {part} is a {kind}; give {WANTED}")
     width = configs["unet"].get("cross_attention_dim")
     if context is not None and width != context:
@@ -158,7 +160,7 @@ def _weights_of(folder: Path) -> Mapping[str, Any]:
 
 def _load_part(folder: Path, part: str, way: Mapping[str, Any]) -> nn.Module:
     where = printable(str(folder / part))
-    loader = getattr(diffusers(), _ATTRIBUTES[part])
+    loader = getattr(diffusers(), _CLASSES[part])
     try:
         with _quiet():
             loaded, report = loader.from_pretrained(

@@ -56,7 +56,7 @@ ALIGNMENTS: Mapping[Alignment, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
-    # The release divides by n - 1, which would change only the weight of 1e-5, and fail at one pixel.
+    # The release divides by n - 1. That changes only the weight of 1e-5, and fails at one pixel.
     variance = image.var((-2, -1), correction=0, keepdim=True)
     return image.mean((-2, -1), keepdim=True), (variance + 1e-5).sqrt()
 

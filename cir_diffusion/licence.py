@@ -1,5 +1,7 @@
 """Under which terms the weights of CODiff may be used, in words for files that hold them."""
 
+CODIFF_WEIGHTS = "codiff.pkl (MIT), for JPEG, at https://github.com/jp-guo/CODiff"
+
 LICENCE = (
     "UNet and VAE are those of Stable Diffusion 2.1 (base) by Stability AI, under the CreativeML"
     " Open RAIL++-M licence; its use-based restrictions hold for this file and for everything"

@@ -9,8 +9,9 @@ import torch
 from vector_tools import FOLDER, fill, filled
 
 from cir_arch.cave_arch import CaVE, CaVEEncoder
+from cir_arch.state_dict import entries_below
 from cir_diffusion import lora
-from cir_diffusion.base import Base
+from cir_diffusion.base import Base, build_part
 from cir_diffusion.checkpoint import TrainedParts, assemble
 from cir_diffusion.noise_schedule import NoiseSchedule
 
@@ -54,21 +55,17 @@ SCHEDULE = NoiseSchedule(0.00085, 0.012, 1000)
 
 
 @cache
-def _filled_below(prefix, kind):
-    import diffusers
-
+def _filled_part(part):
     with torch.device("meta"):
-        network = getattr(diffusers, kind)(**{"unet": UNET, "vae": VAE}[prefix])
-    named = {f"{prefix}.{name}": value for name, value in network.state_dict().items()}
-    state = {name.removeprefix(f"{prefix}."): value for name, value in fill(named).items()}
-    network.load_state_dict(state, assign=True)
+        network = build_part(part, {"unet": UNET, "vae": VAE}[part])
+    named = {f"{part}.{name}": value for name, value in network.state_dict().items()}
+    network.load_state_dict(entries_below(fill(named), f"{part}."), assign=True)
     return network.eval()
 
 
 def tiny_base():
     """UNet, VAE and schedule with the weights of the vectors."""
-    unet, vae = _filled_below("unet", "UNet2DConditionModel"), _filled_below("vae", "AutoencoderKL")
-    return Base(deepcopy(unet), deepcopy(vae), SCHEDULE)
+    return Base(*(deepcopy(_filled_part(part)) for part in ("unet", "vae")), SCHEDULE)
 
 
 def tiny_cave():

@@ -39,7 +39,7 @@ class CODiffModel(CIRGANModel):
             OptionsError: They are not, crops are too small for the discriminator, or the options do
                 not fit the networks.
         """
-        kind = str((self.opt.get("network_d") or {}).get("type"))
+        kind = (self.opt.get("network_d") or {}).get("type", "missing")
         if not isinstance(network, CODiffLoRA):
             raise OptionsError(
                 f"network_g.type: {type(network).__name__} is not CODiffLoRA, which model_type:"
@@ -47,8 +47,8 @@ class CODiffModel(CIRGANModel):
             )
         if kind.removesuffix("_cir") != CODiffDiscriminator.__name__:
             raise OptionsError(
-                f"network_d.type: {kind} does not judge latents, as model_type: CODiffModel needs;"
-                " use CODiffDiscriminator"
+                "network_d.type: model_type: CODiffModel needs CODiffDiscriminator, which judges"
+                f" latents; it is {kind}"
             )
         sizes = {"datasets.train.gt_size": self.opt["datasets"]["train"].get("gt_size")}
         for index, stage in enumerate(self.train_options(self.opt).progressive):

@@ -43,6 +43,7 @@ def test_the_table_names_every_network_and_where_its_weights_are(capsys):
     assert lines["UCIP"].split()[:3] == ["UCIP", "11,424,291", "196.4"]
     assert "any, padded to 7" in lines["SwinIR"]
     assert "x4" in lines["HAT"]
+    assert "codiff.pkl" in lines["CODiff,"]
     for entry in entries():
         assert entry.name in lines
 

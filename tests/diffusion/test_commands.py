@@ -1,7 +1,9 @@
 """``basicsr restore``, ``models`` and ``convert`` with the tiny CODiff."""
 
 import json
+import re
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,6 +142,20 @@ def test_models_describes_what_was_trained(tiny_files, capsys):
     assert "needed, by --base FOLDER; its UNet takes tokens of 48 numbers" in shown
     assert main.main(["models", str(tiny_files.pickle), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["numbers"] == 371_542
+
+
+def test_the_python_of_the_documentation_runs(photos, tiny_files, tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "diffusion.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    for link, target in {
+        "codiff.pkl": tiny_files.pickle,
+        "cave.pth": tiny_files.cave,
+        "stable-diffusion-2-1-base": tiny_files.base,
+        "photo.jpg": photos / "astronaut.jpg",
+    }.items():
+        (tmp_path / link).symlink_to(target)
+    exec(code, {})
+    assert samples("restored.png").shape == (38, 45, 3)
 
 
 def line_of(capsys, *command):

@@ -233,9 +233,9 @@ def as_image(path):
         (
             "network_d",
             {"type": "UNetDiscriminatorSN", "num_in_ch": 3},
-            r"^network_d\.type: UNetDiscriminatorSN does not judge latents",
+            r"^network_d\.type: .* needs CODiffDiscriminator, .*; it is UNetDiscriminatorSN$",
         ),
-        ("network_d", None, r"^network_d\.type: None does not judge latents"),
+        ("network_d", None, r"^network_d\.type: .*; it is missing$"),
         (
             "network_g",
             {"type": "CODiffLoRA", "base": "nowhere", "cave": "cave.pth"},
