@@ -1,7 +1,7 @@
 """CODiff in training: low-rank changes on a frozen base, and what a checkpoint holds of them.
 
 Guo et al., Compression-Aware One-Step Diffusion Model for JPEG Artifact Removal, ICCV 2025,
-https://arxiv.org/abs/2502.09873, section 3.3.
+https://arxiv.org/abs/2502.09873, stage 2.
 """
 
 from collections.abc import Mapping

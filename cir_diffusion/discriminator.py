@@ -1,9 +1,9 @@
 """The discriminator of CODiff, which judges latents.
 
 Guo et al., Compression-Aware One-Step Diffusion Model for JPEG Artifact Removal, ICCV 2025,
-https://arxiv.org/abs/2502.09873, section 3.3. The time step and the sizes of the head are those of
-the authors' release (MIT), https://github.com/jp-guo/CODiff. The rank is not known; it is that of
-the network here.
+https://arxiv.org/abs/2502.09873, stage 2. The time step and the sizes of the head are those of the
+authors' release (MIT), https://github.com/jp-guo/CODiff. Two things are chosen here: the rank is
+that of the network, and latents are judged as they are, without noise.
 """
 
 from pathlib import Path

@@ -23,7 +23,7 @@ _SMALLEST_CROP = SMALLEST_LATENT * LATENT
 
 @register("model")
 class CODiffModel(CIRGANModel):
-    """Trains CODiff by Guo et al., ICCV 2025, section 3.3, against a discriminator of latents.
+    """Trains CODiff by Guo et al., ICCV 2025, stage 2, against a discriminator of latents.
 
     The step is that of :class:`CIRGANModel`, but ``net_d`` judges latents: those from which the VAE
     decodes the restored images, and those of the ground truth by the base's own VAE.
