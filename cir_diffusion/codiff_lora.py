@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cir_arch.layers.padding import checked_size
 from cir_arch.state_dict import entries_below
 from cir_diffusion import lora
 from cir_diffusion.base import load_base
@@ -108,9 +109,13 @@ class CODiffLoRA(OnFrozenBase, CODiff):
             return_latent: For training: return the images without alignment of their colours, and
                 their latents (B, 4, H / 8, W / 8), float32. Sides are multiples of 8, from 32 on.
             options: As those of :class:`cir_diffusion.codiff.CODiff`.
+
+        Raises:
+            UserError: If the number of channels is not 3.
         """
         if not return_latent:
             return super().forward(x, *args, **options)
+        checked_size(x, 3, type(self).__name__)
         encoded = self.latent(x, self._drawn(x) if self.sample else None)
         latent = self.denoised(encoded, self.predicted_noise(encoded, self.tokens(x)))
         return self.image(latent), latent

@@ -30,6 +30,7 @@ from cir_host.stopping import stopping
 from cir_host.typed_options import typed
 from cir_model.measuring.record import Measurement
 from cir_model.measuring.validation_files import DataSetResult, markdown_table, write_results
+from cir_model.metrics import perceptual
 from cir_model.options import AveragedNetwork, ValOptions
 from cir_model.restoring.block_grid import Blocks, blocks_of
 from cir_model.restoring.consistency import project
@@ -411,6 +412,22 @@ def check_consistency(restorer: Restorer) -> None:
         require_library()
     except UserError as error:
         raise OptionsError(f"val.consistency: {error}") from error
+
+
+def check_metrics(metrics: Mapping[str, Any]) -> None:
+    """Refuse metrics that cannot be computed, which a validation would find late.
+
+    Args:
+        metrics: ``val.metrics``.
+
+    Raises:
+        OptionsError: A metric needs a package or a network that is missing.
+    """
+    for name, section in metrics.items():
+        for metric in perceptual.METRICS:
+            reason = perceptual.lacking(metric)
+            if section["type"] == f"calculate_{metric}" and reason is not None:
+                raise OptionsError(f"val.metrics.{name}: {reason}")
 
 
 def check_codec_input(network: nn.Module, key: str) -> None:

@@ -22,6 +22,7 @@ from cir_model.measuring.validation import (
     MeasuringModel,
     check_codec_input,
     check_coefficients,
+    check_metrics,
     check_precision,
     codec_of,
 )
@@ -80,10 +81,12 @@ class CIRModel(MeasuringModel):
         Raises:
             OptionsError: A pattern of ``train.groups`` matches no parameter, all parameters are
                 frozen, the network does not support the precision of ``train.amp``, takes no codec
-                or another kind of input than the data set gives, or a loss refuses its arguments.
+                or another kind of input than the data set gives, a loss refuses its arguments, or a
+                metric cannot be computed.
         """
         options = self.train_options(self.opt)
         check_losses(options)
+        check_metrics(self.val_options(self.opt).metrics or {})
         if options.amp != "off":
             check_precision(network, options.amp, "train.amp")
         asked = {"train": options.tell_codec, "val": self.val_options(self.opt).tell_codec}

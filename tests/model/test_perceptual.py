@@ -5,11 +5,13 @@ import pytest
 import torch
 from basicsr.losses import build_loss
 from basicsr.metrics import calculate_metric
+from command_tools import train_options
 from training_tools import batch, model, step
 from vgg_tools import empty_cache, untrained_network_of
 
 import cir_model  # noqa: F401
-from cir_host.errors import UserError
+from cir_host.errors import OptionsError, UserError
+from cir_host.rehearsal import model_without_networks
 from cir_model.metrics import perceptual
 
 pytest.importorskip("torchmetrics")
@@ -81,6 +83,15 @@ def test_the_loss_is_one_of_several_in_training(metric, loss, cache, monkeypatch
     made = model(losses={metric: {"type": loss}})
     step(made, batch(size=32))
     assert {"l_pix", f"l_{metric}"} <= made.log_dict.keys()
+
+
+@pytest.mark.parametrize("metric", LOSSES)
+def test_a_missing_network_of_a_validation_is_named_before_the_training(metric, cache):
+    opt = train_options(is_train=True, dist=False, rank=0, world_size=1)
+    opt["val"]["metrics"]["seen"] = {"type": f"calculate_{metric}", "better": "lower"}
+    file = perceptual.METRICS[metric][1]
+    with pytest.raises(OptionsError, match=rf"^val\.metrics\.seen: {file} is not in"):
+        model_without_networks(opt).rehearse(torch.nn.Conv2d(3, 3, 1))
 
 
 @pytest.mark.parametrize(("metric", "loss"), LOSSES.items())

@@ -87,9 +87,12 @@ def shrink(options, photos):
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_steps(name, photos, monkeypatch, tmp_path):
     narrow_vgg(monkeypatch)
-    for metric in METRICS.keys() & load(name)["train"].get("losses", {}):
+    named = {*load(name)["train"].get("losses", {}), *load(name).get("val", {}).get("metrics", {})}
+    if metrics := METRICS.keys() & named:
         pytest.importorskip("torchmetrics")
-        untrained_network_of(metric, monkeypatch, empty_cache(monkeypatch, tmp_path))
+        cache = empty_cache(monkeypatch, tmp_path)
+        for metric in metrics:
+            untrained_network_of(metric, monkeypatch, cache)
     if "CODiff" in load(name)["model_type"]:
         pytest.importorskip("diffusers")
     options = shrink(load(name), photos)
