@@ -113,15 +113,15 @@ def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
     return float(count.peak / size**2)
 
 
-def budget(device: torch.device, tiles_are_exact: bool = True) -> float:
+def budget(device: torch.device, all_free: bool = False) -> float:
     """Return how many bytes a forward pass may use on a device now.
 
     Args:
         device: If it is no GPU, a fixed number of bytes, since tiles take less and are as fast.
-        tiles_are_exact: False: tiles would change the image, so that all free memory may be used.
+        all_free: Take all that is free there, too, since tiles would change the image.
     """
     if device.type != "cuda":
-        return CPU_BUDGET if tiles_are_exact else _SHARE_OF_MAIN * _free_memory()
+        return _SHARE_OF_MAIN * _free_memory() if all_free else CPU_BUDGET
     free, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return _SHARE_OF_FREE * (free + cached)

@@ -190,7 +190,7 @@ def test_free_memory_is_that_of_the_system_or_of_the_container(limit, free, tmp_
     monkeypatch.setattr(memory, "_MEMORY", tmp_path / "meminfo")
     names = ("memory.max", "memory.current")
     monkeypatch.setattr(memory, "_CONTROL_GROUPS", ((tmp_path, *names),))
-    assert memory.budget(torch.device("cpu"), tiles_are_exact=False) == memory._SHARE_OF_MAIN * free
+    assert memory.budget(torch.device("cpu"), all_free=True) == memory._SHARE_OF_MAIN * free
     assert memory.budget(torch.device("cpu")) == memory.CPU_BUDGET
 
 
