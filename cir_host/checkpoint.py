@@ -428,6 +428,8 @@ def _is_state(content: Mapping[Any, Any]) -> bool:
 def _why_no_state(content: Mapping[Any, Any], keys: Sequence[str]) -> str:
     if "optimizers" in content:
         return "it is a training state without a network; give models/net_g_NUMBER.pth instead"
+    if "state_dict_unet" in content:
+        return "it changes a diffusion model, as CODiff's does; basicsr restore and convert take it"
     if len(keys) > 1:
         return f"it holds several ({some_of(keys)}); give the key of one of them"
     strangers = [name for name, value in content.items() if not isinstance(value, Tensor)]

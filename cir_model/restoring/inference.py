@@ -145,8 +145,8 @@ class Restorer:
                 memory.
         """
         as_given = self.options.grid == "none" or self.options.tiling == "ntire2024"
-        as_given = as_given or self.whole_images
-        if as_given or self.input_kind == "coefficients":  # which begin with a block
+        # coefficients begin with a block
+        if as_given or self.whole_images or self.input_kind == "coefficients":
             return self._restore(image, inputs)
         if isinstance(block_offset, str):
             block_offset = block_grid.block_offset(image)
@@ -301,7 +301,7 @@ class Restorer:
         return max(self._cost, 1) * pixels
 
     def _budget(self) -> float:
-        return memory.budget(self.device, tiles_are_exact=not self.whole_images)
+        return memory.budget(self.device, all_free=self.whole_images)
 
     def _batch(self, tiling: Tiling) -> int:
         if self.device.type == "cpu":

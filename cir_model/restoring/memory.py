@@ -1,7 +1,9 @@
 """Estimate how much memory a network needs for an image, without running it."""
 
+import math
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,14 @@ _SHARE_OF_FREE = 0.7
 _SHARE_OF_MAIN = 0.45
 """Of the main memory; convolutions on CPUs take much scratch memory, so that CODiff needs 1.5 times
 the estimate (benchmarks/codiff.py)."""
+
+_MEMORY = Path("/proc/meminfo")
+
+_CONTROL_GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+"""Where Linux keeps the limits of containers, in version 2 and 1, and what they use."""
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -103,15 +113,15 @@ def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
     return float(count.peak / size**2)
 
 
-def budget(device: torch.device, tiles_are_exact: bool = True) -> float:
+def budget(device: torch.device, all_free: bool = False) -> float:
     """Return how many bytes a forward pass may use on a device now.
 
     Args:
         device: If it is no GPU, a fixed number of bytes, since tiles take less and are as fast.
-        tiles_are_exact: False: tiles would change the image, so that all free memory may be used.
+        all_free: Take all that is free there, too, since tiles would change the image.
     """
     if device.type != "cuda":
-        return CPU_BUDGET if tiles_are_exact else _SHARE_OF_MAIN * _free_memory()
+        return _SHARE_OF_MAIN * _free_memory() if all_free else CPU_BUDGET
     free, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return _SHARE_OF_FREE * (free + cached)
@@ -120,8 +130,23 @@ def budget(device: torch.device, tiles_are_exact: bool = True) -> float:
 def _free_memory() -> float:
     """Return how many bytes programs can still get; where the system does not say, a guess."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        (free,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-        return 1024.0 * int(free)
+        free = 1024.0 * _entry(_MEMORY, "MemAvailable:")
     except (OSError, ValueError):  # not Linux
         return 4.0 * CPU_BUDGET
+    return min(free, _left_in_container())
+
+
+def _left_in_container() -> float:
+    """Return how many bytes the limit of a container leaves, where there is one."""
+    for folder, limit, used in _CONTROL_GROUPS:
+        with suppress(OSError, ValueError):  # ValueError: no number but "max"
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            return left + _entry(folder / "memory.stat", "inactive_file")  # read again if needed
+    return math.inf
+
+
+def _entry(path: Path, name: str) -> int:
+    """Return the number beside a name."""
+    lines = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+    (value,) = (words[1] for words in lines if words[0] == name)
+    return int(value)

@@ -63,17 +63,15 @@ class Tiling:
         """
         grid = grid_of(facts)
         tile = _round_up(tile, grid)
-        tile_themselves = all(fact.whole_images for fact in facts)
+        if all(fact.whole_images for fact in facts):  # which blend over the whole overlap
+            overlap = _round_up(tile // 3 if overlap is None else overlap, grid)
+            return cls(max(tile, overlap + grid), overlap, grid, margin=0)
         halos = [fact.halo for fact in facts]
         halo = None if None in halos else max(halo for halo in halos if halo is not None)
         if overlap is None:
             exact = halo is not None and 4 * halo <= tile
             overlap = 2 * halo if exact and halo is not None else min(tile // 8, _OVERLAP)
-            if tile_themselves:
-                overlap = tile // 3
         overlap = _round_up(overlap, grid)
-        if tile_themselves:  # and blend over the whole overlap
-            return cls(max(tile, overlap + grid), overlap, grid, margin=0)
         # the error of a network with global context fades with the distance from the edge
         margin = overlap // 4 if halo is None else min(halo, overlap // 2)
         return cls(max(tile, overlap + grid), overlap, grid, margin)

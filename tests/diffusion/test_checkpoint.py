@@ -5,6 +5,7 @@ import torch
 from diffusion_tools import tiny_cave, tiny_codiff, tiny_pickle
 from vector_tools import vectors
 
+from cir_arch import load_network
 from cir_diffusion.checkpoint import load_codiff, read_trained_parts
 from cir_host.errors import UserError
 
@@ -27,6 +28,11 @@ def test_a_file_that_was_saved_on_a_gpu_loads_on_the_cpu(tmp_path, monkeypatch):
     parts = read_trained_parts(tmp_path / "codiff.pkl")
     assert parts.proj["bias"].device.type == "cpu"
     assert (parts.context, parts.embedding) == (48, 32)
+
+
+def test_the_loader_of_other_networks_says_which_commands_take_it(tiny_files):
+    with pytest.raises(UserError, match="no state dict found; it changes a diffusion model, as"):
+        load_network(tiny_files.pickle)
 
 
 def line_of(content, tmp_path, files, **changes):

@@ -60,10 +60,6 @@ def test_tiles_come_only_where_memory_asks_for_them(codiff, monkeypatch):
     assert tiling.tile**2 * 1000 < 1e9
 
 
-def test_free_memory_is_known():
-    assert 2**28 < memory._free_memory() < 2**50
-
-
 def test_the_precision_of_gpus_is_fp16(codiff):
     one = restorer(codiff, precision="auto")
     assert one.precision == "fp32"
@@ -103,11 +99,14 @@ def test_what_overflows_is_repeated_in_float32(codiff):
     assert halved.redone == 1
 
 
-def test_half_precision_is_close(codiff):
-    x = image(32, 40)
-    halved = restorer(codiff, precision="bf16")(x)
+@pytest.mark.parametrize("dtype, levels", [(torch.float16, 0.4), (torch.bfloat16, 3)])
+@torch.inference_mode()
+def test_half_precision_is_close(dtype, levels, codiff):
+    x = image(64, 64)
+    with torch.autocast("cpu", dtype):
+        halved = codiff(x)
     assert halved.dtype == torch.float32
-    assert (halved - codiff(x)).abs().mean() < 6 / 255
+    assert (halved - codiff(x)).abs().mean() < levels / 255
 
 
 def test_the_winners_tiles_are_refused(codiff):

@@ -179,6 +179,26 @@ def test_memory_is_known_before_the_pass(name):
     assert known * size**2 + image == pytest.approx(count.peak, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("limit", "free"), [("max", 4096.0), ("10000", 4096.0), ("2000", 2000.0 - 1500 + 300)]
+)
+def test_free_memory_is_that_of_the_system_or_of_the_container(limit, free, tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemFree: 1 kB\nMemAvailable:  4 kB\n")
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("1500\n")
+    (tmp_path / "memory.stat").write_text("anon 1200\ninactive_file 300\n")
+    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "meminfo")
+    names = ("memory.max", "memory.current")
+    monkeypatch.setattr(memory, "_CONTROL_GROUPS", ((tmp_path, *names),))
+    assert memory.budget(torch.device("cpu"), all_free=True) == memory._SHARE_OF_MAIN * free
+    assert memory.budget(torch.device("cpu")) == memory.CPU_BUDGET
+
+
+def test_free_memory_is_a_guess_where_the_system_does_not_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "nowhere")
+    assert memory._free_memory() == 4 * memory.CPU_BUDGET
+
+
 def test_memory_of_a_pass_does_not_include_the_weights():
     class Wide(nn.Module):
         def __init__(self):
