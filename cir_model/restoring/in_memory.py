@@ -1,11 +1,14 @@
 """Restore images in memory in three lines of Python, without files and options."""
 
 import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from msgspec.structs import replace
 from PIL import Image
 
 from cir_arch import load_network
@@ -17,6 +20,9 @@ from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import restore_picture
 from cir_model.restoring.settings import InferenceOptions
 from cir_weights import default_weights
+
+USUAL = InferenceOptions(tile="auto", precision="auto", consistency=True)
+"""The settings of ``basicsr restore`` without flags."""
 
 ImageOrArray = TypeVar("ImageOrArray", Image.Image, npt.NDArray[Any])
 
@@ -38,9 +44,29 @@ def default_restorer(device: str | None = None) -> Restorer:
         torch.Size([1, 3, 48, 64])
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_network(default_weights()).to(device)
-    options = InferenceOptions(tile="auto", precision="auto", consistency=can_hold())
-    return Restorer([network], options)
+    return load_restorer([default_weights()], device, USUAL)
+
+
+def load_restorer(
+    weights: Sequence[Path],
+    device: str | torch.device,
+    options: InferenceOptions,
+    averaging: Sequence[float] | None = None,
+) -> Restorer:
+    """Return a restorer with the networks of checkpoints.
+
+    Args:
+        weights: Files of weights; the networks are recognised.
+        device: An argument of ``torch.device``.
+        options: With ``consistency``, results are held to their files if these can be read.
+        averaging: Weights of the networks in the average; None: equal weights.
+
+    Raises:
+        UserError: A file cannot be loaded, or see :class:`Restorer`.
+    """
+    networks = [load_network(path).to(device) for path in weights]
+    options = replace(options, consistency=options.consistency and can_hold())
+    return Restorer(networks, options, [str(path) for path in weights], averaging)
 
 
 def restore_image(image: ImageOrArray, restorer: Restorer | None = None) -> ImageOrArray:

@@ -342,12 +342,15 @@ def _needs_nothing(facts: FileFacts, options: RestoreOptions) -> str:
         frames = f" of {facts.frames} frames" if facts.frames > 1 else ""
         return f"lossless {facts.format}{frames}"
     if facts.quality is not None and facts.quality >= options.fine_quality:
-        return f"JPEG quality {_quality_text(facts)}"
+        return quality_note(facts)
     return ""
 
 
-def _quality_text(facts: FileFacts) -> str:
-    return f"{facts.quality}" if facts.standard_tables else f"about {facts.quality}"
+def quality_note(facts: FileFacts) -> str:
+    """Return the JPEG quality by the file's tables in words; empty for a file without tables."""
+    if facts.quality is None:
+        return ""
+    return f"JPEG quality {'' if facts.standard_tables else 'about '}{facts.quality}"
 
 
 def _with_pixel_quality(
@@ -373,7 +376,7 @@ def _quality(
     """
     corner = (0, 0) if facts.format == "JPEG" else None
     if facts.quality is not None:
-        return facts.quality, f"JPEG quality {_quality_text(facts)}", corner
+        return facts.quality, quality_note(facts), corner
     image = as_tensor(picture).to(restorer.device)
     if min(image.shape[-2:]) < SMALLEST:
         return None, "", corner

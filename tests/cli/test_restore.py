@@ -16,6 +16,7 @@ from small_networks import SMALL
 from cir_arch import Identity
 from cir_cli import main, restore
 from cir_data.datasets.sample_fields import to_tensor
+from cir_model.restoring import in_memory
 from cir_model.restoring.inference import restore_tensor
 from cir_model.restoring.pixel_quality import pixel_quality, quality_network
 
@@ -24,7 +25,7 @@ from cir_model.restoring.pixel_quality import pixel_quality, quality_network
 def identity(monkeypatch):
     """A network that changes nothing in place of every checkpoint: fast, and each bit is known."""
     network = build_network({"type": "Identity"})
-    monkeypatch.setattr(restore, "load_network", lambda path: network)
+    monkeypatch.setattr(in_memory, "load_network", lambda path: network)
     return network
 
 
@@ -92,7 +93,7 @@ def test_weights_of_the_average(photos, monkeypatch, capsys):
             return x + self.value
 
     networks = {"a.pth": Adds(20), "b.pth": Adds(60)}
-    monkeypatch.setattr(restore, "load_network", lambda path: networks[str(path)])
+    monkeypatch.setattr(in_memory, "load_network", lambda path: networks[str(path)])
     Image.new("RGB", (40, 30), (100, 100, 100)).save("grey.jpg", quality=90)
     command = ["restore", "grey.jpg", "--no-consistency", "--precision", "fp32", "-o"]
     for names, value, said in (
@@ -234,7 +235,7 @@ def test_flat_areas_keep_their_colour(photos, identity):
 def test_grey_stays_grey_and_colour_passes_a_grey_network(photos, monkeypatch):
     for channels in (1, 3):
         network = build_network({"type": "Identity", "in_channels": channels})
-        monkeypatch.setattr(restore, "load_network", lambda path, net=network: net)
+        monkeypatch.setattr(in_memory, "load_network", lambda path, net=network: net)
         Image.open(photos / "astronaut.jpg").convert("L").save("grey.jpg", quality=50)
         run("grey.jpg", "-o", "grey.png", "--overwrite")
         restored, source = Image.open("grey.png"), Image.open("grey.jpg")
@@ -248,7 +249,7 @@ def test_grey_stays_grey_and_colour_passes_a_grey_network(photos, monkeypatch):
 def test_larger_scales_and_alpha(photos, monkeypatch):
     torch.manual_seed(0)
     network = build_network({"type": "HAT", **SMALL["HAT"], "upscale": 2}).eval()
-    monkeypatch.setattr(restore, "load_network", lambda path: network)
+    monkeypatch.setattr(in_memory, "load_network", lambda path: network)
     image = Image.open(photos / "astronaut.jpg").crop((0, 0, 21, 30))
     image.putalpha(77)
     image.save("alpha.webp")
@@ -278,7 +279,7 @@ def test_the_quality_reaches_the_network(photos, monkeypatch):
     network.forward = lambda x, quality=None: (
         (seen.append(quality) if x.device.type == "cpu" else None) or real(x, quality)
     )
-    monkeypatch.setattr(restore, "load_network", lambda path: network)
+    monkeypatch.setattr(in_memory, "load_network", lambda path: network)
     run(photos / "astronaut.jpg", "-o", "a.png")
     run(photos / "astronaut.jpg", "-o", "b.png", "--strength", "0.25")
     Image.open(photos / "astronaut.jpg").save("lossy.webp")
@@ -335,7 +336,7 @@ def test_flags_that_cannot_be_used(flags, reason, photos, identity, capsys):
 
 def test_without_m_the_weights_of_the_package_restore(photos, identity, monkeypatch):
     asked = []
-    monkeypatch.setattr(restore, "load_network", lambda path: asked.append(path) or identity)
+    monkeypatch.setattr(in_memory, "load_network", lambda path: asked.append(path) or identity)
     monkeypatch.setattr(restore, "default_weights", lambda: Path("ours.safetensors"))
     assert main.main(["restore", "photos", "-o", "out"]) == 0
     assert asked == [Path("ours.safetensors")]
@@ -343,7 +344,7 @@ def test_without_m_the_weights_of_the_package_restore(photos, identity, monkeypa
 
 def test_best_restores_with_the_larger_weights(photos, identity, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(restore, "load_network", lambda path: asked.append(path.stem) or identity)
+    monkeypatch.setattr(in_memory, "load_network", lambda path: asked.append(path.stem) or identity)
     assert main.main(["restore", "photos", "-o", "out", "--best"]) == 0
     assert asked == ["fbcnn_s_x1"]
     capsys.readouterr()
@@ -355,7 +356,7 @@ def test_best_restores_with_the_larger_weights(photos, identity, monkeypatch, ca
 
 def test_networks_that_do_not_go_together(photos, monkeypatch, capsys):
     found = iter([build_network({"type": "Identity", "in_channels": c}) for c in (1, 3)])
-    monkeypatch.setattr(restore, "load_network", lambda path: next(found))
+    monkeypatch.setattr(in_memory, "load_network", lambda path: next(found))
     command = ["restore", "photos", "-o", "out", "-m", "x.pth", "-m", "y.pth"]
     assert main.main(command) == 2
     assert "in channels differs (x.pth: 1, y.pth: 3)" in capsys.readouterr().err

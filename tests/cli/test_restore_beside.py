@@ -10,7 +10,7 @@ from PIL import Image
 
 from cir_cli import restore
 from cir_host.errors import UserError
-from cir_model.restoring import on_disk
+from cir_model.restoring import in_memory, on_disk
 
 NAMES = ("a", "b", "c", "d")
 
@@ -25,7 +25,7 @@ def passed(tmp_path, monkeypatch):
         Image.open(original).convert("RGB").save(f"in/{name}.jpg", quality=20)
     network, hooks = build_network({"type": "Identity"}), []
     network.register_forward_pre_hook(lambda *_: hooks.pop(0)() if hooks else None)
-    monkeypatch.setattr(restore, "load_network", lambda path: network)
+    monkeypatch.setattr(in_memory, "load_network", lambda path: network)
     return hooks
 
 

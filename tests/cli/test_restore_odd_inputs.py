@@ -9,13 +9,14 @@ from basicsr.archs import build_network
 from PIL import Image
 
 from cir_cli import main, restore
+from cir_model.restoring import in_memory
 from cir_model.restoring import on_disk as restoring
 
 
 @pytest.fixture(autouse=True)
 def identity(monkeypatch):
     network = build_network({"type": "Identity"})
-    monkeypatch.setattr(restore, "load_network", lambda path: network)
+    monkeypatch.setattr(in_memory, "load_network", lambda path: network)
 
 
 @pytest.fixture
