@@ -1,0 +1,325 @@
+"""The page itself: what Gradio shows, and what happens on a click."""
+
+import os
+from collections.abc import Iterator
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from secrets import token_hex
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData, ListFiles
+
+from cir_data.images.photographs import SHOWPIECES
+from cir_model.restoring.consistency import can_hold
+from cir_page.engine import Engine, Settings
+from cir_page.listing import list_of_files, status_line
+from cir_page.session import Session
+
+TITLE = "Restore JPEGs"
+
+LARGEST_UPLOAD = 200
+"""Megabytes."""
+
+_FAST, _BEST = "Fast", "Best"
+
+_FORMATS = {"PNG": "png", "WebP": "webp", "JPEG": "jpeg"}
+
+_LARGE = 1_000_000
+"""Pixels from which on the speed is measured before a picture is restored."""
+
+_SYSTEM_FONTS = ("system-ui", "sans-serif")
+
+_ON_CLICK = """
+element.addEventListener("click", event => {
+  const button = event.target.closest("[data-file]");
+  if (button) trigger("select", {index: Number(button.dataset.file), value: ""});
+});
+"""
+
+
+class _Files(gr.File):
+    """Hands over the names that the files have on the visitor's machine, too."""
+
+    is_template = True  # the page shows a gr.File
+
+    def preprocess(self, payload: ListFiles | FileData | None) -> Any:
+        """Return pairs of path and name."""
+        if payload is None:
+            return []
+        files = payload.root if isinstance(payload, ListFiles) else [payload]
+        return [(Path(file.path), file.orig_name or Path(file.path).name) for file in files]
+
+
+def look() -> dict[str, Any]:
+    """Return arguments of ``launch``: the looks, and nothing from or to other machines."""
+    theme = gr.themes.Default(
+        primary_hue="blue", font=_SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")
+    )
+    return {
+        "theme": theme,
+        "css": (files("cir_page") / "page.css").read_text(encoding="utf-8"),
+        "footer_links": [],
+        "share": False,
+        "ssr_mode": False,
+        "mcp_server": False,
+        "pwa": False,
+        "enable_monitoring": False,
+        "run_history": False,
+        "max_file_size": f"{LARGEST_UPLOAD}mb",
+    }
+
+
+def build(folder: Path | None = None) -> gr.Blocks:
+    """Return the page, ready for ``launch(**look())``.
+
+    Args:
+        folder: Where the files of all visitors are; None: a temporary folder, which is deleted when
+            the program ends. Gradio is told by the variable ``GRADIO_TEMP_DIR``.
+    """
+    temporary = None if folder else TemporaryDirectory(prefix="basicsr-page-")
+    root = Path(folder or temporary.name)
+    os.environ["GRADIO_TEMP_DIR"] = str(root)
+    page = _Page(root)
+    page.blocks.cir_folder = temporary  # it is deleted with the page
+    return page.blocks
+
+
+class _Page:
+    """The components, and what they call.
+
+    Args:
+        folder: Where the files of all visitors are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._engine = Engine()
+        self._sessions: dict[str, Session] = {}
+        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as self.blocks:
+            gr.Markdown(
+                f"# {TITLE}\nRemoves the blocks and smears of JPEG compression. Everything happens"
+                " on this machine, and is deleted when the page is closed."
+            )
+            with gr.Row():
+                with gr.Column(scale=1, min_width=300):
+                    self._build_inputs()
+                with gr.Column(scale=3, min_width=320):
+                    self._build_results()
+            self._connect()
+        self.blocks.queue(default_concurrency_limit=None, api_open=False)
+
+    def _build_inputs(self) -> None:
+        self._upload = _Files(
+            label="JPEGs and other pictures", file_count="multiple", height=150, elem_id="upload"
+        )
+        self._sample = gr.Button("Try a sample picture", size="sm")
+        self._network = gr.Radio(
+            [_FAST, _BEST],
+            value=_FAST,
+            label="Network",
+            info="Best gains a little more and takes about six times as long.",
+        )
+        self._format = gr.Radio(
+            list(_FORMATS),
+            value="PNG",
+            label="Format",
+            info="PNG is lossless; WebP and JPEG are written at quality 95.",
+        )
+        with gr.Accordion("More settings", open=False):
+            self._auto = gr.Checkbox(
+                value=True,
+                label="Strength by the file",
+                info="From the JPEG quality of the file, else from its pixels.",
+            )
+            self._strength = gr.Slider(
+                0,
+                1,
+                value=0.5,
+                step=0.05,
+                label="Strength",
+                info="0 changes least, 1 most.",
+                visible=False,
+            )
+            held = can_hold()
+            self._consistency = gr.Checkbox(
+                value=held,
+                interactive=held,
+                label="Consistency",
+                info="Holds the result to what the JPEG file says of the original."
+                if held
+                else "Needs the package jpeglib.",
+            )
+            self._force = gr.Checkbox(
+                label="Also restore clean files",
+                info="Otherwise lossless files and JPEGs of quality 99 and above are copied.",
+            )
+        self._restore = gr.Button("Restore", variant="primary", interactive=False)
+        with gr.Row():
+            self._cancel = gr.Button("Cancel", variant="stop", visible=False)
+            self._clear = gr.Button("Clear", visible=False)
+
+    def _build_results(self) -> None:
+        self._status = gr.HTML(elem_id="status")
+        self._files = gr.HTML(js_on_load=_ON_CLICK, elem_id="files")
+        self._pair = gr.ImageSlider(
+            label="Before and after",
+            buttons=["fullscreen"],
+            interactive=False,
+            max_height=640,
+            visible=False,
+            elem_id="pair",
+        )
+        self._all = gr.DownloadButton("Download all (ZIP)", visible=False, elem_id="all")
+
+    def _connect(self) -> None:
+        settings = [
+            self._network,
+            self._format,
+            self._auto,
+            self._strength,
+            self._consistency,
+            self._force,
+        ]
+        seen = [
+            self._status,
+            self._files,
+            self._pair,
+            self._all,
+            self._restore,
+            self._cancel,
+            self._clear,
+        ]
+        now: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+        later: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None}
+        one: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 1}
+        self._auto.change(
+            lambda auto: gr.update(visible=not auto), self._auto, self._strength, **now
+        )
+        added = [self._upload, self._network]
+        self._upload.upload(self._added, added, [self._upload, *seen], **now).then(
+            self._measured, self._network, seen, **later
+        )
+        self._network.change(self._measured, self._network, seen, **later)
+        sampled = self._sample.click(self._sampled, self._network, seen, **now)
+        for begin in (self._restore.click, sampled.then):
+            begin(self._started, settings, seen, **now).then(
+                self._ran, self._network, seen, concurrency_id="network", **one
+            )
+        self._cancel.click(self._cancelled, self._network, seen, **now)
+        self._clear.click(self._cleared, self._network, seen, **now)
+        self._files.select(self._selected, self._network, seen, **now)
+        self.blocks.unload(self._left)
+
+    def _session(self, request: gr.Request) -> Session:
+        key = request.session_hash or ""
+        if key not in self._sessions:
+            self._sessions[key] = Session(self._folder / f"visitor_{token_hex(8)}")
+        return self._sessions[key]
+
+    def _added(
+        self, uploaded: list[tuple[Path, str]], network: str, request: gr.Request
+    ) -> list[Any]:
+        session = self._session(request)
+        for path, name in uploaded:
+            session.add(path, name)
+        return [None, *self._seen(session, network)]
+
+    def _measured(self, network: str, request: gr.Request) -> list[Any]:
+        session = self._session(request)
+        if session.pixels_to_restore() >= _LARGE:
+            self._engine.measure(network == _BEST)
+        return self._seen(session, network)
+
+    def _started(
+        self,
+        network: str,
+        file_format: str,
+        auto: bool,
+        strength: float,
+        consistency: bool,
+        force: bool,
+        request: gr.Request,
+    ) -> list[Any]:
+        session = self._session(request)
+        session.start(
+            Settings(
+                best=network == _BEST,
+                format=_FORMATS[file_format],
+                strength=None if auto else strength,
+                consistency=consistency,
+                force=force,
+            )
+        )
+        return self._seen(session, network, pair=True)
+
+    def _sampled(self, network: str, request: gr.Request) -> list[Any]:
+        session = self._session(request)
+        piece = SHOWPIECES[0]
+        path = session.folder / f"{piece.name}.jpg"
+        path.write_bytes(piece.jpeg())
+        session.add(path, path.name)
+        return self._seen(session, network)
+
+    def _ran(self, network: str, request: gr.Request) -> Iterator[list[Any]]:
+        session = self._session(request)
+        shown = session.shown
+        for _ in session.run(self._engine):
+            yield self._seen(session, network, pair=session.shown is not shown)
+            shown = session.shown
+        archive = session.archive()
+        yield self._seen(session, network, pair=True, archive=archive)
+
+    def _cancelled(self, network: str, request: gr.Request) -> list[Any]:
+        session = self._session(request)
+        session.stop()
+        return self._seen(session, network)
+
+    def _cleared(self, network: str, request: gr.Request) -> list[Any]:
+        session = self._session(request)
+        session.clear()
+        return self._seen(session, network, pair=True)
+
+    def _selected(self, network: str, chosen: gr.SelectData, request: gr.Request) -> list[Any]:
+        session = self._session(request)
+        session.shown = session.items[chosen.index]
+        return self._seen(session, network, pair=True)
+
+    def _left(self, request: gr.Request) -> None:
+        session = self._sessions.pop(request.session_hash or "", None)
+        if session is not None:
+            session.close()
+
+    def _seen(
+        self, session: Session, network: str, pair: bool = False, archive: Path | None = None
+    ) -> list[Any]:
+        """Return the updates of what a visitor sees.
+
+        Args:
+            session: The visitor's files.
+            network: Chosen, for the estimates.
+            pair: Whether other pictures are to be shown than before.
+            archive: A new ZIP of all results.
+        """
+
+        def estimate(pixels: int) -> float | None:
+            return self._engine.seconds(pixels, network == _BEST)
+
+        shown, busy = session.shown, session.busy
+        pictures = gr.skip()
+        if pair:
+            value = (shown.before, shown.result) if shown and shown.before else None
+            name = f": {shown.name}" if value and shown else ""
+            pictures = gr.update(value=value, label=f"Before and after{name}", visible=bool(value))
+        archived = gr.update(value=archive, visible=True) if archive else gr.update(visible=False)
+        return [
+            f'<p role="status">{escape(status_line(session, estimate))}</p>',
+            list_of_files(session, estimate),
+            pictures,
+            archived if archive or busy or not session.items else gr.skip(),
+            gr.update(interactive=bool(session.pixels_to_restore()) and not busy),
+            gr.update(visible=busy),
+            gr.update(visible=bool(session.items) and not busy),
+        ]

@@ -1,0 +1,108 @@
+"""The list of files on the page, and its status line."""
+
+from collections.abc import Callable
+from html import escape
+from urllib.parse import quote
+
+from cir_host.file_names import printable
+from cir_page.session import Item, Session, State
+
+Estimate = Callable[[int], float | None]
+"""Tells how many seconds so many pixels take; None if that is not known."""
+
+_STATES: dict[State, str] = {
+    "ready": "ready",
+    "waiting": "waits for its turn",
+    "restoring": "restoring",
+    "restored": "restored",
+    "copied": "copied",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+
+
+def about(seconds: float) -> str:
+    """Return an estimate in words.
+
+    Example:
+        >>> about(0.4), about(12.4), about(200), about(8000)
+        ('about 1 s', 'about 12 s', 'about 3 min', 'about 2 h')
+    """
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"about {seconds / size:.0f} {unit}"
+    return f"about {max(1, round(seconds))} s"
+
+
+def status_line(session: Session, estimate: Estimate) -> str:
+    """Return one line on all files, as plain text."""
+    items = session.items
+    if not items:
+        return ""
+    (current,) = [item for item in items if item.state == "restoring"][:1] or [None]
+    waiting = [item for item in items if item.state == "waiting"]
+    if current is not None:
+        left = current.remaining()
+        seconds = estimate(current.pixels) if left is None else left
+        later = estimate(sum(item.pixels for item in waiting))
+        time = "" if seconds is None or later is None else f", {about(seconds + later)} left"
+        return f"Restoring {current.name}{time}"
+    if waiting:
+        return "Waiting for its turn"
+    if session.summary and not any(item.state == "ready" for item in items):
+        return session.summary
+    ready = [item for item in items if item.state in ("ready", "cancelled")]
+    if not ready:
+        return ""
+    pixels = sum(item.pixels for item in ready)
+    seconds = estimate(pixels)
+    count = f"{len(ready)} file{'s' * (len(ready) > 1)}, {pixels / 1e6:.1f} MP"
+    return f"{count}: restoring takes {about(seconds)}" if seconds is not None else count
+
+
+def list_of_files(session: Session, estimate: Estimate) -> str:
+    """Return a line of HTML for each file.
+
+    A button with ``data-file`` and the index of the file shows its picture.
+    """
+    rows = [
+        _row(index, item, item is session.shown, estimate)
+        for index, item in enumerate(session.items)
+    ]
+    return f'<ol class="cir-files">{"".join(rows)}</ol>' if rows else ""
+
+
+def _row(index: int, item: Item, shown: bool, estimate: Estimate) -> str:
+    name = _text(item.name)
+    if item.before is not None:
+        name = (
+            f'<button type="button" data-file="{index}" aria-pressed="{str(shown).lower()}"'
+            f' title="Show before and after">{name}</button>'
+        )
+    size = f"{item.size[0]} × {item.size[1]}" if item.pixels else ""
+    facts = " · ".join(_text(fact) for fact in (size, item.found) if fact)
+    state = _STATES[item.state]
+    if item.state in ("ready", "waiting") and (seconds := estimate(item.pixels)) is not None:
+        state += f", {about(seconds)}"
+    if item.state == "restoring":
+        percent = round(100 * item.share)
+        state = (
+            f'<progress max="100" value="{percent}" aria-label="{_text(item.name)}"></progress>'
+            f" {percent} %"
+        )
+    if item.result is not None:
+        link = quote(item.result.as_posix())
+        state += (
+            f' <a href="gradio_api/file={link}" download="{_text(item.result.name)}">Download</a>'
+        )
+    notes = [item.line] if item.state in ("failed", "copied") else []
+    notes += [f"warning: {item.name}: {warning}" for warning in item.warnings]
+    told = "".join(f'<div class="note">{_text(note)}</div>' for note in notes)
+    return (
+        f'<li class="{item.state}{" shown" * shown}"><div class="name">{name}</div>'
+        f'<div class="facts">{facts}</div><div class="state">{state}</div>{told}</li>'
+    )
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
