@@ -6,22 +6,17 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from secrets import token_hex
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData, ListFiles
 
 from cir_data.images.photographs import SHOWPIECES
 from cir_model.restoring.consistency import can_hold
 from cir_page.engine import Engine, Settings
-from cir_page.listing import list_of_files, status_line
-from cir_page.session import Session
+from cir_page.listing import EMPTY, list_of_files, status_line
+from cir_page.session import LARGEST_UPLOAD, Session, temporary_folder
 
 TITLE = "Restore JPEGs"
-
-LARGEST_UPLOAD = 200
-"""Megabytes."""
 
 _FAST, _BEST = "Fast", "Best"
 
@@ -40,79 +35,80 @@ element.addEventListener("click", event => {
 """
 
 
-class _Files(gr.File):
-    """Hands over the names that the files have on the visitor's machine, too."""
+_INTRODUCTION = (
+    "Removes the blocks and smears of JPEG compression. The pictures stay on the machine that runs"
+    " this page, and are deleted when you close it."
+)
 
-    is_template = True  # the page shows a gr.File
-
-    def preprocess(self, payload: ListFiles | FileData | None) -> Any:
-        """Return pairs of path and name."""
-        if payload is None:
-            return []
-        files = payload.root if isinstance(payload, ListFiles) else [payload]
-        return [(Path(file.path), file.orig_name or Path(file.path).name) for file in files]
+_HINT = (
+    "Drag the line to compare. Zoom with the wheel, or with two fingers; drag the zoomed picture to"
+    " move it."
+)
 
 
-def look() -> dict[str, Any]:
-    """Return arguments of ``launch``: the looks, and nothing from or to other machines."""
-    theme = gr.themes.Default(
-        primary_hue="blue", font=_SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")
-    )
-    return {
-        "theme": theme,
-        "css": (files("cir_page") / "page.css").read_text(encoding="utf-8"),
-        "footer_links": [],
-        "share": False,
-        "ssr_mode": False,
-        "mcp_server": False,
-        "pwa": False,
-        "enable_monitoring": False,
-        "run_history": False,
-        "max_file_size": f"{LARGEST_UPLOAD}mb",
-    }
-
-
-def build(folder: Path | None = None) -> gr.Blocks:
-    """Return the page, ready for ``launch(**look())``.
+class Page(gr.Blocks):
+    """The page. ``Page().launch()`` shows it.
 
     Args:
-        folder: Where the files of all visitors are; None: a temporary folder, which is deleted when
-            the program ends. Gradio is told by the variable ``GRADIO_TEMP_DIR``.
-    """
-    temporary = None if folder else TemporaryDirectory(prefix="basicsr-page-")
-    root = Path(folder or temporary.name)
-    os.environ["GRADIO_TEMP_DIR"] = str(root)
-    page = _Page(root)
-    page.blocks.cir_folder = temporary  # it is deleted with the page
-    return page.blocks
-
-
-class _Page:
-    """The components, and what they call.
-
-    Args:
-        folder: Where the files of all visitors are.
+        folder: Where the files of all visitors are; None: a temporary folder, which is deleted by
+            :meth:`close` or when the program ends. It becomes the value of ``GRADIO_TEMP_DIR``, so
+            that Gradio uses no other folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None = None) -> None:
+        self._temporary = temporary_folder() if folder is None else None
+        self._folder = Path(self._temporary.name) if self._temporary else folder
+        os.environ["GRADIO_TEMP_DIR"] = str(self._folder)
         self._engine = Engine()
         self._sessions: dict[str, Session] = {}
-        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as self.blocks:
-            gr.Markdown(
-                f"# {TITLE}\nRemoves the blocks and smears of JPEG compression. Everything happens"
-                " on this machine, and is deleted when the page is closed."
-            )
+        super().__init__(title=TITLE, analytics_enabled=False, fill_width=True)
+        with self:
+            gr.Markdown(f"# {TITLE}\n{_INTRODUCTION}")
             with gr.Row():
                 with gr.Column(scale=1, min_width=300):
                     self._build_inputs()
                 with gr.Column(scale=3, min_width=320):
                     self._build_results()
             self._connect()
-        self.blocks.queue(default_concurrency_limit=None, api_open=False)
+        self.queue(default_concurrency_limit=None, api_open=False)
+
+    def launch(self, **arguments: Any) -> Any:  # type: ignore[override]  # same, by name only
+        """Show the page; takes the arguments of ``gradio.Blocks.launch``.
+
+        Unless they say otherwise, nothing is fetched from other machines, or sent there.
+        """
+        theme = gr.themes.Default(
+            primary_hue="blue", font=_SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")
+        ).set(
+            block_info_text_color="*neutral_600",
+            block_info_text_color_dark="*neutral_300",
+            body_text_color_subdued="*neutral_600",
+            body_text_color_subdued_dark="*neutral_300",
+        )
+        usual = {
+            "theme": theme,
+            "css": (files("cir_page") / "page.css").read_text(encoding="utf-8"),
+            "footer_links": [],
+            "share": False,
+            "ssr_mode": False,
+            "mcp_server": False,
+            "pwa": False,
+            "enable_monitoring": False,
+            "run_history": False,  # which would keep pictures in the browser
+            "max_file_size": 10 * LARGEST_UPLOAD,  # refuses all files that were dropped with it
+        }
+        return super().launch(**{**usual, **arguments})
+
+    def close(self, verbose: bool = True) -> None:
+        """Cancel what is being restored, stop serving, and delete the files of all visitors."""
+        for session in self._sessions.values():
+            session.close()
+        super().close(verbose)
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def _build_inputs(self) -> None:
-        self._upload = _Files(
+        self._upload = gr.File(
             label="JPEGs and other pictures", file_count="multiple", height=150, elem_id="upload"
         )
         self._sample = gr.Button("Try a sample picture", size="sm")
@@ -162,16 +158,13 @@ class _Page:
             self._clear = gr.Button("Clear", visible=False)
 
     def _build_results(self) -> None:
-        self._status = gr.HTML(elem_id="status")
-        self._files = gr.HTML(js_on_load=_ON_CLICK, elem_id="files")
-        self._pair = gr.ImageSlider(
-            label="Before and after",
-            buttons=["fullscreen"],
-            interactive=False,
-            max_height=640,
-            visible=False,
-            elem_id="pair",
-        )
+        self._status = gr.HTML('<p role="status"></p>', elem_id="status", apply_default_css=False)
+        self._files = gr.HTML(EMPTY, js_on_load=_ON_CLICK, elem_id="files", apply_default_css=False)
+        with gr.Column(visible=False) as self._comparison:
+            self._pair = gr.ImageSlider(
+                buttons=["fullscreen"], interactive=False, max_height=640, elem_id="pair"
+            )
+            gr.HTML(_HINT, elem_id="hint", apply_default_css=False)
         self._all = gr.DownloadButton("Download all (ZIP)", visible=False, elem_id="all")
 
     def _connect(self) -> None:
@@ -186,6 +179,7 @@ class _Page:
         seen = [
             self._status,
             self._files,
+            self._comparison,
             self._pair,
             self._all,
             self._restore,
@@ -199,9 +193,10 @@ class _Page:
             lambda auto: gr.update(visible=not auto), self._auto, self._strength, **now
         )
         added = [self._upload, self._network]
-        self._upload.upload(self._added, added, [self._upload, *seen], **now).then(
-            self._measured, self._network, seen, **later
-        )
+        # not preprocessed, since that drops the names that the files have on the visitor's machine
+        self._upload.upload(
+            self._added, added, [self._upload, *seen], preprocess=False, **now
+        ).then(self._measured, self._network, seen, **later)
         self._network.change(self._measured, self._network, seen, **later)
         sampled = self._sample.click(self._sampled, self._network, seen, **now)
         for begin in (self._restore.click, sampled.then):
@@ -211,7 +206,7 @@ class _Page:
         self._cancel.click(self._cancelled, self._network, seen, **now)
         self._clear.click(self._cleared, self._network, seen, **now)
         self._files.select(self._selected, self._network, seen, **now)
-        self.blocks.unload(self._left)
+        self.unload(self._left)
 
     def _session(self, request: gr.Request) -> Session:
         key = request.session_hash or ""
@@ -220,11 +215,13 @@ class _Page:
         return self._sessions[key]
 
     def _added(
-        self, uploaded: list[tuple[Path, str]], network: str, request: gr.Request
+        self, uploaded: list[dict[str, Any]], network: str, request: gr.Request
     ) -> list[Any]:
         session = self._session(request)
-        for path, name in uploaded:
-            session.add(path, name)
+        for file in uploaded:
+            path = Path(file["path"]).resolve()
+            if self._folder.resolve() in path.parents:  # others were not uploaded
+                session.add(path, file.get("orig_name") or path.name)
         return [None, *self._seen(session, network)]
 
     def _measured(self, network: str, request: gr.Request) -> list[Any]:
@@ -308,15 +305,19 @@ class _Page:
             return self._engine.seconds(pixels, network == _BEST)
 
         shown, busy = session.shown, session.busy
-        pictures = gr.skip()
-        if pair:
-            value = (shown.before, shown.result) if shown and shown.before else None
-            name = f": {shown.name}" if value and shown else ""
-            pictures = gr.update(value=value, label=f"Before and after{name}", visible=bool(value))
+        comparison = pictures = gr.skip()
+        if pair and shown is not None and shown.before is not None:
+            comparison = gr.update(visible=True)
+            pictures = gr.update(
+                value=(shown.before, shown.result), label=f"Before and after: {shown.name}"
+            )
+        elif pair:
+            comparison, pictures = gr.update(visible=False), None
         archived = gr.update(value=archive, visible=True) if archive else gr.update(visible=False)
         return [
             f'<p role="status">{escape(status_line(session, estimate))}</p>',
             list_of_files(session, estimate),
+            comparison,
             pictures,
             archived if archive or busy or not session.items else gr.skip(),
             gr.update(interactive=bool(session.pixels_to_restore()) and not busy),

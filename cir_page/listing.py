@@ -10,6 +10,9 @@ from cir_page.session import Item, Session, State
 Estimate = Callable[[int], float | None]
 """Tells how many seconds so many pixels take; None if that is not known."""
 
+EMPTY = '<p class="empty">Drop JPEGs into the field, or try the sample picture.</p>'
+"""The list without files."""
+
 _STATES: dict[State, str] = {
     "ready": "ready",
     "waiting": "waits for its turn",
@@ -37,9 +40,7 @@ def about(seconds: float) -> str:
 def status_line(session: Session, estimate: Estimate) -> str:
     """Return one line on all files, as plain text."""
     items = session.items
-    if not items:
-        return ""
-    (current,) = [item for item in items if item.state == "restoring"][:1] or [None]
+    current = next((item for item in items if item.state == "restoring"), None)
     waiting = [item for item in items if item.state == "waiting"]
     if current is not None:
         left = current.remaining()
@@ -69,7 +70,7 @@ def list_of_files(session: Session, estimate: Estimate) -> str:
         _row(index, item, item is session.shown, estimate)
         for index, item in enumerate(session.items)
     ]
-    return f'<ol class="cir-files">{"".join(rows)}</ol>' if rows else ""
+    return f"<ol>{''.join(rows)}</ol>" if rows else EMPTY
 
 
 def _row(index: int, item: Item, shown: bool, estimate: Estimate) -> str:
@@ -80,7 +81,8 @@ def _row(index: int, item: Item, shown: bool, estimate: Estimate) -> str:
             f' title="Show before and after">{name}</button>'
         )
     size = f"{item.size[0]} × {item.size[1]}" if item.pixels else ""
-    facts = " · ".join(_text(fact) for fact in (size, item.found) if fact)
+    found = "" if item.state == "copied" else item.found  # its line says it
+    facts = " · ".join(_text(fact) for fact in (size, found) if fact)
     state = _STATES[item.state]
     if item.state in ("ready", "waiting") and (seconds := estimate(item.pixels)) is not None:
         state += f", {about(seconds)}"
@@ -88,9 +90,9 @@ def _row(index: int, item: Item, shown: bool, estimate: Estimate) -> str:
         percent = round(100 * item.share)
         state = (
             f'<progress max="100" value="{percent}" aria-label="{_text(item.name)}"></progress>'
-            f" {percent} %"
+            + (f" {percent} %" if percent < 100 else " writing")
         )
-    if item.result is not None:
+    if item.result is not None and item.state in ("restored", "copied"):
         link = quote(item.result.as_posix())
         state += (
             f' <a href="gradio_api/file={link}" download="{_text(item.result.name)}">Download</a>'

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Literal, TypeAlias
 
 from cir_data.images.reading import examine
 from cir_data.images.writing import Encoding, write_file
+from cir_host.errors import UserError
 from cir_model.restoring.batch_lines import Tally, failure, told
 from cir_model.restoring.on_disk import Outcome, quality_note
 from cir_model.restoring.result_names import ResultNames, name_results
@@ -26,11 +28,19 @@ State: TypeAlias = Literal[
 FORCE = "'Also restore clean files' restores it"
 """How to restore a file that was copied, in the words of the page."""
 
+LARGEST_UPLOAD = 200_000_000
+"""Bytes of the largest file that is taken."""
+
 _INTERVAL = 0.3
 """Seconds between two reports of the progress."""
 
 _SURE = 0.05
 """Finished share from which on it tells the time that is left."""
+
+
+def temporary_folder() -> TemporaryDirectory[str]:
+    """Return a folder for the files of all visitors, which is deleted when the program ends."""
+    return TemporaryDirectory(prefix="basicsr-page-", ignore_cleanup_errors=True)
 
 
 class Cancelled(Exception):
@@ -126,9 +136,15 @@ class Session:
         item = Item(self._distinct(name), source)
         self.items.append(item)
         try:
+            if source.stat().st_size > LARGEST_UPLOAD:
+                raise UserError(
+                    f"{item.name}: files of more than {LARGEST_UPLOAD // 10**6} MB are not taken"
+                    " here; restore it with the command: basicsr restore"
+                )
             facts = examine(source.read_bytes(), item.name)
         except Exception as error:
             item.state, item.line = "failed", failure(item.name, error)
+            source.unlink()
             return item
         item.size = facts.width, facts.height
         if facts.format == "JPEG":
@@ -156,6 +172,7 @@ class Session:
         If the iterator is closed, the restoration is cancelled.
         """
         stop, tally, start = self._stop, Tally(), time.monotonic()
+        tally.counts["failed"] = sum(not item.pixels for item in self.items)
         self._running = True
         worker = ThreadPoolExecutor(1)
         try:
@@ -171,7 +188,7 @@ class Session:
             self._running = False
             self.stop()
             worker.shutdown(wait=False)
-        if tally.counts:
+        if tally.counts.total():
             self.summary = tally.line(max(time.monotonic() - start, 0.1))
 
     def stop(self) -> None:
