@@ -56,8 +56,11 @@ class Page(gr.Blocks):
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._temporary = temporary_folder() if folder is None else None
-        self._folder = Path(self._temporary.name) if self._temporary else folder
+        self._temporary = None
+        if folder is None:
+            self._temporary = temporary_folder()
+            folder = Path(self._temporary.name)
+        self._folder = folder
         os.environ["GRADIO_TEMP_DIR"] = str(self._folder)
         self._engine = Engine()
         self._sessions: dict[str, Session] = {}
