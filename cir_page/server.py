@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cir_data.extras import needs_extra
 from cir_host.errors import UserError
 from cir_page.session import temporary_folder
+
+if TYPE_CHECKING:
+    from cir_page.layout import Page
 
 HOST = "127.0.0.1"
 """Nobody else on the network reaches it."""
@@ -39,20 +42,26 @@ def serve(port: int | None, announce: Callable[[str], None]) -> None:
 
         page = Page(Path(folder))
         try:
-            _, address, _ = page.launch(
-                server_name=HOST, server_port=port, prevent_thread_lock=True, quiet=True
-            )
-            announce(address)
+            announce(_launched(page, port))
             while not end.wait(1):  # Windows does not interrupt a wait without an end
                 pass
-        except OSError as error:
-            raise UserError(
-                f"--port {port}: cannot be used; another program may have it: give another port"
-                if port
-                else "no port from 7860 to 7959 is free; give another with --port"
-            ) from error
         finally:
             page.close(verbose=False)
+
+
+def _launched(page: "Page", port: int | None) -> str:
+    """Serve the page in threads of its own; return the address."""
+    try:
+        _, address, _ = page.launch(
+            server_name=HOST, server_port=port, prevent_thread_lock=True, quiet=True
+        )
+    except OSError as error:
+        raise UserError(
+            f"--port {port}: cannot be used; another program may have it: give another port"
+            if port
+            else "no port from 7860 to 7959 is free; give another with --port"
+        ) from error
+    return str(address)
 
 
 @contextmanager

@@ -172,7 +172,8 @@ class Session:
         If the iterator is closed, the restoration is cancelled.
         """
         stop, tally, start = self._stop, Tally(), time.monotonic()
-        tally.counts["failed"] = sum(not item.pixels for item in self.items)
+        unreadable = sum(not item.pixels for item in self.items)
+        tally.counts["failed"] = unreadable
         self._running = True
         worker = ThreadPoolExecutor(1)
         try:
@@ -188,7 +189,7 @@ class Session:
             self._running = False
             self.stop()
             worker.shutdown(wait=False)
-        if tally.counts.total():
+        if tally.counts.total() > unreadable:
             self.summary = tally.line(max(time.monotonic() - start, 0.1))
 
     def stop(self) -> None:

@@ -116,6 +116,9 @@ def test_only_files_that_need_it_are_restored_again(session, tmp_path):
     add(session, tmp_path / "plain.png")  # whose copy gets the name of the first result
     run(session, engine, Settings(format="png"))
     assert len({item.result for item in session.items}) == 3
+    summary = session.summary
+    run(session, engine, Settings(format="png"))
+    assert (len(engine.restored), session.summary) == (4, summary)
     run(session, engine, Settings(format="webp"))
     assert engine.restored[-3:] == ["plain.jpg", "turned (1).jpg", "plain.png"]
     assert first.exists()
