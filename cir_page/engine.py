@@ -34,6 +34,10 @@ class Settings:
     force: bool = False
     """Also restore files that look clean."""
 
+    def options(self) -> RestoreOptions:
+        """Return those of the library."""
+        return RestoreOptions(strength=self.strength, force=self.force)
+
 
 class Engine:
     """Restores files one at a time, with one network in memory.
@@ -80,12 +84,11 @@ class Engine:
         return None if per_pixel is None else per_pixel * pixels
 
     def _restore(self, data: bytes, where: str, settings: Settings, watch: Watch | None) -> Outcome:
-        options = RestoreOptions(strength=settings.strength, force=settings.force)
         restorer = self._loaded(settings.best, settings.consistency)
         restorer.watch = watch
         start = time.perf_counter()
         try:
-            outcome = restore_bytes(data, where, settings.format, restorer, options)
+            outcome = restore_bytes(data, where, settings.format, restorer, settings.options())
         finally:
             restorer.watch = None
         if outcome.pixels >= _TELLING:

@@ -14,7 +14,7 @@ from cir_data.images.photographs import SHOWPIECES
 from cir_model.restoring.consistency import can_hold
 from cir_page.engine import Engine, Settings
 from cir_page.listing import EMPTY, list_of_files, status_line
-from cir_page.session import LARGEST_UPLOAD, Session, temporary_folder
+from cir_page.session import LARGEST_UPLOAD, Item, Session, temporary_folder
 
 TITLE = "Restore JPEGs"
 
@@ -171,7 +171,7 @@ class Page(gr.Blocks):
         self._all = gr.DownloadButton("Download all (ZIP)", visible=False, elem_id="all")
 
     def _connect(self) -> None:
-        settings = [
+        settings: list[Any] = [
             self._network,
             self._format,
             self._auto,
@@ -195,20 +195,21 @@ class Page(gr.Blocks):
         self._auto.change(
             lambda auto: gr.update(visible=not auto), self._auto, self._strength, **now
         )
-        added = [self._upload, self._network]
         # not preprocessed, since that drops the names that the files have on the visitor's machine
         self._upload.upload(
-            self._added, added, [self._upload, *seen], preprocess=False, **now
-        ).then(self._measured, self._network, seen, **later)
-        self._network.change(self._measured, self._network, seen, **later)
-        sampled = self._sample.click(self._sampled, self._network, seen, **now)
+            self._added, self._upload, [self._upload, *seen], preprocess=False, **now
+        ).then(self._measured, None, seen, **later)
+        for control in settings:
+            control.change(self._chosen, settings, seen, **now)
+        self._network.change(self._measured, None, seen, **later)
+        sampled = self._sample.click(self._sampled, None, seen, **now)
         for begin in (self._restore.click, sampled.then):
-            begin(self._started, settings, seen, **now).then(
-                self._ran, self._network, seen, concurrency_id="network", **one
+            begin(self._chosen, settings, seen, **now).then(self._started, None, seen, **now).then(
+                self._ran, None, seen, concurrency_id="network", **one
             )
-        self._cancel.click(self._cancelled, self._network, seen, **now)
-        self._clear.click(self._cleared, self._network, seen, **now)
-        self._files.select(self._selected, self._network, seen, **now)
+        self._cancel.click(self._cancelled, None, seen, **now)
+        self._clear.click(self._cleared, None, seen, **now)
+        self._files.select(self._selected, None, seen, **now)
         self.unload(self._left)
 
     def _session(self, request: gr.Request) -> Session:
@@ -217,23 +218,23 @@ class Page(gr.Blocks):
             self._sessions[key] = Session(self._folder / f"visitor_{token_hex(8)}")
         return self._sessions[key]
 
-    def _added(
-        self, uploaded: list[dict[str, Any]], network: str, request: gr.Request
-    ) -> list[Any]:
+    def _added(self, uploaded: list[dict[str, Any]], request: gr.Request) -> list[Any]:
         session = self._session(request)
         for file in uploaded:
             path = Path(file["path"]).resolve()
             if self._folder.resolve() in path.parents:  # others were not uploaded
                 session.add(path, file.get("orig_name") or path.name)
-        return [None, *self._seen(session, network)]
+        return [None, *self._seen(session)]
 
-    def _measured(self, network: str, request: gr.Request) -> list[Any]:
+    def _sampled(self, request: gr.Request) -> list[Any]:
         session = self._session(request)
-        if session.pixels_to_restore() >= _LARGE:
-            self._engine.measure(network == _BEST)
-        return self._seen(session, network)
+        piece = SHOWPIECES[0]
+        path = session.folder / f"{piece.name}.jpg"
+        path.write_bytes(piece.jpeg())
+        session.add(path, path.name)
+        return self._seen(session)
 
-    def _started(
+    def _chosen(
         self,
         network: str,
         file_format: str,
@@ -244,68 +245,65 @@ class Page(gr.Blocks):
         request: gr.Request,
     ) -> list[Any]:
         session = self._session(request)
-        session.start(
-            Settings(
-                best=network == _BEST,
-                format=_FORMATS[file_format],
-                strength=None if auto else strength,
-                consistency=consistency,
-                force=force,
-            )
+        session.settings = Settings(
+            best=network == _BEST,
+            format=_FORMATS[file_format],
+            strength=None if auto else strength,
+            consistency=consistency,
+            force=force,
         )
-        return self._seen(session, network, pair=True)
+        return self._seen(session)
 
-    def _sampled(self, network: str, request: gr.Request) -> list[Any]:
+    def _measured(self, request: gr.Request) -> list[Any]:
         session = self._session(request)
-        piece = SHOWPIECES[0]
-        path = session.folder / f"{piece.name}.jpg"
-        path.write_bytes(piece.jpeg())
-        session.add(path, path.name)
-        return self._seen(session, network)
+        if sum(session.items[index].pixels for index in session.to_restore()) >= _LARGE:
+            self._engine.measure(session.settings.best)
+        return self._seen(session)
 
-    def _ran(self, network: str, request: gr.Request) -> Iterator[list[Any]]:
+    def _started(self, request: gr.Request) -> list[Any]:
+        session = self._session(request)
+        session.start()
+        return self._seen(session, pair=True)
+
+    def _ran(self, request: gr.Request) -> Iterator[list[Any]]:
         session = self._session(request)
         shown = session.shown
         for _ in session.run(self._engine):
-            yield self._seen(session, network, pair=session.shown is not shown)
+            yield self._seen(session, pair=session.shown is not shown)
             shown = session.shown
-        archive = session.archive()
-        yield self._seen(session, network, pair=True, archive=archive)
+        yield self._seen(session, pair=True, archive=session.archive())
 
-    def _cancelled(self, network: str, request: gr.Request) -> list[Any]:
+    def _cancelled(self, request: gr.Request) -> list[Any]:
         session = self._session(request)
         session.stop()
-        return self._seen(session, network)
+        return self._seen(session)
 
-    def _cleared(self, network: str, request: gr.Request) -> list[Any]:
+    def _cleared(self, request: gr.Request) -> list[Any]:
         session = self._session(request)
         session.clear()
-        return self._seen(session, network, pair=True)
+        return self._seen(session, pair=True)
 
-    def _selected(self, network: str, chosen: gr.SelectData, request: gr.Request) -> list[Any]:
+    def _selected(self, chosen: gr.SelectData, request: gr.Request) -> list[Any]:
         session = self._session(request)
         session.shown = session.items[chosen.index]
-        return self._seen(session, network, pair=True)
+        return self._seen(session, pair=True)
 
     def _left(self, request: gr.Request) -> None:
         session = self._sessions.pop(request.session_hash or "", None)
         if session is not None:
             session.close()
 
-    def _seen(
-        self, session: Session, network: str, pair: bool = False, archive: Path | None = None
-    ) -> list[Any]:
+    def _seen(self, session: Session, pair: bool = False, archive: Path | None = None) -> list[Any]:
         """Return the updates of what a visitor sees.
 
         Args:
             session: The visitor's files.
-            network: Chosen, for the estimates.
             pair: Whether other pictures are to be shown than before.
             archive: A new ZIP of all results.
         """
 
-        def estimate(pixels: int) -> float | None:
-            return self._engine.seconds(pixels, network == _BEST)
+        def estimate(item: Item) -> float | None:
+            return session.seconds(item, self._engine)
 
         shown, busy = session.shown, session.busy
         comparison = pictures = gr.skip()
@@ -323,7 +321,7 @@ class Page(gr.Blocks):
             comparison,
             pictures,
             archived if archive or busy or not session.items else gr.skip(),
-            gr.update(interactive=bool(session.pixels_to_restore()) and not busy),
+            gr.update(interactive=bool(session.to_restore()) and not busy),
             gr.update(visible=busy),
             gr.update(visible=bool(session.items) and not busy),
         ]

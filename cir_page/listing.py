@@ -1,14 +1,14 @@
 """The list of files on the page, and its status line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html import escape
 from urllib.parse import quote
 
 from cir_host.file_names import printable
 from cir_page.session import Item, Session, State
 
-Estimate = Callable[[int], float | None]
-"""Tells how many seconds so many pixels take; None if that is not known."""
+Estimate = Callable[[Item], float | None]
+"""Tells how many seconds a file takes; None if that is not known."""
 
 EMPTY = '<p class="empty">Drop JPEGs into the field, or try the sample picture.</p>'
 """The list without files."""
@@ -44,21 +44,25 @@ def status_line(session: Session, estimate: Estimate) -> str:
     waiting = [item for item in items if item.state == "waiting"]
     if current is not None:
         left = current.remaining()
-        seconds = estimate(current.pixels) if left is None else left
-        later = estimate(sum(item.pixels for item in waiting))
-        time = "" if seconds is None or later is None else f", {about(seconds + later)} left"
-        return f"Restoring {current.name}{time}"
+        now = estimate(current) if left is None else left
+        later = _sum(map(estimate, waiting))
+        time = "" if now is None or later is None else f", {about(now + later)} left"
+        return f"Restoring {printable(current.name)}{time}"
     if waiting:
         return "Waiting for its turn"
-    if session.summary and not any(item.state == "ready" for item in items):
-        return session.summary
-    ready = [item for item in items if item.state in ("ready", "cancelled")]
+    ready = [items[index] for index in session.to_restore()]
     if not ready:
-        return ""
+        return session.summary
     pixels = sum(item.pixels for item in ready)
-    seconds = estimate(pixels)
     count = f"{len(ready)} file{'s' * (len(ready) > 1)}, {pixels / 1e6:.1f} MP"
-    return f"{count}: restoring takes {about(seconds)}" if seconds is not None else count
+    seconds = _sum(map(estimate, ready))
+    return count if seconds is None else f"{count}: restoring takes {about(seconds)}"
+
+
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    """Add estimates; None if one is not known."""
+    known = list(seconds)
+    return None if None in known else sum(filter(None, known))
 
 
 def list_of_files(session: Session, estimate: Estimate) -> str:
@@ -80,11 +84,11 @@ def _row(index: int, item: Item, shown: bool, estimate: Estimate) -> str:
             f'<button type="button" data-file="{index}" aria-pressed="{str(shown).lower()}"'
             f' title="Show before and after">{name}</button>'
         )
-    size = f"{item.size[0]} × {item.size[1]}" if item.pixels else ""
+    size = f"{item.facts.width} × {item.facts.height}" if item.facts else ""
     found = "" if item.state == "copied" else item.found  # its line says it
     facts = " · ".join(_text(fact) for fact in (size, found) if fact)
     state = _STATES[item.state]
-    if item.state in ("ready", "waiting") and (seconds := estimate(item.pixels)) is not None:
+    if item.state in ("ready", "waiting") and (seconds := estimate(item)) is not None:
         state += f", {about(seconds)}"
     if item.state == "restoring":
         percent = round(100 * item.share)

@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Literal, TypeAlias
 
-from cir_data.images.reading import examine
+from cir_data.images.reading import FileFacts, examine
 from cir_data.images.writing import Encoding, write_file
 from cir_host.errors import UserError
 from cir_model.restoring.batch_lines import Tally, failure, told
-from cir_model.restoring.on_disk import Outcome, quality_note
+from cir_model.restoring.on_disk import Outcome, quality_note, why_copied
 from cir_model.restoring.result_names import ResultNames, name_results
 from cir_page.engine import Engine, Settings
 
@@ -57,8 +57,8 @@ class Item:
     state: State = "ready"
     found: str = ""
     """The JPEG quality and where the blocks begin, as far as known."""
-    size: tuple[int, int] = (0, 0)
-    """Width and height; 0 if the file cannot be read."""
+    facts: FileFacts | None = None
+    """None if the file cannot be read."""
     line: str = ""
     """What happened, in the words of ``basicsr restore``."""
     warnings: tuple[str, ...] = ()
@@ -77,8 +77,13 @@ class Item:
 
     @property
     def pixels(self) -> int:
-        """Width times height."""
-        return self.size[0] * self.size[1]
+        """Of the file; 0 if it cannot be read."""
+        return self.facts.pixels if self.facts else 0
+
+    def is_done(self, settings: Settings, names: ResultNames) -> bool:
+        """Whether restoring it once more would give the same result, or the same error."""
+        ended = self.state in ("restored", "copied", "failed")
+        return ended and (self.settings, self.names) == (settings, names)
 
     def forget(self) -> None:
         """Delete the result."""
@@ -105,6 +110,8 @@ class Session:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.folder = folder
+        self.settings = Settings()
+        """Chosen for the next run."""
         self.items: list[Item] = []
         self.shown: Item | None = None
         """The file whose picture is seen before and after."""
@@ -119,9 +126,24 @@ class Session:
         """Whether files are being restored or wait for it."""
         return self._running or any(item.state == "waiting" for item in self.items)
 
-    def pixels_to_restore(self) -> int:
-        """Count the pixels of all files that can be read."""
-        return sum(item.pixels for item in self.items)
+    def to_restore(self) -> dict[int, ResultNames]:
+        """Return the names of the results that do not exist with these settings, by their index."""
+        indices = [index for index, item in enumerate(self.items) if item.facts]
+        names = [PurePosixPath(self.items[index].name) for index in indices]
+        results = zip(indices, name_results(names, self.settings.format), strict=True)
+        return {
+            index: own
+            for index, own in results
+            if not self.items[index].is_done(self.settings, own)
+        }
+
+    def seconds(self, item: Item, engine: Engine) -> float | None:
+        """Estimate how long a file takes with the settings; None if the speed is not known."""
+        begun = item.state in ("waiting", "restoring")
+        settings = item.settings if begun and item.settings else self.settings
+        if item.facts and why_copied(item.facts, settings.options()):
+            return 0.0
+        return engine.seconds(item.pixels, settings.best)
 
     def add(self, path: Path, name: str) -> Item:
         """Take a file, which is moved away from its path, and read its header.
@@ -146,24 +168,22 @@ class Session:
             item.state, item.line = "failed", failure(item.name, error)
             source.unlink()
             return item
-        item.size = facts.width, facts.height
+        item.facts = facts
         if facts.format == "JPEG":
-            item.found = f"{quality_note(facts)}, blocks from the corner"
+            item.found = ", ".join(filter(None, (quality_note(facts), "blocks from the corner")))
         else:
             item.found = f"{'lossless ' if facts.lossless else ''}{facts.format}"
         return item
 
-    def start(self, settings: Settings) -> None:
-        """Let the files wait that are not yet restored with these settings."""
+    def start(self) -> None:
+        """Let the files wait that are not yet restored with the settings."""
         if self.busy:
             return
         self._stop = Event()
-        readable = [item for item in self.items if item.pixels]
-        names = name_results([PurePosixPath(item.name) for item in readable], settings.format)
-        for item, own in zip(readable, names, strict=True):
-            if item.result is None or (item.settings, item.names) != (settings, own):
-                item.forget()
-                item.state, item.settings, item.names = "waiting", settings, own
+        for index, names in self.to_restore().items():
+            item = self.items[index]
+            item.forget()
+            item.state, item.settings, item.names = "waiting", self.settings, names
         self._show()
 
     def run(self, engine: Engine) -> Iterator[None]:
@@ -172,7 +192,7 @@ class Session:
         If the iterator is closed, the restoration is cancelled.
         """
         stop, tally, start = self._stop, Tally(), time.monotonic()
-        unreadable = sum(not item.pixels for item in self.items)
+        unreadable = sum(item.facts is None for item in self.items)
         tally.counts["failed"] = unreadable
         self._running = True
         worker = ThreadPoolExecutor(1)

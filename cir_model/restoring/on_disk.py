@@ -161,7 +161,7 @@ def load_ahead(job: Job, options: RestoreOptions) -> Loaded | None:
     try:
         data = read_regular_file(job.source)
         facts = examine(data, where)
-        if _needs_nothing(facts, options) or facts.pixels > min(LARGEST_AHEAD, options.max_pixels):
+        if why_copied(facts, options) or facts.pixels > min(LARGEST_AHEAD, options.max_pixels):
             return None
         if not options.overwrite and os.path.lexists(job.restored):
             return None
@@ -187,7 +187,7 @@ def begin_job(
     where = str(job.source)
     data = loaded.data if loaded else read_regular_file(job.source)
     facts = loaded.facts if loaded else examine(data, where)
-    copies = _needs_nothing(facts, options)
+    copies = why_copied(facts, options)
     wanted = job.copied if copies else job.restored
     target = wanted
     warning: tuple[str, ...] = ()
@@ -252,7 +252,7 @@ def _begin_bytes(
     picture: Picture | None,
 ) -> Callable[[], Outcome]:
     """Run the network; what is returned encodes the result. ``picture`` is None if not decoded."""
-    if reason := _needs_nothing(facts, options):
+    if reason := why_copied(facts, options):
         note = _with_pixel_quality(reason, data, where, facts, restorer)
         copied = Outcome("copied", note, data, restorable=facts.frames == 1)
         return lambda: copied
@@ -334,7 +334,7 @@ def _is_made_from(path: Path, digest: str) -> bool:
         return False
 
 
-def _needs_nothing(facts: FileFacts, options: RestoreOptions) -> str:
+def why_copied(facts: FileFacts, options: RestoreOptions) -> str:
     """Return why a file needs no restoration; empty if it needs it."""
     if options.force:
         return ""

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from page_tools import photo
 
-from cir_page.engine import Settings
 from cir_page.listing import EMPTY, about, list_of_files, status_line
 from cir_page.session import Session
 
@@ -39,12 +38,12 @@ def session(tmp_path):
     return session
 
 
-def unknown(pixels):
+def unknown(item):
     return None
 
 
-def known(pixels):
-    return pixels / 1000
+def known(item):
+    return item.pixels / 1000
 
 
 def test_without_files_the_list_says_what_to_do(tmp_path):
@@ -78,7 +77,7 @@ def test_the_time_is_told_before(session):
 
 
 def test_progress_and_the_time_that_is_left(session):
-    session.start(Settings())
+    session.start()
     assert status_line(session, known) == "Waiting for its turn"
     first = session.items[0]
     first.state = "restoring"
@@ -104,7 +103,7 @@ def test_failures_and_warnings_are_beside_the_file(session, tmp_path):
 
 
 def test_cancelled_files_can_be_restored(session):
-    session.start(Settings())
+    session.start()
     session.stop()
     assert "cancelled" in list_of_files(session, unknown)
     assert status_line(session, known).startswith("2 files")

@@ -37,7 +37,8 @@ def add(session, *paths):
 
 
 def run(session, engine, settings=None):
-    session.start(settings or Settings())
+    session.settings = settings or Settings()
+    session.start()
     for _ in session.run(engine):
         pass
 
@@ -141,7 +142,7 @@ def test_cancelling_ends_the_file_and_those_that_wait(session, tmp_path):
     folder = write_pictures(tmp_path / "in")
     add(session, folder / "plain.jpg", folder / "half.jpg")
     engine = Blocked()
-    session.start(Settings())
+    session.start()
     progress = session.run(engine)
     next(progress)
     assert engine.reached.wait(30)
@@ -160,7 +161,7 @@ def test_cancelling_ends_the_file_and_those_that_wait(session, tmp_path):
 def test_a_closed_page_stops_its_job(session, tmp_path):
     add(session, write_pictures(tmp_path / "in") / "plain.jpg")
     engine = Blocked()
-    session.start(Settings())
+    session.start()
     progress = session.run(engine)
     next(progress)
     session.close()
@@ -174,7 +175,7 @@ def test_a_closed_page_stops_its_job(session, tmp_path):
 def test_progress_that_nobody_reads_stops_the_job(session, tmp_path):
     add(session, *sorted(write_pictures(tmp_path / "in").glob("*.jpg")))
     engine = Blocked()
-    session.start(Settings())
+    session.start()
     progress = session.run(engine)
     next(progress)
     progress.close()
@@ -257,3 +258,34 @@ def test_clearing_deletes_the_files(session, engine, tmp_path):
     with suppress(StopIteration):
         next(session.run(engine))
     assert session.summary == ""
+
+
+def test_the_time_of_a_file_is_that_of_its_settings(session, tmp_path):
+    class Known:
+        def seconds(self, pixels, best):
+            return 10.0 if best else 1.0
+
+    folder = write_pictures(tmp_path / "in")
+    add(session, folder / "plain.jpg", folder / "screenshot.png")
+    jpeg, lossless = session.items
+    assert (session.seconds(jpeg, Known()), session.seconds(lossless, Known())) == (1, 0)
+    session.start()
+    session.settings = Settings(best=True, force=True)  # for the next run
+    assert (session.seconds(jpeg, Known()), session.seconds(lossless, Known())) == (1, 0)
+    session.stop()
+    assert (session.seconds(jpeg, Known()), session.seconds(lossless, Known())) == (10, 10)
+
+
+def test_what_is_to_be_restored_depends_on_the_settings(session, engine, tmp_path):
+    folder = write_pictures(tmp_path / "in")
+    clear = photo()
+    clear.putalpha(128)
+    clear.save(folder / "alpha.webp", quality=50)
+    add(session, folder / "plain.jpg", folder / "alpha.webp", folder / "text.jpg")
+    assert list(session.to_restore()) == [0, 1]
+    run(session, engine, Settings(format="jpeg"))
+    assert [item.state for item in session.items] == ["restored", "failed", "failed"]
+    assert "JPEG cannot hold its alpha" in session.items[1].line
+    assert not session.to_restore()  # the same error again
+    session.settings = Settings()
+    assert list(session.to_restore()) == [0, 1]
