@@ -3,6 +3,7 @@
 import csv
 import shutil
 import threading
+import time
 import zipfile
 from contextlib import suppress
 
@@ -138,7 +139,9 @@ def test_a_picture_is_shown_before_and_after(session, engine, tmp_path):
         assert before.tobytes() == upright.tobytes()
 
 
-def test_cancelling_ends_the_file_and_those_that_wait(session, tmp_path):
+@pytest.fixture
+def blocked(session, tmp_path):
+    """A run of two files that is within the first one, and its engine."""
     folder = write_pictures(tmp_path / "in")
     add(session, folder / "plain.jpg", folder / "half.jpg")
     engine = Blocked()
@@ -146,6 +149,12 @@ def test_cancelling_ends_the_file_and_those_that_wait(session, tmp_path):
     progress = session.run(engine)
     next(progress)
     assert engine.reached.wait(30)
+    yield progress, engine
+    engine.go_on.set()
+
+
+def test_cancelling_ends_the_file_and_those_that_wait(session, blocked):
+    progress, engine = blocked
     session.stop()
     assert [item.state for item in session.items] == ["restoring", "cancelled"]
     engine.go_on.set()
@@ -158,12 +167,8 @@ def test_cancelling_ends_the_file_and_those_that_wait(session, tmp_path):
     assert [item.state for item in session.items] == ["copied", "copied"]
 
 
-def test_a_closed_page_stops_its_job(session, tmp_path):
-    add(session, write_pictures(tmp_path / "in") / "plain.jpg")
-    engine = Blocked()
-    session.start()
-    progress = session.run(engine)
-    next(progress)
+def test_a_closed_page_stops_its_job(session, blocked):
+    progress, engine = blocked
     session.close()
     engine.go_on.set()
     for _ in progress:
@@ -172,16 +177,15 @@ def test_a_closed_page_stops_its_job(session, tmp_path):
     assert not session.folder.exists()
 
 
-def test_progress_that_nobody_reads_stops_the_job(session, tmp_path):
-    add(session, *sorted(write_pictures(tmp_path / "in").glob("*.jpg")))
-    engine = Blocked()
-    session.start()
-    progress = session.run(engine)
-    next(progress)
+def test_progress_that_nobody_reads_stops_the_job(session, blocked):
+    progress, engine = blocked
     progress.close()
-    engine.go_on.set()
     assert not session.busy
-    assert "waiting" not in {item.state for item in session.items}
+    engine.go_on.set()
+    deadline = time.monotonic() + 30
+    while session.items[0].state == "restoring" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [item.state for item in session.items] == ["cancelled", "cancelled"]
     assert engine.restored == []
 
 
