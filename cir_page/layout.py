@@ -139,7 +139,7 @@ class Page(gr.Blocks):
                 value=0.5,
                 step=0.05,
                 label="Strength",
-                info="0 changes least, 1 most.",
+                info="0 changes least, 1 most. Best does not react to it.",
                 visible=False,
             )
             held = can_hold()

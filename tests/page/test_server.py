@@ -6,8 +6,10 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from page_tools import photo
 
 import cir_page
 from cir_cli.main import main
@@ -84,7 +86,12 @@ def test_the_app_of_the_documentation(monkeypatch, tmp_path):
     assert launched["share"] is True  # the host decides
     (folder,) = tmp_path.glob("basicsr-page-*")
     assert os.environ["GRADIO_TEMP_DIR"] == str(folder)
+    session = page._session(SimpleNamespace(session_hash="somebody"))
+    photo().save(tmp_path / "a.jpg")
+    session.add(tmp_path / "a.jpg", "a.jpg")
+    session.start()
     page.close()
+    assert session.items[0].state == "cancelled"
     assert not folder.exists()
 
 

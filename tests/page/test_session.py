@@ -88,14 +88,15 @@ def test_results_and_messages_are_those_of_the_command(
     assert {item.name for item in session.items if item.warnings} == {"half.jpg"}
 
 
-@pytest.mark.parametrize("file_format", ["webp", "jpeg"])
-def test_settings_reach_the_result(session, engine, tmp_path, file_format):
+@pytest.mark.parametrize(("file_format", "best"), [("webp", False), ("jpeg", True)])
+def test_settings_reach_the_result(session, engine, tmp_path, file_format, best):
     folder = write_pictures(tmp_path / "in")
     add(session, folder / "turned (1).jpg", folder / "screenshot.png")
-    settings = Settings(best=True, format=file_format, strength=0.9, consistency=False, force=True)
+    settings = Settings(best=best, format=file_format, strength=0.9, consistency=False, force=True)
     run(session, engine, settings)
     out = tmp_path / "out"
-    flags = ["--best", "--strength", "0.9", "--no-consistency", "--force", "--format", file_format]
+    flags = ["--strength", "0.9", "--no-consistency", "--force", "--format", file_format]
+    flags += ["--best"] * best
     restore.run(
         [str(folder / "turned (1).jpg"), str(folder / "screenshot.png"), *flags, "-o", str(out)]
     )
