@@ -322,6 +322,6 @@ class Page(gr.Blocks):
             pictures,
             archived if archive or busy or not session.items else gr.skip(),
             gr.update(interactive=bool(session.to_restore()) and not busy),
-            gr.update(visible=busy),
+            gr.update(visible=busy, interactive=not session.stopping),
             gr.update(visible=bool(session.items) and not busy),
         ]

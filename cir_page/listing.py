@@ -5,23 +5,13 @@ from html import escape
 from urllib.parse import quote
 
 from cir_host.file_names import printable
-from cir_page.session import Item, Session, State
+from cir_page.session import Item, Session
 
 Estimate = Callable[[Item], float | None]
 """Tells how many seconds a file takes; None if that is not known."""
 
 EMPTY = '<p class="empty">Drop JPEGs into the field, or try the sample picture.</p>'
 """The list without files."""
-
-_STATES: dict[State, str] = {
-    "ready": "ready",
-    "waiting": "waits for its turn",
-    "restoring": "restoring",
-    "restored": "restored",
-    "copied": "copied",
-    "failed": "failed",
-    "cancelled": "cancelled",
-}
 
 
 def about(seconds: float) -> str:
@@ -42,6 +32,8 @@ def status_line(session: Session, estimate: Estimate) -> str:
     items = session.items
     current = next((item for item in items if item.state == "restoring"), None)
     waiting = [item for item in items if item.state == "waiting"]
+    if current is not None and session.stopping:
+        return f"Cancelling {printable(current.name)}"
     if current is not None:
         left = current.remaining()
         now = estimate(current) if left is None else left
@@ -87,7 +79,7 @@ def _row(index: int, item: Item, shown: bool, estimate: Estimate) -> str:
     size = f"{item.facts.width} × {item.facts.height}" if item.facts else ""
     found = "" if item.state == "copied" else item.found  # its line says it
     facts = " · ".join(_text(fact) for fact in (size, found) if fact)
-    state = _STATES[item.state]
+    state = "waits for its turn" if item.state == "waiting" else str(item.state)
     if item.state in ("ready", "waiting") and (seconds := estimate(item)) is not None:
         state += f", {about(seconds)}"
     if item.state == "restoring":

@@ -126,6 +126,11 @@ class Session:
         """Whether files are being restored or wait for it."""
         return self._running or any(item.state == "waiting" for item in self.items)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether what is being restored is cancelled, and ends with its tile."""
+        return self._running and self._stop.is_set()
+
     def to_restore(self) -> dict[int, ResultNames]:
         """Return the names of the results that do not exist with these settings, by their index."""
         indices = [index for index, item in enumerate(self.items) if item.facts]

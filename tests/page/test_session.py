@@ -16,6 +16,7 @@ from cir_host.errors import UserError
 from cir_model.restoring.on_disk import Outcome
 from cir_page import session as sessions
 from cir_page.engine import Engine, Settings
+from cir_page.listing import status_line
 from cir_page.session import Session
 
 
@@ -158,6 +159,7 @@ def test_cancelling_ends_the_file_and_those_that_wait(session, blocked):
     progress, engine = blocked
     session.stop()
     assert [item.state for item in session.items] == ["restoring", "cancelled"]
+    assert status_line(session, lambda item: None) == "Cancelling plain.jpg"
     engine.go_on.set()
     for _ in progress:
         pass
