@@ -26,7 +26,8 @@ from tqdm import tqdm
 from cir_arch import load_network
 from cir_cli import parsers
 from cir_cli.options_files import find
-from cir_cli.showcase import SHOWPIECES, photograph, show, side_by_side, stacked
+from cir_cli.showcase import show, side_by_side, stacked
+from cir_data.images.photographs import SHOWPIECES, photograph
 from cir_host.errors import UserError
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.settings import InferenceOptions

@@ -48,6 +48,12 @@ COMMANDS = {
         parsers.restore,
         "restore images: basicsr restore photos -o restored",
     ),
+    "page": Command(
+        "cir_cli.page",
+        "run",
+        parsers.page,
+        "open a local page to restore images, and see them before and after",
+    ),
     "results": Command(
         "cir_cli.results",
         "run",

@@ -88,6 +88,27 @@ def restore() -> argparse.ArgumentParser:
     return parser
 
 
+def page() -> argparse.ArgumentParser:
+    """Return the flags of ``basicsr page``."""
+    parser = argparse.ArgumentParser(
+        "basicsr page",
+        description="Open a local page to restore images, and see them before and after. Nothing"
+        " leaves this machine; Ctrl-C ends it and deletes its files.",
+    )
+    parser.add_argument(
+        "--port",
+        type=number(1, 65535),
+        help="port on 127.0.0.1; default: the first free one from 7860 on",
+    )
+    parser.add_argument(
+        "--no-browser",
+        dest="browser",
+        action="store_false",
+        help="print the address, but do not open it in the browser",
+    )
+    return parser
+
+
 def convert() -> argparse.ArgumentParser:
     """Return the flags of ``basicsr convert``."""
     parser = argparse.ArgumentParser(

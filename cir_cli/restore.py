@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cir_arch import facts_of, load_network
+from cir_arch.basicsr_networks import run as run_network
 from cir_cli import parsers
 from cir_cli.heap import keep_freed_memory
 from cir_cli.restore_jobs import STANDARD_STREAM, LeftOut, list_jobs, streams
@@ -25,7 +25,8 @@ from cir_data.images.writing import write_file
 from cir_diffusion.checkpoint import Kind, kind_of, load_codiff
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
-from cir_model.restoring.consistency import can_hold
+from cir_model.restoring.batch_lines import Tally, failure, told
+from cir_model.restoring.in_memory import restorer_of
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.on_disk import (
     LARGEST_AHEAD,
@@ -87,8 +88,7 @@ class _Batch:
     output: Path
     compare: Path | None
     report: Report | None
-    counts: Counter[str] = field(default_factory=Counter)
-    pixels: int = 0
+    tally: Tally = field(default_factory=Tally)
     waiting: tuple[Job, Future[Outcome]] | None = None
     """The file that is being written."""
 
@@ -104,19 +104,13 @@ class _Batch:
         for line in left_out.lines():
             _say(f"left out: {line}")
         seconds = time.perf_counter() - start
-        rate = f", {self.pixels / 1e6 / seconds:.2f} MP/s" if self.pixels else ""
         used = self.restorer.describe()
-        counted = ", ".join(
-            f"{self.counts[kind]} {kind}" for kind in ("restored", "copied", "skipped", "failed")
-        )
         how = f"{used['inference']}, {used['precision']}"
         if averaged := used.get("networks averaged"):
             how += f", networks averaged: {averaged}"
-        _say(
-            f"{counted}; {self.pixels / 1e6:.1f} MP in {seconds:.1f} s{rate}"
-            + (f" ({how})" if self.counts["restored"] else "")
-        )
-        return 1 if self.counts["failed"] else 0
+        counts = self.tally.counts
+        _say(self.tally.line(seconds) + (f" ({how})" if counts["restored"] else ""))
+        return 1 if counts["failed"] else 0
 
     def _restore_all(self, jobs: Sequence[Job]) -> None:
         start = time.perf_counter()
@@ -131,7 +125,7 @@ class _Batch:
                 following = jobs[index + 1 : index + 2]
                 ahead = reader.submit(load_ahead, following[0], self.options) if following else None
                 self._do(job, loaded, writer)
-                speed = self.pixels / 1e6 / (time.perf_counter() - start)
+                speed = self.tally.pixels / 1e6 / (time.perf_counter() - start)
                 bar.set_postfix_str(f"{speed:.2f} MP/s")
 
     def _do(self, job: Job, loaded: Loaded | None, writer: ThreadPoolExecutor) -> None:
@@ -157,17 +151,13 @@ class _Batch:
         self.waiting = None
         try:
             outcome = result.result()
-            self.counts[outcome.action] += 1
-            self.pixels += outcome.pixels
+            self.tally.add(outcome)
             self._show(job, outcome)
-        except UserError as error:
-            self._fail(str(error))
         except Exception as error:
-            reason = " ".join(str(error).split())
-            self._fail(f"{job.source}: {type(error).__name__}: {reason}")
+            self._fail(failure(job.source, error))
 
     def _fail(self, line: str) -> None:
-        self.counts["failed"] += 1
+        self.tally.counts["failed"] += 1
         _say(f"error: {line}")
 
     def _begin(self, job: Job, loaded: Loaded | None) -> Begun:
@@ -195,7 +185,7 @@ class _Batch:
     def _show(self, job: Job, outcome: Outcome) -> None:
         for warning in outcome.warnings:
             _say(f"warning: {_name(job)}: {warning}")
-        _say(f"{_name(job)}: {_told(outcome)}")
+        _say(f"{_name(job)}: {told(outcome)}")
         before, after = outcome.before, outcome.after
         if before is None or after is None:
             return
@@ -216,14 +206,6 @@ class _Batch:
 
 def _name(job: Job) -> str:
     return "standard input" if str(job.source) == STANDARD_STREAM else str(job.source)
-
-
-def _told(outcome: Outcome) -> str:
-    if outcome.action == "skipped":
-        return f"skipped, {outcome.note} (--overwrite restores it again)"
-    if outcome.action == "copied":
-        return f"{outcome.note}, copied" + " (--force restores it)" * outcome.restorable
-    return f"{outcome.note}{', ' if outcome.note else ''}restored to {outcome.output}"
 
 
 def _say(line: str) -> None:
@@ -265,7 +247,7 @@ def _restorer(options: argparse.Namespace) -> Restorer:
             f" -m {path}=0.2, or none"
         )
     device = _device(options.device)
-    networks = [network.to(device) for network in _networks(paths, options)]
+    networks = _networks(paths, options)
     consistency = options.consistency
     if consistency is None:
         stated = [facts_of(network) for network in networks]
@@ -276,19 +258,44 @@ def _restorer(options: argparse.Namespace) -> Restorer:
         self_ensemble=options.self_ensemble,
         grid=options.grid,
         precision=options.precision,
-        consistency=consistency and can_hold(),
+        consistency=consistency,
         cell=options.cell,
     )
-    restorer = Restorer(
-        networks, how, [str(path) for path in paths], None if None in weights else weights
-    )
+    averaging = [weight for weight in weights if weight is not None] or None
+    names = [str(path) for path in paths]
+    restorer = restorer_of(networks, names, device, how, averaging)
+    if options.strength is not None:
+        _check_strength(restorer)
     if options.compile:
         restorer.compile()
-    if options.strength is not None and not {"quality", "strength"} & restorer.extra_inputs:
+    return restorer
+
+
+def _check_strength(restorer: Restorer) -> None:
+    """Refuse a strength that would change nothing.
+
+    Raises:
+        UserError: No network takes one, or those that take one restore the same at 0 and at 1, as
+            some weights do.
+    """
+    if "strength" in restorer.extra_inputs:
+        return
+    if "quality" not in restorer.extra_inputs:
         raise UserError(
             "--strength: none of the networks takes it, as FBCNN and CODiff do; leave out the flag"
         )
-    return restorer
+    ramp = torch.linspace(0, 1, 64 * 64, device=restorer.device).reshape(1, 1, 64, 64)
+    image = ramp.expand(1, restorer.channels, -1, -1)
+    for network, facts in zip(restorer.networks, restorer.facts, strict=True):
+        if "quality" in facts.extra_inputs:
+            with torch.inference_mode():
+                least, most = (run_network(network, image, quality=value) for value in (0.0, 1.0))
+            if not torch.equal(least, most):
+                return
+    raise UserError(
+        f"--strength: {' and '.join(restorer.names)} restores the same at every strength; leave"
+        " out the flag"
+    )
 
 
 def _networks(paths: Sequence[Path], options: argparse.Namespace) -> list[nn.Module]:

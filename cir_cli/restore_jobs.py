@@ -2,32 +2,20 @@
 
 import glob
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from cir_data.images.formats import EXTENSIONS, FORMATS, SUFFIXES
+from cir_data.images.formats import FORMATS, IN_FOLDERS
 from cir_data.messages import first_few
 from cir_host.errors import UserError
-from cir_host.file_names import expanded, folded, short_name
+from cir_host.file_names import expanded
 from cir_model.restoring.on_disk import Job
+from cir_model.restoring.result_names import format_of, name_results
 
 STANDARD_STREAM = "-"
-
-IN_FOLDERS = EXTENSIONS | {
-    ".jpe",
-    ".jfif",
-    ".mpo",
-    ".gif",
-    ".apng",
-    ".avif",
-    ".jp2",
-    ".j2k",
-    ".tga",
-}
-"""Suffixes of the files that are taken from folders, beside JPEGs of any name."""
 
 _JPEG_START = b"\xff\xd8\xff"
 
@@ -99,20 +87,14 @@ def list_jobs(
             raise UserError(f"-o {output}: is also the input folder; give another folder")
     found = _found(inputs, _real(folder), LeftOut() if left_out is None else left_out)
     relative = _distinct(found)
-    formats = [_format_of(name, wanted) for name in relative]
-    copies = _copied_names(relative)
     jobs = []
-    for (source, _), restored, copied, name, file_format in zip(
-        found,
-        _restored_names(relative, formats, wanted),
-        copies,
-        relative,
-        formats,
-        strict=True,
+    for (source, _), name, result in zip(
+        found, relative, name_results(relative, wanted), strict=True
     ):
-        others = (name, *(_restored_name(name, file_format, wanted, step) for step in (0, 1)))
-        earlier = tuple(folder / other for other in dict.fromkeys(others))
-        jobs.append(Job(source, folder / restored, folder / copied, file_format, earlier))
+        earlier = tuple(folder / other for other in dict.fromkeys((name, *result.others)))
+        jobs.append(
+            Job(source, folder / result.restored, folder / result.copied, result.format, earlier)
+        )
     sources = {_real(job.source) for job in jobs}
     for job in jobs:
         for path in (job.restored, job.copied):
@@ -160,7 +142,7 @@ def _single(inputs: Sequence[str], output: str, wanted: str) -> Job:
         raise UserError("-o -: standard output needs a single file as input")
     target = Path(output)
     if output == STANDARD_STREAM:
-        file_format = _format_of(PurePosixPath(source.name), wanted)
+        file_format = format_of(PurePosixPath(source.name), wanted)
         return Job(source, target, target, file_format)
     if target.suffix.lower() not in FORMATS:
         raise UserError(
@@ -169,10 +151,6 @@ def _single(inputs: Sequence[str], output: str, wanted: str) -> Job:
     if target.exists() and source.exists() and target.samefile(source):
         raise UserError(f"-o {target}: is also the input; give another file")
     return Job(source, target, target, FORMATS[target.suffix.lower()], exact=True)
-
-
-def _format_of(name: PurePosixPath, wanted: str) -> str:
-    return FORMATS.get(name.suffix.lower(), "png") if wanted == "same" else wanted
 
 
 def _found(inputs: Sequence[str], output: Path, left_out: LeftOut) -> list[_Found]:
@@ -256,10 +234,6 @@ def _begins_as_jpeg(path: Path) -> bool:
         return False
 
 
-def _key(name: PurePosixPath) -> str:
-    return folded(name.as_posix())
-
-
 def _distinct(found: Sequence[_Found]) -> list[PurePosixPath]:
     """Prepend folders to names that several inputs share."""
     names = [name for _, name in found]
@@ -272,64 +246,3 @@ def _distinct(found: Sequence[_Found]) -> list[PurePosixPath]:
                 parts = _real(path).parts[1:]  # without the root
                 names[index] = PurePosixPath(*parts[-len(name.parts) - depth :])
     return names
-
-
-def _copied_names(names: Sequence[PurePosixPath]) -> list[PurePosixPath]:
-    """Name the copies like the inputs, with a number if names differ only in case."""
-    taken = {_key(name) for name in names}
-    groups = defaultdict(list)
-    for index, name in enumerate(names):
-        groups[_key(name)].append(index)
-    chosen = list(names)
-    for group in groups.values():
-        for index in sorted(group, key=lambda i: names[i])[1:]:
-            name, number = names[index], 0
-            while _key(chosen[index]) in taken:
-                number += 1
-                ending = f".{number}{name.suffix}"
-                chosen[index] = name.with_name(short_name(name.stem, ending))
-            taken.add(_key(chosen[index]))
-    return chosen
-
-
-def _restored_name(name: PurePosixPath, file_format: str, wanted: str, step: int) -> PurePosixPath:
-    """Return the n-th choice of a name: ``a.png``, ``a.jpg.png``, ``a.jpg.1.png``."""
-    suffix = SUFFIXES[file_format]
-    known = name.suffix.lower() in IN_FOLDERS | FORMATS.keys()
-    if step == 0 and wanted == "same" and name.suffix.lower() in FORMATS:
-        return name
-    if step == 0 and known:
-        return name.with_name(short_name(name.stem, suffix))
-    number = f".{step - 1}" if step > 1 else ""
-    return name.with_name(short_name(name.name, number + suffix))
-
-
-def _restored_names(
-    names: Sequence[PurePosixPath], formats: Sequence[str], wanted: str
-) -> list[PurePosixPath]:
-    """Name the restored images, all different from each other and from other inputs and copies.
-
-    The suffix is replaced by that of the format. If two names would be equal, both keep their old
-    suffix before it (``a.jpg.png``). If that is taken too, a number is inserted.
-    """
-    owners = {_key(copy): index for index, copy in enumerate(_copied_names(names))}
-    chosen: dict[int, PurePosixPath] = {}
-    waiting = sorted(range(len(names)), key=lambda i: names[i])
-    for step in (0, 1):
-        candidates = {i: _restored_name(names[i], formats[i], wanted, step) for i in waiting}
-        counts = Counter(map(_key, candidates.values()))
-        fitting = {
-            i: name
-            for i, name in candidates.items()
-            if counts[_key(name)] == 1 and owners.get(_key(name), i) == i
-        }
-        chosen |= fitting
-        owners |= {_key(name): i for i, name in fitting.items()}
-        waiting = [i for i in waiting if i not in chosen]
-    for index in waiting:
-        step = 2
-        while _key(name := _restored_name(names[index], formats[index], wanted, step)) in owners:
-            step += 1
-        chosen[index] = name
-        owners[_key(name)] = index
-    return [chosen[index] for index in range(len(names))]

@@ -6,7 +6,8 @@ from pathlib import Path
 from cir_arch import load_network
 from cir_cli import parsers
 from cir_cli.results_page import fill, write_page
-from cir_cli.showcase import SHOWPIECES, show
+from cir_cli.showcase import show
+from cir_data.images.photographs import SHOWPIECES
 from cir_host.checkpoint import locate
 from cir_host.errors import UserError
 from cir_host.file_names import short_name

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cir_cli.figures import new_figure
-from cir_cli.showcase import SHOWPIECES
+from cir_data.images.photographs import SHOWPIECES
 from cir_host.errors import UserError
 from cir_host.file_names import printable
 from cir_host.files import write_text_whole

@@ -1,52 +1,18 @@
-"""Photographs of scikit-image, compressed, restored, and shown side by side.
+"""Photographs of scikit-image, compressed, restored, and shown side by side."""
 
-BasicSR requires scikit-image, so they are always available. None of them was used to train the
-bundled weights.
-"""
-
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 from basicsr.metrics import calculate_psnr
 from PIL import Image, ImageDraw
 
+from cir_data.images.photographs import Showpiece
 from cir_data.images.reading import read
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import restore_picture
 
-Box = tuple[int, int, int, int]
-"""Left, top, right, bottom."""
-
 _CAPTION = 22
-
-
-@dataclass(frozen=True)
-class Showpiece:
-    """A photograph, and the part of it that is shown."""
-
-    name: str
-    """Name in ``skimage.data``, without suffix."""
-    box: Box
-    quality: int
-    credit: str
-
-    @property
-    def path(self) -> Path:
-        """The file of the photograph."""
-        return photograph(self.name)
-
-
-SHOWPIECES = (
-    Showpiece("chelsea", (110, 60, 270, 180), 10, "Stéfan van der Walt, CC0"),
-    Showpiece("coffee", (90, 110, 250, 230), 15, "Rachel Michetti, CC0"),
-    Showpiece("astronaut", (150, 30, 310, 150), 20, "NASA, public domain"),
-    Showpiece("astronaut", (300, 330, 460, 450), 10, "NASA, public domain"),
-)
-"""Photographs whose licence allows showing them anywhere."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +26,10 @@ class Shown:
     after: float
 
 
-def photograph(name: str) -> Path:
-    """Return the file of a photograph in ``skimage.data``."""
-    return Path(str(files("skimage.data"))) / f"{name}.png"
-
-
 def show(restorer: Restorer, piece: Showpiece, zoom: int = 2) -> Shown:
     """Compress a photograph as JPEG, restore it, and put parts of both beside the original."""
-    with Image.open(piece.path) as image:
-        original = image.convert("RGB")
-    buffer = io.BytesIO()
-    original.save(buffer, "JPEG", quality=piece.quality)
-    jpeg = read(buffer.getvalue(), piece.name)
+    original = piece.original()
+    jpeg = read(piece.jpeg(), piece.name)
     restored = restore_picture(restorer, jpeg, 8)
     before, after = (Image.fromarray(p.samples) for p in (jpeg, restored))
     panels = {f"JPEG, quality {piece.quality}": before, "restored": after, "original": original}

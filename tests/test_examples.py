@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("cir_host", "cir_weights", "cir_arch", "cir_data", "cir_model", "cir_cli")
+PACKAGES = ("cir_host", "cir_weights", "cir_arch", "cir_data", "cir_model", "cir_page", "cir_cli")
 
 
 def with_examples():

@@ -14,10 +14,15 @@ BELOW = {
     "cir_data": {"cir_weights", "cir_host"},
     "cir_diffusion": {"cir_arch", "cir_weights", "cir_host"},
     "cir_model": {"cir_diffusion", "cir_arch", "cir_data", "cir_weights", "cir_host"},
-    "cir_cli": {"cir_model", "cir_diffusion", "cir_arch", "cir_data", "cir_weights", "cir_host"},
+    "cir_page": {"cir_model", "cir_data", "cir_weights", "cir_host"},
+    "cir_cli": {
+        *("cir_page", "cir_model", "cir_diffusion", "cir_arch", "cir_data", "cir_weights"),
+        "cir_host",
+    },
 }
 """The packages, each with those that it may import."""
 
+_SESSION = {"cir_page.session", "cir_page.engine"}
 _COMMON = {"cir_data.draws", "cir_data.messages"}
 _STORED = {"cir_data.images", "cir_data.storage", *_COMMON}
 _CODECS = {*_STORED, "cir_data.options"}
@@ -31,6 +36,12 @@ ROOMS_BELOW = {
     "cir_data.codecs": _CODECS,
     "cir_data.degradations": {"cir_data.codecs", *_CODECS},
     "cir_data.datasets": {"cir_data.degradations", "cir_data.codecs", *_CODECS},
+    "cir_page": set(),
+    "cir_page.engine": set(),
+    "cir_page.server": {"cir_page.layout", *_SESSION},
+    "cir_page.session": {"cir_page.engine"},
+    "cir_page.listing": _SESSION,
+    "cir_page.layout": {"cir_page.listing", *_SESSION},
     "cir_model": set(),
     "cir_model.options": {"cir_model.restoring"},
     "cir_model.metrics": set(),
@@ -42,7 +53,7 @@ ROOMS_BELOW = {
         "cir_model.options",
     },
 }
-"""The rooms of two packages, each with those that it may import."""
+"""The rooms of three packages, each with those that it may import."""
 
 
 def modules():

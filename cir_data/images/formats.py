@@ -12,6 +12,11 @@ EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg
 IN_DATA_SETS = EXTENSIONS | {".jxl"}
 """Suffixes of the files that data sets read from a folder; JPEG XL needs a package."""
 
+IN_FOLDERS = EXTENSIONS | {
+    *(".jpe", ".jfif", ".mpo", ".gif", ".apng", ".avif", ".jp2", ".j2k", ".tga"),
+}
+"""Suffixes of the files that are restored when they lie in a folder, beside JPEGs of any name."""
+
 OTHER_IMAGES = frozenset(
     {
         *(".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp", ".jp2", ".j2k"),

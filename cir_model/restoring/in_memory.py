@@ -1,12 +1,16 @@
 """Restore images in memory in three lines of Python, without files and options."""
 
 import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from msgspec.structs import replace
 from PIL import Image
+from torch import nn
 
 from cir_arch import load_network
 from cir_data.images.metadata import Metadata
@@ -17,6 +21,9 @@ from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import restore_picture
 from cir_model.restoring.settings import InferenceOptions
 from cir_weights import default_weights
+
+USUAL = InferenceOptions(tile="auto", precision="auto", consistency=True)
+"""The settings of ``basicsr restore`` without flags."""
 
 ImageOrArray = TypeVar("ImageOrArray", Image.Image, npt.NDArray[Any])
 
@@ -38,9 +45,39 @@ def default_restorer(device: str | None = None) -> Restorer:
         torch.Size([1, 3, 48, 64])
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_network(default_weights()).to(device)
-    options = InferenceOptions(tile="auto", precision="auto", consistency=can_hold())
-    return Restorer([network], options)
+    return load_restorer(default_weights(), device, USUAL)
+
+
+def load_restorer(weights: Path, device: str | torch.device, options: InferenceOptions) -> Restorer:
+    """Return a restorer with the network of a checkpoint; see :func:`restorer_of`.
+
+    Raises:
+        UserError: The file cannot be loaded, or its network does not take the options.
+    """
+    return restorer_of([load_network(weights)], [str(weights)], device, options)
+
+
+def restorer_of(
+    networks: Sequence[nn.Module],
+    names: Sequence[str],
+    device: str | torch.device,
+    options: InferenceOptions,
+    averaging: Sequence[float] | None = None,
+) -> Restorer:
+    """Move networks to a device and return a restorer with them.
+
+    Args:
+        networks: In evaluation mode.
+        names: Of the networks, for messages.
+        device: An argument of ``torch.device``.
+        options: With ``consistency``, results are held to their files if these can be read.
+        averaging: Weights of the networks in the average; None: equal weights.
+
+    Raises:
+        UserError: See :class:`Restorer`.
+    """
+    options = replace(options, consistency=options.consistency and can_hold())
+    return Restorer([network.to(device) for network in networks], options, names, averaging)
 
 
 def restore_image(image: ImageOrArray, restorer: Restorer | None = None) -> ImageOrArray:

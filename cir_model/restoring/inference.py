@@ -51,6 +51,12 @@ _logger = logging.getLogger("basicsr")
 Plan: TypeAlias = Mapping[Tiling | None, int]
 """Tilings in which an image passes (None: whole), and how often each counts in the mean."""
 
+Watch: TypeAlias = Callable[[float], None]
+"""Gets the finished share of an image, 0 to 1, before each pass and after the last one.
+
+It starts anew at 0 if memory runs out. An exception that it raises ends the restoration.
+"""
+
 
 class Restorer:
     """Runs a network on images of any size, or several networks whose outputs it averages.
@@ -118,6 +124,7 @@ class Restorer:
         """How many passes were redone in float32."""
         self.moved = 0
         """How many images were extended, since their blocks began elsewhere than at the corner."""
+        self.watch: Watch | None = None
         self._cost: float | None = None
         self._limit: int | None = None
         """The largest tile that may still fit, after memory ran out."""
@@ -203,13 +210,37 @@ class Restorer:
 
     def _average(self, image: Tensor, plan: Plan, inputs: Mapping[str, Any]) -> Tensor:
         mean = Mean()
+        symmetries = SYMMETRIES[self.options.self_ensemble]
+        passes = len(self.weights) * len(plan) * len(symmetries)
+        done = 0
         for index, weight in enumerate(self.weights):
             for tiling, count in plan.items():
                 runner = self._runner(index, self._inputs_of(index, image, tiling, inputs))
-                for apply, undo in SYMMETRIES[self.options.self_ensemble]:
-                    output = undo(self._pass(index, runner, apply(image), tiling))
+                for apply, undo in symmetries:
+                    watched = self._watched(runner, image, tiling, done, passes)
+                    output = undo(self._pass(index, watched, apply(image), tiling))
                     mean.add(output, weight * count)
+                    done += 1
+        if self.watch is not None:
+            self.watch(1.0)
         return mean.result()
+
+    def _watched(
+        self, runner: Run, image: Tensor, tiling: Tiling | None, done: int, passes: int
+    ) -> Run:
+        """Tell ``watch`` the finished share before each tile; ``done`` passes are finished."""
+        if (watch := self.watch) is None:
+            return runner
+        tiles = 1 if tiling is None else tiling.count(*image.shape[-2:])
+        seen = 0
+
+        def run_watched(batch: Tensor) -> Tensor:
+            nonlocal seen
+            watch((done + min(seen / tiles, 1)) / passes)  # the winner's rule has more tiles
+            seen += len(batch) // len(image)
+            return runner(batch)
+
+        return run_watched
 
     def _pass(self, index: int, runner: Run, image: Tensor, tiling: Tiling | None) -> Tensor:
         if self.options.tiling == "ntire2024":

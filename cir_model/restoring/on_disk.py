@@ -162,7 +162,7 @@ def load_ahead(job: Job, options: RestoreOptions) -> Loaded | None:
     try:
         data = read_regular_file(job.source)
         facts = examine(data, where)
-        if _needs_nothing(facts, options) or facts.pixels > min(LARGEST_AHEAD, options.max_pixels):
+        if why_copied(facts, options) or facts.pixels > min(LARGEST_AHEAD, options.max_pixels):
             return None
         if not options.overwrite and os.path.lexists(job.restored):
             return None
@@ -188,7 +188,7 @@ def begin_job(
     where = str(job.source)
     data = loaded.data if loaded else read_regular_file(job.source)
     facts = loaded.facts if loaded else examine(data, where)
-    copies = _needs_nothing(facts, options)
+    copies = why_copied(facts, options)
     wanted = job.copied if copies else job.restored
     target = wanted
     warning: tuple[str, ...] = ()
@@ -253,7 +253,7 @@ def _begin_bytes(
     picture: Picture | None,
 ) -> Callable[[], Outcome]:
     """Run the network; what is returned encodes the result. ``picture`` is None if not decoded."""
-    if reason := _needs_nothing(facts, options):
+    if reason := why_copied(facts, options):
         note = _with_pixel_quality(reason, data, where, facts, restorer)
         copied = Outcome("copied", note, data, restorable=facts.frames == 1)
         return lambda: copied
@@ -340,7 +340,7 @@ def _is_made_from(path: Path, digest: str) -> bool:
         return False
 
 
-def _needs_nothing(facts: FileFacts, options: RestoreOptions) -> str:
+def why_copied(facts: FileFacts, options: RestoreOptions) -> str:
     """Return why a file needs no restoration; empty if it needs it."""
     if options.force:
         return ""
@@ -348,12 +348,15 @@ def _needs_nothing(facts: FileFacts, options: RestoreOptions) -> str:
         frames = f" of {facts.frames} frames" if facts.frames > 1 else ""
         return f"lossless {facts.format}{frames}"
     if facts.quality is not None and facts.quality >= options.fine_quality:
-        return f"JPEG quality {_quality_text(facts)}"
+        return quality_note(facts)
     return ""
 
 
-def _quality_text(facts: FileFacts) -> str:
-    return f"{facts.quality}" if facts.standard_tables else f"about {facts.quality}"
+def quality_note(facts: FileFacts) -> str:
+    """Return the JPEG quality by the file's tables in words; empty for a file without tables."""
+    if facts.quality is None:
+        return ""
+    return f"JPEG quality {'' if facts.standard_tables else 'about '}{facts.quality}"
 
 
 def _with_pixel_quality(
@@ -379,7 +382,7 @@ def _quality(
     """
     corner = (0, 0) if facts.format == "JPEG" else None
     if facts.quality is not None:
-        return facts.quality, f"JPEG quality {_quality_text(facts)}", corner
+        return facts.quality, quality_note(facts), corner
     image = as_tensor(picture).to(restorer.device)
     if min(image.shape[-2:]) < SMALLEST:
         return None, "", corner

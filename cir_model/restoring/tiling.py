@@ -100,6 +100,10 @@ class Tiling:
             for start in range(0, alone, stride)
         ]
 
+    def count(self, height: int, width: int) -> int:
+        """Return the number of tiles of an image."""
+        return len(self.spans(height)) * len(self.spans(width))
+
     def middle(self, image: Tensor) -> Tensor:
         """Return the tile in the middle of an image (..., H, W), on the grid."""
         for axis in (-2, -1):

@@ -38,7 +38,7 @@ assert not loaded, f"basicsr restore imports {loaded}"
 
 def test_no_help_imports_torch(tmp_path):
     done = run_python(["-c", HELP], tmp_path)
-    assert done.stdout.count("usage: basicsr ") == 11
+    assert done.stdout.count("usage: basicsr ") == 12
 
 
 def test_restoring_imports_neither_basicsr_nor_what_only_training_needs(tmp_path):

@@ -285,7 +285,8 @@ def test_the_quality_reaches_the_network(photos, monkeypatch):
     run("lossy.webp", "-o", "c.png")
     pixels = to_tensor(np.asarray(Image.open("lossy.webp").convert("RGB")))[None] / 255
     own = 1 - pixel_quality(network, pixels) / 100
-    assert seen == [pytest.approx(0.8), 0.25, pytest.approx(own)]
+    probes = [0.0, 1.0]  # whether the network reacts
+    assert seen == [pytest.approx(0.8), *probes, 0.25, pytest.approx(own)]
 
 
 def test_the_bundled_weights_estimate_the_quality_of_pixels(photos, capsys):
@@ -331,6 +332,15 @@ def test_comparison_and_report(photos, identity):
 def test_flags_that_cannot_be_used(flags, reason, photos, identity, capsys):
     assert main.main(["restore", "photos", "-o", "out", "-m", "x.pth", *flags]) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_a_strength_that_changes_nothing_is_refused(photos, capsys):
+    """No unit of fbcnn_s_x1 that reads the quality is active."""
+    flags = ["restore", "photos/astronaut.jpg", "--strength", "0.3"]
+    assert main.main([*flags, "-o", "out", "--best"]) == 2
+    assert "fbcnn_s_x1.safetensors restores the same at every strength" in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert main.main([*flags, "-o", "out.png"]) == 0
 
 
 def test_without_m_the_weights_of_the_package_restore(photos, identity, monkeypatch):

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cir_cli.restore_jobs import LeftOut, _copied_names, _restored_names, list_jobs, streams
+from cir_cli.restore_jobs import LeftOut, list_jobs, streams
 from cir_host.errors import UserError
+from cir_model.restoring.result_names import name_results
 
 
 def touch(folder, *names):
@@ -116,15 +117,14 @@ def test_no_two_outputs_are_alike(parts, wanted):
     """Neither two restored pictures, nor one and the copy of another input; in any order."""
     names = [PurePosixPath(stem + suffix) for stem, suffix in parts]
     names = list(dict.fromkeys(names))
-    formats = ["jpeg" if wanted == "same" and n.suffix.lower() == ".jpg" else "png" for n in names]
-    restored, copied = _restored_names(names, formats, wanted), _copied_names(names)
+    results = name_results(names, wanted)
+    restored, copied = ([getattr(r, kind) for r in results] for kind in ("restored", "copied"))
     for chosen in (restored, copied):
         assert len(set(map(key, chosen))) == len(chosen)
         assert all(len(os.fsencode(name.name)) <= 255 for name in chosen)
     for index, name in enumerate(restored):
         assert key(name) not in map(key, copied[:index] + copied[index + 1 :])
-    assert _restored_names(names[::-1], formats[::-1], wanted)[::-1] == restored
-    assert _copied_names(names[::-1])[::-1] == copied
+    assert name_results(names[::-1], wanted)[::-1] == results
     for name, copy in zip(names, copied, strict=True):
         assert copy == name or sum(key(other) == key(name) for other in names) > 1
 

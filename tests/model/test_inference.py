@@ -320,3 +320,44 @@ def test_tiles_share_the_quality_that_fbcnn_predicts():
     assert not torch.allclose(restorer(image, quality=left), given, atol=1e-5)
     pair = restorer(torch.cat((image, image.flip(1))))
     torch.testing.assert_close(pair[:1], given)
+
+
+def test_the_finished_share_of_every_pass_is_watched():
+    restorer = Restorer([Shift(), nn.Identity()], InferenceOptions(self_ensemble="transpose"))
+    shares = []
+    restorer.watch = shares.append
+    restorer(torch.rand(2, 1, 4, 6))
+    assert shares == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_the_finished_share_of_the_tiles_is_watched():
+    network = build_network({"type": "Identity"}).eval()
+    restorer = Restorer([network], InferenceOptions(tile=32, overlap=16))
+    shares = []
+    restorer.watch = shares.append
+    restorer(torch.rand(1, 3, 40, 64))
+    count = len(shares) - 1
+    assert count == 2 * 3
+    assert shares == [n / count for n in range(count + 1)]
+
+
+def test_watching_can_stop_the_restoration():
+    passes = []
+
+    class Counting(nn.Module):
+        def forward(self, x):
+            passes.append(1)
+            return x
+
+    def stop(share):
+        if share >= 0.5:
+            raise InterruptedError
+
+    restorer = Restorer([Counting()], InferenceOptions(self_ensemble="x8"))
+    restorer.watch = stop
+    with pytest.raises(InterruptedError):
+        restorer(torch.rand(1, 1, 8, 8))
+    assert len(passes) == 4
+    restorer.watch = None
+    restorer(torch.rand(1, 1, 8, 8))  # it can be used again
+    assert len(passes) == 12

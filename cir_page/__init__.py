@@ -1,0 +1,1 @@
+"""``basicsr page``: a local page on which pictures are restored, and seen before and after."""
