@@ -20,6 +20,7 @@ from functools import partial
 import torch
 from naive_promptcir import NaivePromptCIR
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 
 from cir_arch import PromptCIR
 from cir_arch.network import entry_named
@@ -170,7 +171,12 @@ def profile_of(part: Part, run: Callable[[], object], form: str, rows: int) -> N
         part.synchronize()
         wall = 1000 * (time.perf_counter() - start)
     key = "self_device_time_total" if gpu else "self_cpu_time_total"
-    events = sorted(seen.key_averages(), key=lambda event: -getattr(event, key))
+    events = [
+        event
+        for event in seen.key_averages()
+        if not gpu or event.device_type == DeviceType.CUDA  # not the calls that launch kernels
+    ]
+    events.sort(key=lambda event: -getattr(event, key))
     total = sum(getattr(event, key) for event in events) / 1000
     calls = sum(event.count for event in events)
     print(
