@@ -247,7 +247,7 @@ def test_settings_and_formats(visit, tmp_path):
         assert restore.run([str(source), "-o", str(target), *flags]) == 0
         link = page.locator(f'#files a[download="{name}"]')
         assert downloaded(page, link.click) == (name, target.read_bytes())
-        flags.append("--best")
+        flags = ["--best", "--no-consistency"]  # whose weights take no strength
 
 
 def test_the_sample_is_one_click_away(visit):
