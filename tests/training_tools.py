@@ -52,15 +52,20 @@ def assert_close(first, second, **tolerance):
 
 
 def run(folder, options, *flags):
-    """Train in this process on two threads."""
+    """Train in this process on one thread, since several are slow beside other tests."""
+    return run_on(1, folder, options, *flags)
+
+
+def run_on(threads, folder, options, *flags):
+    """Train in this process."""
     name = write_options(folder / "options.yml", options)
-    before, threads = Path.cwd(), torch.get_num_threads()
+    before, earlier = Path.cwd(), torch.get_num_threads()
     os.chdir(folder)
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     try:
         train(["-opt", name, *flags])
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(earlier)
         os.chdir(before)
     return folder / "experiments" / options["name"]
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from command_tools import basicsr, photographs, train_options, write_options
 from host_tools import basicsr_log, write_pairs
 from host_tools import train_options as stock_options
 from small_networks import SMALL
-from training_tools import TOTAL, assert_equal, content, run, stopped_at
+from training_tools import TOTAL, assert_equal, content, run_on, stopped_at
+
+run = partial(run_on, 2)
 
 
 def options(folder, **changes):
