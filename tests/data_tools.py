@@ -7,9 +7,13 @@ import cir_data  # noqa: F401 (makes BasicSR importable and registers the data s
 
 # isort: split
 import numpy as np
+import PIL
 from basicsr.data import build_dataset
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from PIL import Image
+
+PILLOW = int(PIL.__version__.split(".")[0])
+"""Its major version: 12 and 13 differ in what they read."""
 
 
 def coordinate_image(height, width):

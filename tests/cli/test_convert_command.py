@@ -225,10 +225,11 @@ def test_onnx_of_promptcir_is_for_one_size(tmp_path, capsys, session):
     assert (
         "PromptCIR as ONNX: it can be exported for one image size only" in capsys.readouterr().err
     )
-    assert convert(tmp_path, *output, "--size", "30x17") == 0
-    assert "this height and width only" in capsys.readouterr().out
-    assert session().get_inputs()[0].shape == [1, 3, 30, 17]
-    assert_same_image(network, session(), (30, 17))
+    for height, width in ((30, 40), (16, 17)):
+        assert convert(tmp_path, *output, "--overwrite", "--size", f"{height}x{width}") == 0
+        assert "this height and width only" in capsys.readouterr().out
+        assert session().get_inputs()[0].shape == [1, 3, height, width]
+        assert_same_image(network, session(), (height, width))
 
 
 def test_half_precision_and_the_network_of_an_options_file(tmp_path, capsys):

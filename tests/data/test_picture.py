@@ -8,8 +8,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import PIL
 import pytest
+from data_tools import PILLOW
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from cir_data.images.decoding import decode
@@ -82,7 +82,7 @@ def test_colour_modes(mode, file_format, shape, alpha):
     if alpha:
         image.putalpha(Image.fromarray(gradient(channels=1)))
     data = encoded(image, file_format)
-    if (mode, file_format) == ("YCbCr", "TIFF") and int(PIL.__version__.split(".")[0]) < 13:
+    if (mode, file_format) == ("YCbCr", "TIFF") and PILLOW < 13:
         for reader in (read, decode):
             with pytest.raises(UnreadableImage, match=r"(?i)ycbcr"):
                 reader(data, "in")
