@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cir_arch.facts import InputKind, NetworkFacts
 from cir_arch.state_dict import State
+from cir_host.ownership import package_of
 from cir_host.registration import register
 
 
@@ -183,7 +184,7 @@ def network(
         parameters = inspect.signature(cls).parameters.values()
         cls.entry = Entry(
             name=cls.__name__,
-            package=cls.__module__.partition(".")[0],
+            package=package_of(cls),
             load=lambda: cls,
             defaults={parameter.name: parameter.default for parameter in parameters},
             arguments_from=cls.arguments_from,

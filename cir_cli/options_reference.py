@@ -12,6 +12,7 @@ import msgspec
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 
 from cir_cli import parsers
+from cir_host.ownership import is_ours
 from cir_model import (
     CaVEModel,
     CIRGANModel,
@@ -70,7 +71,7 @@ def schema_text() -> str:
     networks = sorted(
         name
         for name, cls in ARCH_REGISTRY
-        if cls.__module__.startswith("cir_") and hasattr(cls, "facts")  # no discriminators
+        if is_ours(cls) and hasattr(cls, "facts")  # no discriminators
     )
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -126,11 +127,7 @@ def reference() -> str:
 
 
 def _data_sets() -> dict[str, type[msgspec.Struct]]:
-    return {
-        name: cls.options_type
-        for name, cls in sorted(DATASET_REGISTRY)
-        if cls.__module__.startswith("cir_")
-    }
+    return {name: cls.options_type for name, cls in sorted(DATASET_REGISTRY) if is_ours(cls)}
 
 
 def _schemas() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -24,6 +24,7 @@ from basicsr.utils.registry import (
 
 from cir_host.errors import OptionsError
 from cir_host.lookup import look_up, near
+from cir_host.ownership import is_known, is_ours, package_of
 from cir_host.typed_options import DatasetOptions, typed
 
 _PIPELINES = ("train", "test", "models", "utils.options", "utils.misc", "utils.logger")
@@ -78,7 +79,7 @@ def check(opt: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
     losses = {k: section for k, section in train.items() if k.endswith("_opt")}
     losses |= {f"losses.{k}": section for k, section in (train.get("losses") or {}).items()}
     for key, section in losses.items():
-        if isinstance(section, Mapping) and known_to_us(model):
+        if isinstance(section, Mapping) and is_known(model):
             warnings += _arguments(LOSS_REGISTRY, section, f"train.{key}")
     for key, section in ((given.get("val") or {}).get("metrics") or {}).items():
         options = {k: v for k, v in section.items() if k != "better"}
@@ -108,20 +109,6 @@ def _folders(opt: dict[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
                 opt["path"].pop(key)
 
 
-def known_to_us(thing: Any) -> bool:
-    """Whether a class or function is BasicSR's or ours, so its behaviour is known."""
-    return _package(thing) == "basicsr" or is_ours(thing)
-
-
-def is_ours(thing: Any) -> bool:
-    """Whether a class or function is from one of our packages."""
-    return _package(thing).startswith("cir_")
-
-
-def _package(thing: Any) -> str:
-    return str(getattr(thing, "__module__", "")).partition(".")[0]
-
-
 def _unknown_keys(given: Mapping[str, Any], model: type) -> Iterator[tuple[str, str, str]]:
     """Yield section, key and suggestion for the top level, path, train, val and logger."""
     read = _keys_read([f"basicsr.{name}" for name in _PIPELINES] + _modules(model))
@@ -131,7 +118,7 @@ def _unknown_keys(given: Mapping[str, Any], model: type) -> Iterator[tuple[str, 
     of_networks = {f"network_{n}" for n in networks}
     of_networks |= {f"pretrain_network_{n}" for n in networks}
     of_networks |= {f"{key}_{n}" for n in networks for key in ("strict_load", "param_key")}
-    of_path = _PATH_KEYS | of_networks if known_to_us(model) else read | of_networks
+    of_path = _PATH_KEYS | of_networks if is_known(model) else read | of_networks
     for name in ("", "path", "train", "val", "logger"):
         section = given.get(name) if name else given
         if name in _types_of(model) or not isinstance(section, Mapping):
@@ -195,7 +182,7 @@ def _modules(cls: type) -> list[str]:
     """Return the modules that define a class and its bases, and so read its options."""
     bases = inspect.getmro(cls)
     return [
-        b.__module__ for b in bases if _package(b) not in ("builtins", "abc", "typing", "torch")
+        b.__module__ for b in bases if package_of(b) not in ("builtins", "abc", "typing", "torch")
     ]
 
 

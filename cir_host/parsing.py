@@ -30,7 +30,7 @@ from cir_host.errors import OptionsError
 from cir_host.foreign import translate
 from cir_host.lookup import look_up
 from cir_host.names import check_name
-from cir_host.option_keys import is_ours
+from cir_host.ownership import is_ours
 from cir_host.typed_options import typed
 
 _NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
+from cir_host.ownership import is_ours, package_of
+
 if TYPE_CHECKING:  # registering does not import BasicSR
     from basicsr.utils.registry import Registry
 
@@ -89,10 +91,10 @@ def beside_ours(original: Callable[..., None]) -> Callable[..., None]:
     def _do_register(self: "Registry", name: str, obj: Any, suffix: str | None = None) -> None:
         wanted = f"{name}_{suffix}" if isinstance(suffix, str) else name
         holder = self._obj_map.get(wanted)
-        if holder is None or not _is_ours(holder) or _is_ours(obj):
+        if holder is None or not is_ours(holder) or is_ours(obj):
             original(self, name, obj, suffix)
             return
-        package = obj.__module__.partition(".")[0]
+        package = package_of(obj)
         original(self, wanted, obj, package)
         _logger.warning(
             "%s in BasicSR's %s registry belongs to basicsr-cir; that of %s is %s_%s.",
@@ -104,10 +106,6 @@ def beside_ours(original: Callable[..., None]) -> Callable[..., None]:
         )
 
     return _do_register
-
-
-def _is_ours(obj: object) -> bool:
-    return str(getattr(obj, "__module__", "")).startswith("cir_")
 
 
 def _same_definition(first: object, second: object) -> bool:

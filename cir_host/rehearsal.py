@@ -25,7 +25,8 @@ from torch import nn
 
 from cir_host.checkpoint import locate
 from cir_host.errors import OptionsError, UserError
-from cir_host.option_keys import further_networks, is_ours, known_to_us
+from cir_host.option_keys import further_networks
+from cir_host.ownership import is_known, is_ours
 from cir_host.parsing import command_line
 from cir_host.random_states import kept_random_states
 
@@ -141,7 +142,7 @@ def _build_dataset(opt: Mapping[str, Any], section: dict[str, Any], where: str) 
     cls = DATASET_REGISTRY.get(section["type"])
     with _named(where, section["type"]):
         tried = deepcopy(section)
-        if known_to_us(cls) and tried.get("cache") is True:
+        if is_known(cls) and tried.get("cache") is True:
             del tried["cache"]  # decoding all images is left to the run itself
         dataset = cls(tried)
         if cls.__module__.startswith("basicsr.") and len(dataset):
@@ -151,7 +152,7 @@ def _build_dataset(opt: Mapping[str, Any], section: dict[str, Any], where: str) 
     if in_training:
         ratio = section.get("dataset_enlarge_ratio", 1)
         sampler = EnlargedSampler(dataset, opt["world_size"], opt["rank"], ratio)
-    if not in_training or known_to_us(cls):
+    if not in_training or is_known(cls):
         data.build_dataloader(
             dataset,
             {**section, "prefetch_mode": None},
@@ -170,7 +171,7 @@ def _build_network(section: Mapping[str, Any], where: str) -> nn.Module:
     """
     arguments = {key: value for key, value in deepcopy(section).items() if key != "type"}
     cls = ARCH_REGISTRY.get(section["type"])
-    if known_to_us(cls):
+    if is_known(cls):
         # if this fails, building on the CPU tells whether the options are to blame
         with suppress(Exception), torch.device("meta"):
             return cast(nn.Module, cls(**deepcopy(arguments)))
@@ -218,13 +219,13 @@ def _load(model: Any, key: str, network: nn.Module) -> None:
 def _loads_as_basicsr(cls: type) -> bool:
     """Whether loading needs nothing that a constructor of another package might set up."""
     methods = ("load_network", "get_bare_model")
-    return issubclass(cls, BaseModel) and all(known_to_us(getattr(cls, m)) for m in methods)
+    return issubclass(cls, BaseModel) and all(is_known(getattr(cls, m)) for m in methods)
 
 
 def _set_up_training(model: Any) -> None:
     """Build optimizers and schedulers for a single parameter in place of the network."""
     options = model.opt["train"]
-    if not isinstance(model, SRModel) or not known_to_us(type(model)):
+    if not isinstance(model, SRModel) or not is_known(type(model)):
         return
     if type(model).init_training_settings is SRModel.init_training_settings and not (
         options.get("pixel_opt") or options.get("perceptual_opt")

@@ -9,14 +9,15 @@ import copyreg
 from collections.abc import Callable
 from typing import Any
 
+from cir_host.ownership import is_ours
+
 
 def import_host_first(dataset: object) -> None:
     """Pickle a data set, and those of every registered class, as this module describes."""
     from basicsr.utils.registry import DATASET_REGISTRY  # a worker imports this module first
 
     for cls in (type(dataset), *(cls for _, cls in DATASET_REGISTRY)):
-        ours = cls.__module__.startswith("cir_")
-        if isinstance(cls, type) and not ours and cls not in copyreg.dispatch_table:
+        if isinstance(cls, type) and not is_ours(cls) and cls not in copyreg.dispatch_table:
             copyreg.pickle(cls, _reduce)  # type: ignore[arg-type]  # typeshed: shorter tuples
 
 
