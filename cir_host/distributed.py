@@ -250,6 +250,15 @@ def any_process(flag: bool) -> bool:
     return bool(flags)
 
 
+def gathered(value: Any) -> list[Any]:
+    """Return the values of all processes of the run by rank; all of them must call this."""
+    if not connected():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 @cache
 def _between_cpus() -> Any:
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")

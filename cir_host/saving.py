@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
-from torch import distributed as dist
 from torch import nn
 
 from cir_host.checkpoint import NETWORK_KEY
-from cir_host.distributed import connected
+from cir_host.distributed import gathered
 from cir_host.errors import UserError
 from cir_host.files import PART, write_whole
 from cir_host.random_states import random_states, set_random_states
@@ -101,7 +100,7 @@ def save_training_state(self: Any, epoch: int, current_iter: int) -> None:
     """
     if current_iter == _LATEST:
         return
-    states = _gathered(random_states())
+    states = gathered(random_states())
     plan = self.opt.get("data_plan")
     state = {
         "epoch": plan.epoch(current_iter) if plan else epoch,
@@ -202,15 +201,6 @@ def _plain(best: Mapping[str, Any]) -> dict[str, Any]:
         }
         for data_set, metrics in best.items()
     }
-
-
-def _gathered(states: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the states of all processes by rank."""
-    if not connected():
-        return [states]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, states)
-    return gathered
 
 
 def _delete_old(opt: Mapping[str, Any]) -> None:

@@ -1,8 +1,7 @@
 """Validation and test: measure input and output of every image, in all processes together."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,35 @@ from basicsr.archs import build_network
 from basicsr.metrics import calculate_metric
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 import cir_host
 from cir_arch import load_network
-from cir_arch.basicsr_networks import facts_of
-from cir_data.images.jpeg_coefficients import read_coefficients, require_library
-from cir_data.images.jpeg_planes import JpegPlanes, read_planes
+from cir_data.images.jpeg_coefficients import read_coefficients
+from cir_data.images.jpeg_planes import JpegPlanes
 from cir_data.messages import first_few
-from cir_host.distributed import connected
+from cir_host.distributed import connected, gathered
 from cir_host.errors import OptionsError, UndefinedMetric, UserError
-from cir_host.file_names import folded, printable
+from cir_host.file_names import printable
 from cir_host.stopping import stopping
 from cir_host.typed_options import typed
+from cir_model.measuring.checks import check_codec_input, check_consistency
 from cir_model.measuring.record import Measurement
-from cir_model.measuring.validation_files import DataSetResult, markdown_table, write_results
-from cir_model.metrics import perceptual
+from cir_model.measuring.samples import NO_FILE, codec_of, file_of, made_by, planes_of
+from cir_model.measuring.validation_files import (
+    DataSetResult,
+    UniqueNames,
+    markdown_table,
+    write_results,
+)
 from cir_model.options import AveragedNetwork, ValOptions
 from cir_model.restoring.block_grid import Blocks, blocks_of
 from cir_model.restoring.consistency import project
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import restore_jpeg
-
-_NO_FILE = "is no JPEG, or its EXIF turns it"
 
 
 class MeasuringModel(SRModel):
@@ -53,7 +55,7 @@ class MeasuringModel(SRModel):
         """Further inputs of the network, such as the codec."""
         self.block_offset: Blocks = "search"
         self.jpeg: JpegPlanes
-        self._measured = 0
+        self._data_sets_measured = 0
         self._unwritten: list[str] = []
         """Why results files could not be written, so far in this test."""
         self._not_held: list[str] = []
@@ -121,10 +123,10 @@ class MeasuringModel(SRModel):
             UserError: The data set does not give the files.
         """
         (path,) = sample["lq_path"]
-        data = _file_of(sample, "val.consistency", "remove the key for other data sets")
+        data = file_of(sample, "val.consistency", "remove the key for other data sets")
         try:
             if not data:
-                raise UserError(_NO_FILE)
+                raise UserError(NO_FILE)
             coefficients = read_coefficients(data)
             self.output = project(self.output, coefficients, self.validation_options.cell)
         except UserError as error:
@@ -145,62 +147,61 @@ class MeasuringModel(SRModel):
         validation ends without a result.
         """
         data_set = dataloader.dataset
-        name = data_set.opt["name"]
-        metrics = self.validation_options.metrics or {}
         self.restorer = self._restorer()
         self._not_held = []
-        result = DataSetResult(name, current_iter, {})
-        names, unwritten = _UniqueNames(), list[str]()
-        progress = tqdm(
-            _shares(dataloader),
-            desc=name,
-            unit="image",
-            disable=self.opt["rank"] != 0 or not self.validation_options.pbar,
-        )
-        for number, sample in enumerate(progress):
-            record, images = None, {}
-            if sample is not None:
-                images = self._restore(sample)
-                if "gt" in images:
-                    record = Measurement(
-                        name,
-                        sample["lq_path"][0],
-                        self._scores(metrics, images),
-                        made_by=_made_by(sample),
-                        iteration=current_iter,
-                    )
-            turn = _from_all((sample and sample["lq_path"][0], record, stopping()))
+        result = DataSetResult(data_set.opt["name"], current_iter, {})
+        names, unwritten = UniqueNames(), list[str]()
+        for number, sample in enumerate(self._progress(dataloader)):
+            record, images = (None, {}) if sample is None else self._measure(sample, result)
+            turn = gathered((sample and sample["lq_path"][0], record, stopping()))
             if self.is_train and any(stop for *_, stop in turn):
-                get_root_logger().warning(f"Validation {name} is interrupted by SIGTERM.")
+                get_root_logger().warning(
+                    f"Validation {result.data_set} is interrupted by SIGTERM."
+                )
                 return
             taken = [path and names.take(path) for path, *_ in turn]
             result.records += [record for _, record, _ in turn if record is not None]
             if sample is not None and save_img:
-                image_name = taken[self.opt["rank"]]
+                path = self._image_path(result.data_set, taken[self.opt["rank"]], current_iter)
                 try:
-                    imwrite(images["output"], str(self._image_path(name, image_name, current_iter)))
+                    imwrite(images["output"], str(path))
                 except UserError as error:
                     unwritten.append(str(error))
             if tb_logger and images and number < self.opt["logger"].get("tb_images", 4):
-                tag = f"{name}/{taken[0]}"
-                tb_logger.add_image(
-                    printable(tag), _side_by_side(images), _step(current_iter), dataformats="HWC"
-                )
-        not_held = [line for lines in _from_all(self._not_held) for line in lines]
+                tag, step = printable(f"{result.data_set}/{taken[0]}"), _step(current_iter)
+                tb_logger.add_image(tag, _side_by_side(images), step, dataformats="HWC")
+        not_held = [line for lines in gathered(self._not_held) for line in lines]
         if not_held:
             get_root_logger().warning(
                 f"{len(not_held)} images are not held to their files: {first_few(not_held)}"
             )
-        if metrics and result.records and self.opt["rank"] == 0:
+        if self.validation_options.metrics and result.records and self.opt["rank"] == 0:
             result.protocol.update(self._protocol(data_set, len(not_held)))
-            try:
-                self._report(result, list(metrics), tb_logger)
-            except OSError as error:
-                unwritten.append(f"{self._results_folder()}/metrics.*: {error.strerror or error}")
-            except UserError as error:
-                unwritten.append(str(error))
+            unwritten += self._report(result, tb_logger)
             self._keep_best(current_iter)
-        self._report_unwritten([line for lines in _from_all(unwritten) for line in lines])
+        self._report_unwritten([line for lines in gathered(unwritten) for line in lines])
+
+    def _progress(self, dataloader: Any) -> Iterable[Any]:
+        """Yield this process's samples, see :func:`_shares`; the first process shows a bar."""
+        hidden = self.opt["rank"] != 0 or not self.validation_options.pbar
+        name = dataloader.dataset.opt["name"]
+        return tqdm(_shares(dataloader), desc=name, unit="image", disable=hidden)
+
+    def _measure(
+        self, sample: Mapping[str, Any], result: DataSetResult
+    ) -> tuple[Measurement | None, dict[str, Any]]:
+        """Restore a sample of one image; returns its scores, if it has ground truth, and images."""
+        images = self._restore(sample)
+        if "gt" not in images:
+            return None, images
+        record = Measurement(
+            result.data_set,
+            sample["lq_path"][0],
+            self._scores(self.validation_options.metrics or {}, images),
+            made_by=made_by(sample),
+            iteration=result.iteration,
+        )
+        return record, images
 
     def _report_unwritten(self, lines: list[str]) -> None:
         """Log which files could not be written; after its last data set, a test fails.
@@ -208,11 +209,12 @@ class MeasuringModel(SRModel):
         Raises:
             UserError: The test is complete, and files could not be written.
         """
-        self._measured += 1
+        self._data_sets_measured += 1
         self._unwritten += lines
         if lines:
             get_root_logger().error(f"{len(lines)} files could not be written: {first_few(lines)}")
-        if not self.is_train and self._unwritten and self._measured == len(self.opt["datasets"]):
+        complete = self._data_sets_measured == len(self.opt["datasets"])
+        if complete and self._unwritten and not self.is_train:
             raise UserError(
                 f"{len(self._unwritten)} results files could not be written:"
                 f" {first_few(self._unwritten)}"
@@ -225,7 +227,7 @@ class MeasuringModel(SRModel):
         if self.validation_options.tell_codec:
             self.extra_inputs = {"codec": int(codec_of(sample, "val.tell_codec"))}
         if self.restorer.input_kind == "coefficients":
-            self.jpeg = _planes_of(sample, self.restorer.names[0])
+            self.jpeg = planes_of(sample, self.restorer.names[0])
         self.test()
         if self.validation_options.consistency:
             self._hold(sample)
@@ -290,7 +292,9 @@ class MeasuringModel(SRModel):
             protocol["held to the JPEG files"] = cell + without
         return {key: value for key, value in protocol.items() if value}
 
-    def _report(self, result: DataSetResult, metrics: list[str], tb_logger: Any) -> None:
+    def _report(self, result: DataSetResult, tb_logger: Any) -> list[str]:
+        """Log the means of a data set and write the results; returns why files are not written."""
+        metrics = list(self.validation_options.metrics or {})
         self.results[result.data_set] = result
         self._initialize_best_metric_results(result.data_set)
         self.metric_results = {m: result.mean(m, "output") for m in metrics}
@@ -298,14 +302,16 @@ class MeasuringModel(SRModel):
             self._update_best_metric_result(result.data_set, metric, value, result.iteration)
         logger = get_root_logger()
         logger.info(f"Validation {result.data_set}\n{markdown_table([result], metrics)}")
-        if tb_logger:
-            for metric, kinds in result.means(metrics).items():
-                for kind, value in kinds.items():
-                    suffix = "" if kind == "output" else f"_{kind}"
-                    tag = f"metrics/{result.data_set}/{metric}{suffix}"
-                    tb_logger.add_scalar(tag, value, result.iteration)
         folder = self._results_folder()
-        write_results(folder, self._run_facts(), self.results.values(), metrics)
+        try:
+            if tb_logger:
+                _add_means(tb_logger, result, metrics)
+            write_results(folder, self._run_facts(), self.results.values(), metrics)
+        except OSError as error:
+            return [f"{folder}/metrics.*: {error.strerror or error}"]
+        except UserError as error:
+            return [str(error)]
+        return []
 
     def _results_folder(self) -> Path:
         return Path(self.opt["path"]["experiments_root" if self.is_train else "results_root"])
@@ -375,148 +381,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(training)
 
 
-def check_precision(network: nn.Module, precision: str, key: str) -> None:
-    """Refuse a precision that a network does not support.
-
-    Args:
-        network: The network.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        key: The option that asks for it, for the message.
-
-    Raises:
-        OptionsError: The network states that it does not support the precision.
-    """
-    facts = facts_of(network)
-    if facts is not None and precision not in facts.precisions:
-        raise OptionsError(
-            f"{key}: {type(network).__name__} supports"
-            f" {' and '.join(sorted(facts.precisions))}, not {precision}"
-        )
-
-
-def check_consistency(restorer: Restorer) -> None:
-    """Refuse ``val.consistency`` where nothing can be held to a file.
-
-    Args:
-        restorer: The networks.
-
-    Raises:
-        OptionsError: The networks change the size, or ``jpeglib`` is not installed.
-    """
-    if restorer.scale != 1:
-        raise OptionsError(
-            f"val.consistency: needs networks that keep the size; this one has scale"
-            f" {restorer.scale}"
-        )
-    try:
-        require_library()
-    except UserError as error:
-        raise OptionsError(f"val.consistency: {error}") from error
-
-
-def check_metrics(metrics: Mapping[str, Any]) -> None:
-    """Refuse metrics that cannot be computed, which a validation would find late.
-
-    Args:
-        metrics: ``val.metrics``.
-
-    Raises:
-        OptionsError: A metric needs a package or a network that is missing.
-    """
-    for name, section in metrics.items():
-        for metric in perceptual.METRICS:
-            reason = perceptual.lacking(metric)
-            if section["type"] == f"calculate_{metric}" and reason is not None:
-                raise OptionsError(f"val.metrics.{name}: {reason}")
-
-
-def check_codec_input(network: nn.Module, key: str) -> None:
-    """Refuse a network that does not take the codec as an input.
-
-    Args:
-        network: The network.
-        key: The option that asks for it, for the message.
-
-    Raises:
-        OptionsError: The network does not take the codec.
-    """
-    facts = facts_of(network)
-    if facts is None or "codec" not in facts.extra_inputs:
-        raise OptionsError(f"{key}: {type(network).__name__} does not take the codec; UCIP does")
-
-
-def check_coefficients(network: nn.Module, data_set: Mapping[str, Any]) -> None:
-    """Refuse a training data set that gives another kind of input than a network takes.
-
-    Args:
-        network: The network.
-        data_set: The section ``datasets.train``.
-
-    Raises:
-        OptionsError: Only one of the two has to do with coefficients.
-    """
-    facts = facts_of(network)
-    takes = facts is not None and facts.input_kind == "coefficients"
-    if takes != bool(data_set.get("coefficients")):
-        name = type(network).__name__
-        raise OptionsError(
-            f"datasets.train.coefficients: {name} takes the DCT coefficients of JPEGs; set it to"
-            " true, of a JPEGRestorationDataset"
-            if takes
-            else f"datasets.train.coefficients: {name} takes images; remove the key"
-        )
-
-
-def codec_of(sample: Mapping[str, Any], key: str) -> Tensor:
-    """Return the codecs of a batch, int64 (B,).
-
-    Args:
-        sample: A batch of samples.
-        key: The option that needs them, for the message.
-
-    Raises:
-        UserError: The samples do not name their codec.
-    """
-    if "codec_index" not in sample:
-        raise UserError(
-            f"{key}: the samples of this data set have no codec_index; UCSRDataset's do"
-        )
-    codecs: Tensor = sample["codec_index"]
-    return codecs
-
-
-def _planes_of(sample: Mapping[str, Any], network: str) -> JpegPlanes:
-    """Return the coefficients of the JPEG file of a sample of one image.
-
-    Raises:
-        UserError: The data set does not give the file, or it has no readable coefficients.
-    """
-    (path,) = sample["lq_path"]
-    data = _file_of(sample, network, "use one of these")
-    try:
-        if not data:
-            raise UserError(_NO_FILE)
-        return read_planes(data)
-    except UserError as error:
-        raise UserError(f"{path}: {network} restores JPEG files; {error}") from error
-
-
-def _file_of(sample: Mapping[str, Any], who: str, advice: str) -> bytes:
-    """Return the JPEG file of a sample of one image, empty if it is no JPEG.
-
-    Raises:
-        UserError: The data set gives no files; the text says who needs them.
-    """
-    if "jpeg" not in sample:
-        raise UserError(
-            f"{who}: {sample['lq_path'][0]} comes without its JPEG file; JPEGRestorationDataset"
-            " with library: pillow gives it, and JPEGFolderDataset and PairedJPEGDataset with"
-            f" color: rgb or gray; {advice}"
-        )
-    data: bytes = sample["jpeg"][0]
-    return data
-
-
 def _shares(dataloader: Any) -> Iterator[Any]:
     """Yield this process's samples, then None if other processes have one more."""
     if not connected():
@@ -529,15 +393,6 @@ def _shares(dataloader: Any) -> Iterator[Any]:
         yield None
 
 
-def _from_all(mine: Any) -> list[Any]:
-    """Return the objects of all processes, by rank."""
-    if not connected():
-        return [mine]
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return found
-
-
 def _side_by_side(images: Mapping[str, Any]) -> Any:
     """Join input, output and ground truth side by side, in RGB; skip other sizes."""
     shown = [images[k] for k in ("input", "output", "gt") if k in images]
@@ -546,39 +401,13 @@ def _side_by_side(images: Mapping[str, Any]) -> Any:
     return strip[..., ::-1] if strip.shape[2] == 3 else np.repeat(strip, 3, axis=2)
 
 
+def _add_means(tb_logger: Any, result: DataSetResult, metrics: Iterable[str]) -> None:
+    for metric, kinds in result.means(metrics).items():
+        for kind, value in kinds.items():
+            suffix = "" if kind == "output" else f"_{kind}"
+            tag = f"metrics/{result.data_set}/{metric}{suffix}"
+            tb_logger.add_scalar(tag, value, result.iteration)
+
+
 def _step(current_iter: int | str) -> int | None:
     return current_iter if isinstance(current_iter, int) else None
-
-
-def _made_by(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how the input of a collated sample of one image was made, as plain values."""
-    made_by: dict[str, Any] = {}
-    for key in ("quality", "subsampling", "codec"):
-        if key in sample:
-            value = sample[key][0]
-            made_by[key] = value.item() if isinstance(value, Tensor) else value
-    return made_by
-
-
-class _UniqueNames:
-    """Unique names for saved images: the stem, or a longer name if two images share a stem.
-
-    They also differ on file systems that ignore case or Unicode normalisation.
-    """
-
-    def __init__(self) -> None:
-        self._taken = {"", ".", ".."}  # names of folders
-
-    def take(self, path: str) -> str:
-        name = next(name for name in self._candidates(path) if folded(name) not in self._taken)
-        self._taken.add(folded(name))
-        return name
-
-    @staticmethod
-    def _candidates(path: str) -> Iterator[str]:
-        parts = [part.strip("/\\") for part in Path(path).parts]
-        yield Path(path).stem
-        for depth in range(1, len(parts) + 1):
-            yield "_".join(parts[-depth:]).replace(".", "_")
-        for number in count(2):
-            yield f"{Path(path).stem}_{number}"

@@ -1,12 +1,14 @@
-"""The files that a validation writes: ``metrics.csv``, ``metrics.json`` and ``metrics.md``."""
+"""The files that a validation writes: ``metrics.csv``, ``.json`` and ``.md``, and saved images."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from cir_host.errors import UserError
+from cir_host.file_names import folded
 from cir_host.files import write_text_whole
 from cir_model.measuring.record import KINDS, Measurement, mean_of
 from cir_model.measuring.store import Columns, Store
@@ -133,3 +135,28 @@ def _cell(kind: str, value: float) -> str:
     if math.isnan(value):
         return "–"
     return f"{value:+.4f}" if kind == "gain" else f"{value:.4f}"
+
+
+class UniqueNames:
+    """Unique names for saved images: the stem, or a longer name if two images share a stem.
+
+    They also differ on file systems that ignore case or Unicode normalisation.
+    """
+
+    def __init__(self) -> None:
+        self._taken = {"", ".", ".."}  # names of folders
+
+    def take(self, path: str) -> str:
+        """Return a name for the image of a path that no earlier one has."""
+        name = next(name for name in self._candidates(path) if folded(name) not in self._taken)
+        self._taken.add(folded(name))
+        return name
+
+    @staticmethod
+    def _candidates(path: str) -> Iterator[str]:
+        parts = [part.strip("/\\") for part in Path(path).parts]
+        yield Path(path).stem
+        for depth in range(1, len(parts) + 1):
+            yield "_".join(parts[-depth:]).replace(".", "_")
+        for number in count(2):
+            yield f"{Path(path).stem}_{number}"

@@ -18,14 +18,14 @@ from cir_host.registration import register
 from cir_host.sampler import Stage
 from cir_host.typed_options import typed
 from cir_model.losses.building import Losses, check_losses
-from cir_model.measuring.validation import (
-    MeasuringModel,
+from cir_model.measuring.checks import (
     check_codec_input,
     check_coefficients,
     check_metrics,
     check_precision,
-    codec_of,
 )
+from cir_model.measuring.samples import codec_of
+from cir_model.measuring.validation import MeasuringModel
 from cir_model.options import LoggerOptions, TrainOptions, ValOptions
 from cir_model.restoring.inference import AUTOCAST
 from cir_model.training.groups import freeze, parameter_groups

@@ -22,7 +22,7 @@ from cir_data.images.jpeg_planes import read_planes
 from cir_host.errors import OptionsError, UserError
 from cir_host.rehearsal import model_without_networks
 from cir_model import restore_image
-from cir_model.measuring.validation import check_coefficients
+from cir_model.measuring.checks import check_coefficients
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.on_disk import restore_bytes
 from cir_model.restoring.settings import InferenceOptions, RestoreOptions

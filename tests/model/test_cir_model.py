@@ -24,7 +24,7 @@ from cir_host.errors import OptionsError, UserError
 from cir_host.sampler import Stage
 from cir_host.typed_options import typed
 from cir_model import CIRModel
-from cir_model.measuring.validation import _UniqueNames
+from cir_model.measuring.validation_files import UniqueNames
 from cir_model.options import TrainOptions, ValOptions
 
 
@@ -259,7 +259,7 @@ def test_validation_shows_images_and_keeps_the_best_of_all_data_sets(tmp_path):
 
 @given(different_paths)
 def test_names_of_saved_images_are_distinct_on_every_file_system(paths):
-    names = _UniqueNames()
+    names = UniqueNames()
     taken = [names.take(path) for path in paths]
     for form in ("NFC", "NFD"):
         assert len({unicodedata.normalize(form, n).casefold() for n in taken}) == len(paths)
@@ -268,7 +268,7 @@ def test_names_of_saved_images_are_distinct_on_every_file_system(paths):
 
 
 def test_names_of_saved_images_are_stems_where_they_can_be():
-    names = _UniqueNames()
+    names = UniqueNames()
     paths = ["x/a.png", "y/b.png", "x/A.jpg", "y/a.png", "y/a.png", "y/a.png", "...png"]
     expected = ["a", "b", "A_jpg", "a_png", "y_a_png", "a_2", "___png"]
     assert [names.take(path) for path in paths] == expected

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cir_data.images.jpeg_coefficients import read_coefficients
 from cir_host.errors import OptionsError, UserError
-from cir_model.measuring.validation import check_consistency
+from cir_model.measuring.checks import check_consistency
 from cir_model.restoring.consistency import can_hold, project
 from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
