@@ -1,1 +1,1 @@
-"""Codecs: pixels to bytes and back. All are subclasses of ``base.Codec``."""
+"""Codecs: pixels to bytes and back. All are subclasses of ``codec.Codec``."""

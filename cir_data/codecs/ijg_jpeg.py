@@ -2,16 +2,14 @@
 
 It differs from libjpeg-turbo in subsampled chroma, which it resizes by DCTs of another length, not
 by averaging and interpolation. The quantisation tables are those that Pillow writes for the same
-quality. On the 29 images of LIVE1 at qualities
-10, 20, 30, 40 (jpeglib 1.0.2 with 9d; Pillow 13.0.0 with libjpeg-turbo 3.2.0), the mean PSNR of the
-compressed images is 25.598, 27.957, 29.252, 30.164 dB, where libjpeg-turbo gives 25.693, 28.061,
-29.366, 30.280; 14, 24, 30, 34 % of the pixels differ. Grey images are identical.
+quality. On the 29 images of LIVE1 at qualities 10, 20, 30, 40 (jpeglib 1.0.2 with 9d; Pillow 13.0.0
+with libjpeg-turbo 3.2.0), the mean PSNR of the compressed images is 25.598, 27.957, 29.252, 30.164
+dB, where libjpeg-turbo gives 25.693, 28.061, 29.366, 30.280; 14, 24, 30, 34 % of the pixels differ.
+Grey images are identical.
 """
 
-import tempfile
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -20,12 +18,10 @@ from cir_data.codecs.codec import CodecError
 from cir_data.codecs.jpeg import JPEG
 from cir_data.images.geometry import Pixels, Size, size_of
 from cir_data.images.jpeg_facts import standard_tables
-from cir_host.extras import needs_extra
+from cir_data.images.jpeglib_files import require_jpeglib, temporary_jpeg
 
 _selected = threading.Lock()
 """Locks the choice of a release while it is used: jpeglib has one choice per process."""
-
-_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -51,11 +47,10 @@ class IJGJpeg(JPEG):
         """Compress an image, (H, W) grey or (H, W, 3) RGB; see :meth:`Codec.encode`."""
         grey = image.ndim == 2
         tables = (self.tables or standard_tables(quality, grey))[: 1 if grey else 2]
-        with _selected, _folder() as folder:
+        with _selected, temporary_jpeg() as path:
             jpeg = self._library().from_spatial(image[..., None] if grey else image)
             if not grey:
                 jpeg.samp_factor = self.subsampling
-            path = Path(folder) / "image.jpg"
             try:
                 jpeg.write_spatial(str(path), qt=np.array(tables, np.uint16).reshape(-1, 8, 8))
                 return path.read_bytes()
@@ -64,8 +59,7 @@ class IJGJpeg(JPEG):
 
     def decode(self, data: bytes, size: Size) -> Pixels:
         """Return the image; see :meth:`Codec.decode`."""
-        with _selected, _folder() as folder:
-            path = Path(folder) / "image.jpg"
+        with _selected, temporary_jpeg() as path:
             path.write_bytes(data)
             try:
                 decoded: Pixels = self._library().read_spatial(str(path)).spatial
@@ -85,8 +79,4 @@ class IJGJpeg(JPEG):
 
 
 def _jpeglib() -> ModuleType:
-    return needs_extra("jpeglib", "libjpeg", "library: libjpeg-9 and its like")
-
-
-def _folder() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
+    return require_jpeglib("library: libjpeg-9 and its like")

@@ -19,8 +19,8 @@ from cir_data.degradations.jpeg_degradation import (
 )
 from cir_data.images.color import Color
 from cir_data.images.geometry import Orientation, Pixels, Size, Window
-from cir_data.images.jpeg_coefficients import require_library
 from cir_data.images.jpeg_planes import read_planes
+from cir_data.images.jpeglib_files import require_jpeglib
 from cir_data.options import JPEGRestorationOptions
 from cir_host.errors import UserError
 from cir_host.registration import register
@@ -50,7 +50,7 @@ class JPEGRestorationDataset(OnlineDataset):
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
         if self.options.coefficients:
-            require_library()
+            require_jpeglib()
         self._draws = JPEGDraws(self.options, f"datasets.{self.options.phase}")
         self.codec = self._draws.version
 

@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from PIL import ExifTags
 
+EXIF_HEADER = b"Exif\0\0"
+"""Stands before the structure in JPEG and WebP."""
+
 ORIENTATION = int(ExifTags.Base.Orientation)
 
 STORAGE_TAGS = frozenset(

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cir_data.images.exif import EXIF_HEADER
+
 _XMP = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _IPTC = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
 _EXIF = b"JpgTiffExif->JP2"
@@ -33,7 +35,7 @@ def read_boxes(data: bytes) -> Boxes:
                 if content.startswith(uuid):
                     found.setdefault(name, content[len(uuid) :])
     if "exif" in found:
-        found["exif"] = found["exif"].removeprefix(b"Exif\0\0")
+        found["exif"] = found["exif"].removeprefix(EXIF_HEADER)
     return Boxes(**{name: content for name, content in found.items() if content})
 
 

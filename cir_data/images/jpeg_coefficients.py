@@ -1,18 +1,13 @@
 """The quantised DCT coefficients of a JPEG file, through the package ``jpeglib``."""
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
 from cir_data.images.jpeg_stream import damage_of, parse
+from cir_data.images.jpeglib_files import require_jpeglib, temporary_jpeg
 from cir_host.errors import UserError
-from cir_host.extras import needs_extra
-
-_MEMORY = Path("/dev/shm")
 
 _READ_BY_JPEGLIB = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended and progressive frames with Huffman codes."""
@@ -42,15 +37,6 @@ class JpegCoefficients:
     """Luma alone, or luma, Cb and Cr as in JFIF."""
 
 
-def require_library() -> ModuleType:
-    """Return ``jpeglib``.
-
-    Raises:
-        UserError: It is not installed.
-    """
-    return needs_extra("jpeglib", "libjpeg", "reading the coefficients of a JPEG")
-
-
 def read_coefficients(data: bytes) -> JpegCoefficients:
     """Return the quantised coefficients of a JPEG file.
 
@@ -66,7 +52,6 @@ def read_coefficients(data: bytes) -> JpegCoefficients:
     Example:
         >>> import io
         >>> from PIL import Image
-        >>> from cir_data.images.jpeg_coefficients import read_coefficients
         >>> file = io.BytesIO()
         >>> Image.new("RGB", (48, 32), "teal").save(file, "JPEG", subsampling="4:2:0")
         >>> luma, cb, cr = read_coefficients(file.getvalue()).components
@@ -78,10 +63,8 @@ def read_coefficients(data: bytes) -> JpegCoefficients:
         raise UserError("only 8-bit JPEGs with Huffman codes have readable coefficients")
     if damage_of(stream) is not None:
         raise UserError("the JPEG is damaged")
-    library = require_library()
-    folder = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
-    with folder as name:
-        path = Path(name) / "image.jpg"
+    library = require_jpeglib()
+    with temporary_jpeg() as path:
         # of zeros behind the last block, libjpeg would print a warning; it assumes missing ones
         path.write_bytes(stream.without_metadata().without_zeros(0).data)
         try:

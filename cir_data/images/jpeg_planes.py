@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cir_data.images.geometry import BLOCK
 from cir_data.images.jpeg_coefficients import Component, JpegCoefficients, read_coefficients
 from cir_host.errors import UserError
-
-_BLOCK = 8
 
 Planes = npt.NDArray[np.float32]
 
@@ -51,7 +50,6 @@ def read_planes(data: bytes) -> JpegPlanes:
     Example:
         >>> import io
         >>> from PIL import Image
-        >>> from cir_data.images.jpeg_planes import read_planes
         >>> file = io.BytesIO()
         >>> Image.new("RGB", (40, 24), "teal").save(file, "JPEG")
         >>> read_planes(file.getvalue()).planes.shape
@@ -71,7 +69,7 @@ def planes_of(jpeg: JpegCoefficients) -> JpegPlanes:
         raise UserError("its luma is stored at a lower resolution than the picture")
     y = _even(_even(_dequantised(luma, jpeg), 0), 1)
     colours = [_at_half_resolution(part, jpeg) for part in chroma]
-    colours = colours or [np.zeros((y.shape[0] // 2, y.shape[1] // 2, _BLOCK, _BLOCK), y.dtype)] * 2
+    colours = colours or [np.zeros((y.shape[0] // 2, y.shape[1] // 2, BLOCK, BLOCK), y.dtype)] * 2
     steps = [luma.steps, (chroma or [luma])[0].steps]
     finer = any((part.pixels_down, part.pixels_across) != (2, 2) for part in chroma)
     warning = (
@@ -91,18 +89,18 @@ def join(
         steps: Of luma and of chroma, (8, 8) each.
     """
     rows, columns = luma.shape[:2]
-    squares = np.zeros((3, rows // 2, 2, _BLOCK, columns // 2, 2, _BLOCK), np.float32)
+    squares = np.zeros((3, rows // 2, 2, BLOCK, columns // 2, 2, BLOCK), np.float32)
     squares[0] = luma.transpose(0, 2, 1, 3).reshape(squares[0].shape)
     for plane, blocks, table in zip(squares[1:], chroma, steps, strict=True):
         plane[:, 0, :, :, 0] = blocks.transpose(0, 2, 1, 3)
         plane[:, 1, :, :, 1] = table[:, None]
-    return squares.reshape(3, rows * _BLOCK, columns * _BLOCK)
+    return squares.reshape(3, rows * BLOCK, columns * BLOCK)
 
 
 def _dequantised(part: Component, jpeg: JpegCoefficients) -> Planes:
     """Return the coefficients of a component, without blocks beyond the picture."""
-    rows = -(-jpeg.height // (_BLOCK * part.pixels_down))
-    columns = -(-jpeg.width // (_BLOCK * part.pixels_across))
+    rows = -(-jpeg.height // (BLOCK * part.pixels_down))
+    columns = -(-jpeg.width // (BLOCK * part.pixels_across))
     return part.quantised[:rows, :columns].astype(np.float32) * part.steps.astype(np.float32)
 
 
@@ -120,7 +118,7 @@ def _even(blocks: Planes, axis: int) -> Planes:
     """Mirror the last block along an axis (0 or 1) if their number is odd."""
     if blocks.shape[axis] % 2 == 0:
         return blocks
-    signs = np.where(np.arange(_BLOCK) % 2, -1, 1).astype(blocks.dtype)
+    signs = np.where(np.arange(BLOCK) % 2, -1, 1).astype(blocks.dtype)
     last = np.take(blocks, [-1], axis) * (signs[:, None] if axis == 0 else signs)
     return np.concatenate([blocks, last], axis)
 
@@ -135,9 +133,9 @@ def _reduced(blocks: Planes, axis: int) -> Planes:
 
 def _low_of_two() -> Planes:
     """Return the matrix (8, 16) from two blocks' coefficients to those of their reduced samples."""
-    of_two, of_one = _dct(2 * _BLOCK), _dct(_BLOCK)
+    of_two, of_one = _dct(2 * BLOCK), _dct(BLOCK)
     change = of_two @ np.kron(np.eye(2), of_one).T
-    return np.asarray(change[:_BLOCK] / math.sqrt(2), np.float32)
+    return np.asarray(change[:BLOCK] / math.sqrt(2), np.float32)
 
 
 def _dct(samples: int) -> npt.NDArray[np.float64]:

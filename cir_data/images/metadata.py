@@ -9,11 +9,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from cir_data.images import exif as exif_structure
 from cir_data.images import xmp as xmp_packet
-from cir_data.images.exif import ORIENTATION, STORAGE_TAGS
+from cir_data.images.exif import EXIF_HEADER, ORIENTATION, STORAGE_TAGS
 from cir_data.images.iptc import Iptc, iptc_of
 from cir_data.images.jp2 import Boxes, read_boxes
-
-_EXIF_HEADER = b"Exif\0\0"
 
 THUMBNAIL = "the EXIF thumbnail"
 
@@ -94,7 +92,7 @@ def orientation_of(image: Image.Image) -> int:
         exif = image.getexif()
         if boxed := _boxes_of(image).exif:
             exif = Image.Exif()
-            exif.load(_EXIF_HEADER + boxed)
+            exif.load(EXIF_HEADER + boxed)
         value = exif.get(ORIENTATION, 1)
     except _DAMAGE:
         return 1
@@ -115,13 +113,13 @@ def _boxes_of(image: Image.Image) -> Boxes:
 def _exif_of(image: Image.Image) -> bytes | None:
     stored = image.info.get("exif")
     if isinstance(stored, bytes) and stored:
-        return stored.removeprefix(_EXIF_HEADER) or None
+        return stored.removeprefix(EXIF_HEADER) or None
     exif = image.getexif()
     if set(exif) <= {ORIENTATION}:
         return None  # Pillow takes it from XMP, which is reset, too
     if isinstance(image, TiffImageFile):
         exif = _without_storage(exif)
-    return exif.tobytes().removeprefix(_EXIF_HEADER) if exif else None
+    return exif.tobytes().removeprefix(EXIF_HEADER) if exif else None
 
 
 def _without_storage(tags: Image.Exif) -> Image.Exif:

@@ -2,12 +2,9 @@
 
 from dataclasses import replace
 
-from cir_data.images.exif import has_tag, has_thumbnail
+from cir_data.images.exif import EXIF_HEADER, has_tag, has_thumbnail
 from cir_data.images.metadata import THUMBNAIL, Metadata
 from cir_data.images.xmp import with_iptc
-
-EXIF_HEADER = b"Exif\0\0"
-"""Stands before EXIF in JPEG and WebP."""
 
 PHOTOSHOP_HEADER = b"Photoshop 3.0\0"
 """Stands before Photoshop's image resources in JPEG."""

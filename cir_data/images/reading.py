@@ -30,6 +30,7 @@ from PIL import Image
 from cir_data.images import deep_jpeg2000, deep_png, jpeg_stream, png_stream, tiff_pages
 from cir_data.images.channels import Samples, split_alpha
 from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
+from cir_data.images.exif import EXIF_HEADER
 from cir_data.images.geometry import Orientation
 from cir_data.images.jpeg_facts import jpeg_quality
 from cir_data.images.jpeg_stream import JpegStream
@@ -218,7 +219,7 @@ class _Reader:
         try:
             metadata, orientation = metadata_of(image), orientation_of(image)
             if metadata.exif is not None:
-                Image.Exif().load(b"Exif\0\0" + metadata.exif)  # Pillow may have kept it unread
+                Image.Exif().load(EXIF_HEADER + metadata.exif)  # Pillow may have kept it unread
             return metadata, orientation
         except DECODING_ERRORS:
             self.notes.append("its EXIF is damaged and dropped")

@@ -12,10 +12,10 @@ from PIL import Image
 
 from cir_data.images import deep_png
 from cir_data.images.channels import join_alpha
+from cir_data.images.exif import EXIF_HEADER
 from cir_data.images.formats import SIXTEEN_BITS
 from cir_data.images.metadata import Metadata
 from cir_data.images.metadata_limits import (
-    EXIF_HEADER,
     METRES_PER_INCH,
     PHOTOSHOP_HEADER,
     fit_metadata,

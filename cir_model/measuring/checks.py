@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from cir_arch.basicsr_networks import facts_of
-from cir_data.images.jpeg_coefficients import require_library
+from cir_data.images.jpeglib_files import require_jpeglib
 from cir_host.errors import OptionsError, UserError
 from cir_model.metrics import perceptual
 from cir_model.restoring.inference import Restorer
@@ -46,7 +46,7 @@ def check_consistency(restorer: Restorer) -> None:
             f" {restorer.scale}"
         )
     try:
-        require_library()
+        require_jpeglib()
     except UserError as error:
         raise OptionsError(f"val.consistency: {error}") from error
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cir_arch.layers.dct import BLOCK, LUMA, dct_matrix
-from cir_data.images.jpeg_coefficients import Component, JpegCoefficients, require_library
+from cir_data.images.jpeg_coefficients import Component, JpegCoefficients
+from cir_data.images.jpeglib_files import require_jpeglib
 from cir_host.errors import UserError
 from cir_model.restoring.settings import CELL
 
@@ -58,7 +59,7 @@ _logger = logging.getLogger("basicsr")
 def can_hold() -> bool:
     """Return whether the coefficients of JPEG files can be read; if not, log why, once."""
     try:
-        require_library()
+        require_jpeglib()
     except UserError as error:
         _logger.warning("JPEGs are restored without consistency: %s", error)
         return False

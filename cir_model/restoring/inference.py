@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cir_arch.basicsr_networks import facts_of, run
 from cir_arch.facts import InputKind, NetworkFacts, Precision
-from cir_data.images.jpeg_coefficients import require_library
+from cir_data.images.jpeglib_files import require_jpeglib
 from cir_host.errors import UserError
 from cir_model.restoring import block_grid, memory, ntire2024
 from cir_model.restoring.averaging import Mean, describe_weights, relative_weights
@@ -377,7 +377,7 @@ class Restorer:
                     f"{key}: {value} needs a network that takes pixels; {self.names[0]} takes the"
                     f" DCT coefficients of JPEGs: give {usual}"
                 )
-        require_library()
+        require_jpeglib()
 
     def _shared(self, fact: str) -> Any:
         values = [getattr(facts, fact) for facts in self.facts]
