@@ -29,7 +29,7 @@ from cir_arch import load_network
 from cir_data.images.jpeg_coefficients import JpegCoefficients, read_coefficients
 from cir_model.restoring.consistency import project
 from cir_model.restoring.inference import Restorer
-from cir_model.restoring.pictures import luma
+from cir_model.restoring.luma import luma
 from cir_model.restoring.settings import InferenceOptions
 from cir_weights import default_weights
 

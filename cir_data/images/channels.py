@@ -1,12 +1,28 @@
-"""Arrays of 8- or 16-bit samples: alpha split from colour, and bit depths scaled."""
+"""Channels: alpha split from colour, bit depths scaled, Pillow's modes reduced to four."""
 
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 Samples: TypeAlias = npt.NDArray[Any]
 """(H, W) grey, or (H, W, 3) RGB, of ``uint8`` or ``uint16``."""
+
+
+_MODES = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
+"""Target modes of Pillow's modes; all others become RGB."""
+
+
+def plain_mode(image: Image.Image) -> str:
+    """Return the mode that keeps grey, colour and alpha: ``L``, ``LA``, ``RGB`` or ``RGBA``.
+
+    Example:
+        >>> plain_mode(Image.new("P", (8, 6))), plain_mode(Image.new("1", (8, 6)))
+        ('RGB', 'L')
+    """
+    mode = _MODES.get(image.mode, "RGB")
+    return mode + "A" if mode in ("L", "RGB") and "transparency" in image.info else mode
 
 
 def split_alpha(samples: Samples) -> tuple[Samples, Samples | None]:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cir_data.images import deep_jpeg2000, deep_png, jpeg_stream, png_stream, tiff_pages
-from cir_data.images.channels import Samples, split_alpha
+from cir_data.images.channels import Samples, plain_mode, split_alpha
 from cir_data.images.errors import DECODING_ERRORS, UnreadableImage
 from cir_data.images.exif import EXIF_HEADER
 from cir_data.images.geometry import Orientation
@@ -38,10 +38,6 @@ from cir_data.images.metadata import Metadata, metadata_of, orientation_of
 from cir_data.images.opening import Source, open_image, opened
 from cir_data.images.png_stream import PngStream
 from cir_data.images.srgb import srgb_profile, to_srgb
-
-_PLAIN = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
-"""Target modes of Pillow's modes; all others become RGB."""
-
 
 _TOO_MANY_ZEROS = 0.1
 """Share of zeros at the end of a file that indicates a failed copy; blank pictures have 0.06."""
@@ -366,9 +362,7 @@ class _Reader:
         if mode in ("CMYK", "LAB"):
             image = to_srgb(image, self.metadata.icc, self.notes)
             self.metadata = replace(self.metadata, icc=srgb_profile())
-        wanted = _PLAIN.get(mode, "RGB")
-        if wanted in ("L", "RGB") and "transparency" in image.info:
-            wanted += "A"
+        wanted = plain_mode(image)
         return split_alpha(np.asarray(image if image.mode == wanted else image.convert(wanted)))
 
     def _layout(self) -> str:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cir_arch.layers.dct import BLOCK, LUMA, dct_matrix
+from cir_arch.layers.dct import BLOCK, dct_matrix
+from cir_model.restoring.luma import luma
 from cir_model.restoring.tiling import BLOCK_PERIOD
 
 Offset: TypeAlias = tuple[int, int]
@@ -144,7 +145,7 @@ def search(image: Tensor) -> tuple[Offset, float]:
     kernels = torch.einsum("ui,vj->uvij", basis, basis).flatten(0, 1)[1:, None]
     # windows that overlap would count blocks twice
     small = image.shape[-2] * image.shape[-1] <= (2 * WINDOW) ** 2
-    parts = [_luma(part) for part in ([image] if small else windows(image, WINDOW))]
+    parts = [luma(part) for part in ([image] if small else windows(image, WINDOW))]
     total = torch.zeros(BLOCK, BLOCK, device=image.device)
     for part in parts:
         near = F.conv2d(part, kernels).abs_().div_(-_NEAR_ZERO).add_(1).relu_().mean((0, 1))
@@ -199,9 +200,3 @@ def windows(image: Tensor, side: int) -> Iterator[Tensor]:
 def _start(length: int, window: int, quarters: int) -> int:
     start = quarters * length // 4 - window // 2
     return min(max(start, 0), length - window) // BLOCK * BLOCK
-
-
-def _luma(image: Tensor) -> Tensor:
-    if image.shape[1] == 1:
-        return image
-    return (image * image.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)

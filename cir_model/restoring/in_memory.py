@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from cir_arch import load_network
+from cir_data.images.channels import plain_mode
 from cir_data.images.metadata import Metadata
 from cir_data.images.reading import Picture
 from cir_host.errors import UserError
@@ -26,8 +27,6 @@ USUAL = InferenceOptions(tile="auto", precision="auto", consistency=True)
 """The settings of ``basicsr restore`` without flags."""
 
 ImageOrArray = TypeVar("ImageOrArray", Image.Image, npt.NDArray[Any])
-
-_MODES = {"1": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "RGBA", "PA": "RGBA", "L": "L"}
 
 
 @functools.cache
@@ -121,10 +120,7 @@ def _samples_of(image: Image.Image) -> npt.NDArray[Any]:
         )
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
-    mode = _MODES.get(image.mode, "RGB")
-    if mode in ("L", "RGB") and "transparency" in image.info:
-        mode += "A"
-    return np.asarray(image.convert(mode))
+    return np.asarray(image.convert(plain_mode(image)))
 
 
 def _restored(samples: npt.NDArray[Any], restorer: Restorer) -> npt.NDArray[Any]:

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cir_arch.layers.dct import LUMA
 from cir_data.images.channels import Samples
 from cir_data.images.jpeg_planes import JpegPlanes
 from cir_data.images.reading import Picture
 from cir_host.errors import UserError
 from cir_model.restoring.inference import Restorer
+from cir_model.restoring.luma import luma
 
 _BAND = 64
 """Rows of an image that are rounded at once."""
@@ -131,11 +131,3 @@ def _to_samples(image: Tensor, dtype: np.dtype[Any]) -> Samples:
         scaled = planes[:, band].mul(largest).clamp_(0, largest).round_()
         samples[band] = scaled.permute(1, 2, 0).numpy()
     return samples[..., 0] if len(planes) == 1 else samples
-
-
-def luma(image: Tensor) -> Tensor:
-    """Return the luma (B, 1, H, W) of images (B, 1 or 3, H, W) by ITU-R BT.601, as in JPEG."""
-    if image.shape[1] == 1:
-        return image
-    weights = torch.tensor(LUMA, device=image.device)[:, None, None]
-    return (image * weights).sum(1, keepdim=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cir_arch import load_network
 from cir_arch.layers.quality_head import QualityPredictor
 from cir_model.restoring.block_grid import SMALLEST, Offset, search, windows
-from cir_model.restoring.pictures import luma
+from cir_model.restoring.luma import luma
 from cir_weights import path_of
 
 WINDOW = 512
