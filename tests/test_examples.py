@@ -7,12 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-PACKAGES = ("cir_host", "cir_weights", "cir_arch", "cir_data", "cir_model", "cir_page", "cir_cli")
+from test_rooms import BELOW
 
 
 def with_examples():
-    for package in PACKAGES:
+    for package in BELOW:
         folder = find_spec(package).submodule_search_locations
         below = (module.name for module in pkgutil.walk_packages(folder, f"{package}."))
         for name in (package, *below):
