@@ -9,6 +9,7 @@ from cir_cli import parsers
 from cir_cli.figures import new_figure
 from cir_host.errors import UserError
 from cir_host.progress import RECORDS, read_records
+from cir_model.measuring.validation_files import MEAN
 
 Curve = tuple[list[float], list[float]]
 Panels = dict[str, dict[str, Curve]]
@@ -75,7 +76,7 @@ def _validations(file: Path) -> dict[str, list[dict[str, str]]]:
     if file.exists():
         with file.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
-                if row["image"] == "mean" and row["iteration"].isdecimal():
+                if row["image"] == MEAN and row["iteration"].isdecimal():
                     found.setdefault(row["data_set"], []).append(row)
     return found
 

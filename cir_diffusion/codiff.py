@@ -208,8 +208,12 @@ class CODiff(nn.Module):
         if self.seed is None:
             return None
         generator = torch.Generator().manual_seed(self.seed)
-        shape = len(x), self.vae.config.latent_channels, *(side // LATENT for side in x.shape[-2:])
-        return torch.randn(shape, generator=generator).to(x.device)
+        return torch.randn(self._latent_shape(x), generator=generator).to(x.device)
+
+    def _latent_shape(self, x: Tensor) -> tuple[int, ...]:
+        """Return the shape (B, 4, H, W) of the latents of images (B, 3, 8 H, 8 W)."""
+        height, width = (side // LATENT for side in x.shape[-2:])
+        return len(x), self.vae.config.latent_channels, height, width
 
 
 def _run(

@@ -16,7 +16,7 @@ from cir_arch.state_dict import entries_below
 from cir_diffusion import lora
 from cir_diffusion.base import load_base
 from cir_diffusion.checkpoint import TrainedParts, load_cave
-from cir_diffusion.codiff import LATENT, CODiff
+from cir_diffusion.codiff import CODiff
 from cir_diffusion.color_alignment import ALIGNMENTS
 from cir_diffusion.lora_layers import add_lora, layers_with_lora, without_lora
 from cir_diffusion.settings import Alignment
@@ -147,5 +147,4 @@ class CODiffLoRA(OnFrozenBase, CODiff):
         }
 
     def _drawn(self, x: Tensor) -> Tensor:
-        shape = len(x), self.vae.config.latent_channels, *(side // LATENT for side in x.shape[-2:])
-        return torch.randn(shape, device=x.device)
+        return torch.randn(self._latent_shape(x), device=x.device)

@@ -301,22 +301,22 @@ class PriorOptions(Section, kw_only=True):
         return factor
 
 
+OptionalPrior = Annotated[
+    PriorOptions | None,
+    Meta(description="Stage 2: how it learns the prior of network_s1; ~: by the defaults."),
+]
+
+
 class DiffIRTrainOptions(TrainOptions, kw_only=True):
     """Keys of ``train`` for ``model_type: DiffIRModel``."""
 
-    prior: Annotated[
-        PriorOptions | None,
-        Meta(description="Stage 2: how it learns the prior of network_s1; ~: by the defaults."),
-    ] = None
+    prior: OptionalPrior = None
 
 
 class DiffIRGANTrainOptions(GANTrainOptions, kw_only=True):
     """Keys of ``train`` for ``model_type: DiffIRGANModel``."""
 
-    prior: Annotated[
-        PriorOptions | None,
-        Meta(description="Stage 2: how it learns the prior of network_s1; ~: by the defaults."),
-    ] = None
+    prior: OptionalPrior = None
 
 
 class AveragedNetwork(Section, kw_only=True):

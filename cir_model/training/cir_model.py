@@ -323,7 +323,7 @@ class CIRModel(MeasuringModel):
         self.best_mean = state.get("best_mean")
 
     def _start_average(self) -> None:
-        """Start EMA from those of the checkpoint, or from the network itself."""
+        """Start the EMA weights from those of the checkpoint, or from the network itself."""
         self.net_g_ema = deepcopy(self.get_bare_model(self.net_g)).requires_grad_(False).eval()
         paths = self.opt["path"]
         if (path := paths.get("pretrain_network_g")) is not None:

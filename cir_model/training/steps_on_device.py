@@ -75,6 +75,9 @@ class StepsOnDevice:
         count, self.waiting = self.waiting, 0
         self._counts = self._counts * self._counts.new_tensor([0, 1, 0])
         return Steps(
-            count, dict(zip(self._values, values, strict=True)), int(skipped), int(longest),
-            int(in_a_row),
-        )  # fmt: skip
+            count=count,
+            values=dict(zip(self._values, values, strict=True)),
+            skipped=int(skipped),
+            longest=int(longest),
+            in_a_row=int(in_a_row),
+        )
