@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
+from cir_arch.layers.argument_checks import check_channels, check_groups, check_img_range
 from cir_arch.layers.attention import attend
 from cir_arch.layers.bands import VALUES, in_bands
 from cir_arch.layers.blocks import BlockChain, ResidualGroup
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.drop_path import DropPath, drop_path_rates
 from cir_arch.layers.feed_forward import MLP
-from cir_arch.layers.groups import check_channels, check_groups, check_img_range
 from cir_arch.layers.image_range import ImageRange
 from cir_arch.layers.initialization import init_linear_layers
 from cir_arch.layers.padding import checked_size

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cir_arch.facts import NetworkFacts
+from cir_arch.layers.argument_checks import check_channels
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.frequency import (
@@ -39,7 +40,6 @@ from cir_arch.layers.frequency import (
     frequency_blocks,
     halving,
 )
-from cir_arch.layers.groups import check_channels
 from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
 from cir_arch.layers.patch_embedding import PatchEmbedding
 from cir_arch.layers.unet import gdfn_widths

@@ -24,6 +24,7 @@ from typing import Any
 from torch import Tensor
 
 from cir_arch.facts import NetworkFacts
+from cir_arch.layers.argument_checks import check_channels
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.frequency import (
     BLOCK,
@@ -34,7 +35,6 @@ from cir_arch.layers.frequency import (
     frequency_blocks,
     halving,
 )
-from cir_arch.layers.groups import check_channels
 from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
 from cir_arch.layers.patch_embedding import PatchEmbedding
 from cir_arch.layers.unet import gdfn_widths

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
 from cir_arch.fftformer_arch import FFTformer
+from cir_arch.layers.argument_checks import check_channels
 from cir_arch.layers.convolution import to_image
-from cir_arch.layers.groups import check_channels
 from cir_arch.layers.quality_head import QualityHead
 from cir_arch.network import network
 from cir_arch.state_dict import State, entry_count

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
 from cir_arch.grl_arch import GRL
+from cir_arch.layers.argument_checks import check_channels
 from cir_arch.layers.convolution import to_image
-from cir_arch.layers.groups import check_channels
 from cir_arch.layers.quality_head import QualityHead
 from cir_arch.layers.quality_modulation import as_column
 from cir_arch.network import network

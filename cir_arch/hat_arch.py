@@ -25,9 +25,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
+from cir_arch.layers.argument_checks import check_channels, check_groups, check_img_range
 from cir_arch.layers.convolution import MapConv2d, to_image, to_map
 from cir_arch.layers.drop_path import drop_path_rates
-from cir_arch.layers.groups import check_channels, check_groups, check_img_range
 from cir_arch.layers.hybrid_attention import (
     RHAG,
     HybridSizes,

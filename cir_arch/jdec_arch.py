@@ -25,11 +25,11 @@ from torch import Tensor, is_grad_enabled, nn
 from torch.utils.checkpoint import checkpoint
 
 from cir_arch.facts import NetworkFacts
+from cir_arch.layers.argument_checks import check_channels, check_groups
 from cir_arch.layers.bands import Band, joined
 from cir_arch.layers.blocks import BlockChain, ResidualGroup
 from cir_arch.layers.convolution import MapConv2d
 from cir_arch.layers.dct import BLOCK, dct_matrix
-from cir_arch.layers.groups import check_channels, check_groups
 from cir_arch.layers.initialization import init_linear_layers
 from cir_arch.layers.jpeg_planes import SQUARE, Blocks, mirrored_to, split
 from cir_arch.layers.padding import crop_to

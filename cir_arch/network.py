@@ -50,7 +50,7 @@ class Entry:
     gmacs: float
     """Multiplications for one 128 x 128 image at the published size, in units of 1e9.
 
-    See :func:`cir_arch.catalogue.count_macs`. 0 for a network that returns its input.
+    See :func:`cir_arch.macs.count_macs`. 0 for a network that returns its input.
     """
     small: Mapping[str, Any]
     """Arguments of a small variant, for tests."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
-from cir_arch.layers.groups import check_channels
+from cir_arch.layers.argument_checks import check_channels
 from cir_arch.layers.padding import checked_size, crop_to
 from cir_arch.layers.quality_head import QualityPredictor
 from cir_arch.layers.residual_conv import ResBlock

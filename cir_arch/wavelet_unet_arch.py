@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
+from cir_arch.layers.argument_checks import check_channels
 from cir_arch.layers.blocks import BlockChain
 from cir_arch.layers.channel_attention import ChannelAttention
 from cir_arch.layers.convolution import to_image, to_map
-from cir_arch.layers.groups import check_channels
 from cir_arch.layers.padding import PaddingRule, checked_size, crop_to
 from cir_arch.layers.residual_conv import ResidualBranch
 from cir_arch.network import RestorationNetwork, network

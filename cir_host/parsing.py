@@ -27,9 +27,9 @@ from cir_host import option_keys
 from cir_host.distributed import refuse_lone_process
 from cir_host.encoding import encoding_of
 from cir_host.errors import OptionsError
-from cir_host.foreign import translate
+from cir_host.folder_names import check_name
+from cir_host.hat_options import translate
 from cir_host.lookup import look_up
-from cir_host.names import check_name
 from cir_host.ownership import is_ours
 from cir_host.typed_options import typed
 

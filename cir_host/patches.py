@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import Any
 
 from cir_host import (
-    board,
     checkpoint,
     distributed,
     ema,
@@ -27,6 +26,7 @@ from cir_host import (
     resume,
     saving,
     stopping,
+    tensorboard_writer,
     training,
 )
 from cir_host import image_files as images
@@ -336,7 +336,7 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         "basicsr.train:init_tb_logger",
-        board.survive_full_disk,
+        tensorboard_writer.survive_full_disk,
         (),
         "a disk too full for TensorBoard's file ends the training",
     ),

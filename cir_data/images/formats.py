@@ -6,13 +6,15 @@ SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}
 SIXTEEN_BITS = {"png", "tiff"}
 """Formats that can hold 16 bits per sample."""
 
-EXTENSIONS = frozenset({".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", ".pgm"})
+_READ_BY_PILLOW = frozenset(
+    {".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".ppm", ".pgm"}
+)
 """Suffixes, in lower case, of the files that Pillow alone reads."""
 
-IN_DATA_SETS = EXTENSIONS | {".jxl"}
+IN_DATA_SETS = _READ_BY_PILLOW | {".jxl"}
 """Suffixes of the files that data sets read from a folder; JPEG XL needs a package."""
 
-IN_FOLDERS = EXTENSIONS | {
+IN_FOLDERS = _READ_BY_PILLOW | {
     *(".jpe", ".jfif", ".mpo", ".gif", ".apng", ".avif", ".jp2", ".j2k", ".tga"),
 }
 """Suffixes of the files that are restored when they lie in a folder, beside JPEGs of any name."""

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from small_networks import SMALL
 from torch.utils.flop_counter import FlopCounterMode
 
-from cir_arch.catalogue import count_macs
+from cir_arch.macs import count_macs
 from cir_arch.network import entries
 from cir_arch.recognition import NetworkOptions
 from cir_cli.main import main

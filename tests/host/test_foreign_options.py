@@ -9,7 +9,7 @@ from host_tools import paired, test_options, train_options, write_pairs
 
 import cir_model  # noqa: F401 (registers CIRModel)
 from cir_host.errors import OptionsError
-from cir_host.foreign import translate
+from cir_host.hat_options import translate
 
 HAT = """
 name: HAT_SRx4

@@ -21,7 +21,7 @@ from host_tools import (
 from cir_host import patches
 from cir_host.encoding import encoding_of
 from cir_host.errors import OptionsError, UserError
-from cir_host.names import MOST_BYTES
+from cir_host.folder_names import MOST_BYTES
 
 UNSOUND = [
     *("../photos", "a/b", "/tmp/a", "a\\b", "a/", "", ".", ".."),

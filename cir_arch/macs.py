@@ -1,4 +1,4 @@
-"""What the networks cost."""
+"""Count the multiplications of a network (MACs)."""
 
 import torch
 from torch import nn

@@ -2,7 +2,7 @@
 
 from host_tools import basicsr_log
 
-from cir_host.board import survive_full_disk
+from cir_host.tensorboard_writer import survive_full_disk
 
 
 class Writer:

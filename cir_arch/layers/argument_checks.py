@@ -1,4 +1,4 @@
-"""Arguments of networks that are a sequence of groups of transformer blocks."""
+"""Checks of arguments that would otherwise fail in a layer, with a message about tensors."""
 
 from collections.abc import Sequence
 
