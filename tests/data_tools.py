@@ -46,12 +46,18 @@ def save(path: Path, image, **options):
     return path
 
 
+def encoded(image, file_format, **options):
+    """The bytes of a file; the image is an array or Pillow's."""
+    buffer = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
 def plain_jpeg(image, quality, **settings):
     """The whole image through Pillow's JPEG, written without any of our code."""
-    buffer = io.BytesIO()
     given = {} if quality is None else {"quality": quality}
-    Image.fromarray(image).save(buffer, "JPEG", **given, **settings)
-    return np.array(Image.open(buffer))
+    return np.array(Image.open(io.BytesIO(encoded(image, "JPEG", **given, **settings))))
 
 
 def write_folder(folder: Path, sizes=((70, 90), (64, 64), (101, 57))):

@@ -67,6 +67,13 @@ def assert_same_gradients(network, other, x):
         torch.testing.assert_close(found[name], gradient, msg=name)
 
 
+def assert_all_occur(outcomes, out):
+    """Every sample of a batch is one of the outcomes, (1, H, W, C) each, and every one occurs."""
+    distances = torch.stack([(out - outcome).abs().amax((1, 2, 3)) for outcome in outcomes], 1)
+    assert distances.amin(1).max() < 1e-4
+    assert set(distances.argmin(1).tolist()) == set(range(len(outcomes)))
+
+
 def assert_loads_what_it_saves(make, path):
     """A new network of the same arguments gives the same image from a checkpoint."""
     first, second = make(), make()

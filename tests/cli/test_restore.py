@@ -21,14 +21,6 @@ from cir_model.restoring.pixel_quality import pixel_quality, quality_network
 
 
 @pytest.fixture
-def identity(monkeypatch):
-    """A network that changes nothing in place of every checkpoint: fast, and each bit is known."""
-    network = build_network({"type": "Identity"})
-    monkeypatch.setattr(restore, "load_network", lambda path: network)
-    return network
-
-
-@pytest.fixture
 def photos(tmp_path, monkeypatch):
     """Three JPEGs in folders; the current directory is the one above."""
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from basicsr.archs import build_network
 from command_tools import photographs
 from PIL import Image
 
@@ -16,16 +15,15 @@ NAMES = ("a", "b", "c", "d")
 
 
 @pytest.fixture
-def passed(tmp_path, monkeypatch):
+def passed(tmp_path, monkeypatch, identity):
     """Four JPEGs in the folder ``in``; the hooks that are called before each passes the network."""
     monkeypatch.chdir(tmp_path)
     original = next(photographs(tmp_path / "originals").iterdir())
     Path("in").mkdir()
     for name in NAMES:
         Image.open(original).convert("RGB").save(f"in/{name}.jpg", quality=20)
-    network, hooks = build_network({"type": "Identity"}), []
-    network.register_forward_pre_hook(lambda *_: hooks.pop(0)() if hooks else None)
-    monkeypatch.setattr(restore, "load_network", lambda path: network)
+    hooks = []
+    identity.register_forward_pre_hook(lambda *_: hooks.pop(0)() if hooks else None)
     return hooks
 
 

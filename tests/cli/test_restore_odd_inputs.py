@@ -5,17 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from basicsr.archs import build_network
 from PIL import Image
 
 from cir_cli import main, restore
 from cir_model.restoring import on_disk as restoring
 
-
-@pytest.fixture(autouse=True)
-def identity(monkeypatch):
-    network = build_network({"type": "Identity"})
-    monkeypatch.setattr(restore, "load_network", lambda path: network)
+pytestmark = pytest.mark.usefixtures("identity")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from data_tools import PILLOW
+from data_tools import PILLOW, encoded
 from PIL import Image
 
 from cir_data.images import jpeg_stream
@@ -24,12 +24,6 @@ PICTURE = (np.dstack([ROWS, COLUMNS * 2, 255 - ROWS]) + RNG.integers(-9, 9, (160
 )
 PICTURE = PICTURE.astype(np.uint8)
 END = b"\xff\xd9"
-
-
-def encoded(image, file_format, **arguments):
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **arguments)
-    return buffer.getvalue()
 
 
 def jpeg(mode="RGB", **arguments):

@@ -3,7 +3,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from data_tools import coordinate_image, first_boundary, smooth_image
+from data_tools import coordinate_image, encoded, first_boundary, smooth_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -13,14 +13,6 @@ from cir_data.images.errors import UnreadableImage
 
 RGB = smooth_image(20, 30)
 GREY = smooth_image(20, 30, channels=1)
-
-
-def encoded(image, kind, **options):
-    buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(
-        buffer, kind, **options
-    )
-    return buffer.getvalue()
 
 
 def encoded_16_bits(samples, suffix):

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from data_tools import encoded
 from PIL import ExifTags, Image, ImageCms
 
 from cir_data.images.formats import SUFFIXES
@@ -23,10 +24,7 @@ def pixels():
 
 
 def jpeg(image=None, **arguments):
-    buffer = io.BytesIO()
-    image = image or Image.fromarray(pixels().astype(np.uint8))
-    image.save(buffer, "JPEG", quality=90, **arguments)
-    return buffer.getvalue()
+    return encoded(image or pixels().astype(np.uint8), "JPEG", quality=90, **arguments)
 
 
 def exif_of(**tags):

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from data_tools import PILLOW
+from data_tools import PILLOW, encoded
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from cir_data.images.decoding import decode
@@ -20,12 +20,6 @@ from cir_data.images.srgb import srgb_profile
 from cir_data.images.writing import Encoding, UnwritablePicture
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6" dc:title="T"/></x:xmpmeta>'
-
-
-def encoded(image, file_format, **arguments):
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **arguments)
-    return buffer.getvalue()
 
 
 def gradient(height=24, width=40, channels=3):

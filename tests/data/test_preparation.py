@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 from basicsr.data import build_dataset
-from data_tools import coordinate_image, make, save, smooth_image
+from data_tools import coordinate_image, encoded, make, save, smooth_image
 from hypothesis import given
 from hypothesis import strategies as st
 from name_tools import different_paths, not_utf8
-from PIL import Image
 
 from cir_cli import prepare
 from cir_cli.main import main
@@ -309,9 +308,7 @@ def test_keys_of_several_roots_and_suffixes(tmp_path):
 
 
 def jpeg_bytes(**options):
-    buffer = io.BytesIO()
-    Image.fromarray(smooth_image(40, 40)).save(buffer, "JPEG", **options)
-    return buffer.getvalue()
+    return encoded(smooth_image(40, 40), "JPEG", **options)
 
 
 def test_equivalent_quality():
