@@ -72,11 +72,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The content of a file, and its picture."""
+    """The content of a file."""
 
     data: bytes
     facts: FileFacts
-    picture: Picture
+    picture: Picture | None = None
+    """None if it is not decoded yet."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,10 @@ def begin_job(
         UserError: Like :func:`restore_job`.
     """
     where = str(job.source)
-    data = loaded.data if loaded else read_regular_file(job.source)
-    facts = loaded.facts if loaded else examine(data, where)
+    if loaded is None:
+        data = read_regular_file(job.source)
+        loaded = Loaded(data, examine(data, where))
+    data, facts = loaded.data, loaded.facts
     copies = why_copied(facts, options)
     wanted = job.copied if copies else job.restored
     target = wanted
@@ -206,8 +209,7 @@ def begin_job(
                 raise UserError(f"{wanted}: exists; give --overwrite to replace it")
             target = own
             warning = (f"{wanted} exists and was not made from it; written to {own}",)
-    picture = loaded.picture if loaded else None
-    encode = _begin_bytes(data, where, job.format, restorer, options, facts, picture)
+    encode = _begin_bytes(loaded, where, job.format, restorer, options)
 
     def finish() -> Outcome:
         outcome = encode()
@@ -239,20 +241,15 @@ def restore_bytes(
     Raises:
         UserError: The content cannot be read or restored, or the format cannot hold the result.
     """
-    facts = examine(data, where)
-    return _begin_bytes(data, where, file_format, restorer, options, facts, None)()
+    loaded = Loaded(data, examine(data, where))
+    return _begin_bytes(loaded, where, file_format, restorer, options)()
 
 
 def _begin_bytes(
-    data: bytes,
-    where: str,
-    file_format: str,
-    restorer: Restorer,
-    options: RestoreOptions,
-    facts: FileFacts,
-    picture: Picture | None,
+    loaded: Loaded, where: str, file_format: str, restorer: Restorer, options: RestoreOptions
 ) -> Callable[[], Outcome]:
-    """Run the network; what is returned encodes the result. ``picture`` is None if not decoded."""
+    """Run the network; what is returned encodes the result."""
+    data, facts = loaded.data, loaded.facts
     if reason := why_copied(facts, options):
         note = _with_pixel_quality(reason, data, where, facts, restorer)
         copied = Outcome("copied", note, data, restorable=facts.frames == 1)
@@ -262,7 +259,7 @@ def _begin_bytes(
             f"{where}: {facts.width} x {facts.height} pixels are more than --max-pixels"
             f" {options.max_pixels}"
         )
-    before = picture or read(data, where, strict=options.strict)
+    before = loaded.picture or read(data, where, strict=options.strict)
     bits = options.bits
     if bits is None and file_format not in SIXTEEN_BITS:
         bits = 8
@@ -281,11 +278,7 @@ def _begin_bytes(
 
     def encode() -> Outcome:
         encoding = Encoding(file_format, options.quality)
-        marked = replace(restored.metadata, xmp=with_source(restored.metadata.xmp, digest))
-        metadata, dropped = encoding.fitted(marked)
-        if metadata.xmp is None:  # the packet did not fit, but its new entry alone does
-            metadata = replace(metadata, xmp=with_source(None, digest))
-        content = encoding.encode(replace(restored, metadata=metadata), where)
+        content, dropped = _encoded(restored, encoding, digest, where)
         warnings = (*before.warnings, *not_held)
         if jpeg is not None and jpeg.warning:
             warnings = (*warnings, jpeg.warning)
@@ -302,6 +295,17 @@ def _begin_bytes(
         )
 
     return encode
+
+
+def _encoded(
+    restored: Picture, encoding: Encoding, digest: str, where: str
+) -> tuple[bytes, tuple[str, ...]]:
+    """Return a file that names in its XMP what it was made from, and the metadata it lacks."""
+    marked = replace(restored.metadata, xmp=with_source(restored.metadata.xmp, digest))
+    metadata, dropped = encoding.fitted(marked)
+    if metadata.xmp is None:  # the packet did not fit, but its new entry alone does
+        metadata = replace(metadata, xmp=with_source(None, digest))
+    return encoding.encode(replace(restored, metadata=metadata), where), dropped
 
 
 def read_regular_file(path: Path) -> bytes:
