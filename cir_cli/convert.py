@@ -52,18 +52,7 @@ def run(arguments: list[str]) -> None:
     if any(map(kind_of, options.files)):
         _convert_codiff(options)
         return
-    for flag in ("base", "cave"):
-        if getattr(options, flag) is not None:
-            raise UserError(f"--{flag}: only codiff.pkl takes it; leave out the flag")
-    if suffix == ".onnx":
-        if options.half:
-            raise UserError("--half: ONNX files are written in float32; leave out the flag")
-        if len(options.files) > 1:
-            raise UserError(
-                f"-o {printable(str(output))}: join the files into a .safetensors first, and give"
-                " that"
-            )
-        require_onnx()
+    _check_flags(options, to_onnx=suffix == ".onnx")
     source = " and ".join(printable(str(path)) for path in options.files)
     file = _read(options.files, options.key, source)
     refuse_not_finite(file.state, source)
@@ -79,6 +68,27 @@ def run(arguments: list[str]) -> None:
     else:
         _write(output, lambda part: _save_for_basicsr(state, part))
         print(f"{printable(str(output))}: {_named(network)}, under params")
+
+
+def _check_flags(options: argparse.Namespace, to_onnx: bool) -> None:
+    """Refuse flags that do not suit the files, unless these are CODiff's.
+
+    Raises:
+        UserError: A flag has no meaning here, or a package for ONNX is missing.
+    """
+    for flag in ("base", "cave"):
+        if getattr(options, flag) is not None:
+            raise UserError(f"--{flag}: only codiff.pkl takes it; leave out the flag")
+    if not to_onnx:
+        return
+    if options.half:
+        raise UserError("--half: ONNX files are written in float32; leave out the flag")
+    if len(options.files) > 1:
+        raise UserError(
+            f"-o {printable(str(options.output))}: join the files into a .safetensors first, and"
+            " give that"
+        )
+    require_onnx()
 
 
 def _convert_codiff(options: argparse.Namespace) -> None:

@@ -38,10 +38,7 @@ def run(arguments: list[str]) -> None:
     """
     options = parsers.embed().parse_args(arguments)
     output: Path = options.output
-    if output.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UserError(f"-o {output}: give a name that ends in .png, .svg or .pdf")
-    if not output.parent.is_dir():
-        raise UserError(f"-o {output}: no folder {output.parent}")
+    _check_output(output)
     left_out = LeftOut()
     files = list_pictures(options.images, left_out)
     for line in (*left_out.unreadable, *left_out.lines()):
@@ -52,11 +49,7 @@ def run(arguments: list[str]) -> None:
             f"{len(files) * len(qualities)} points are too few to plot, which takes 3; give more"
             " images"
         )
-    network = load_network(options.model)
-    if not hasattr(network, "embed"):
-        raise UserError(
-            f"{options.model}: {type(network).__name__} has no embedding; CaVE and CaVEQuality do"
-        )
+    network = _load(options.model)
     unreadable: list[str] = []
     embedded = embeddings(network, _images(files, unreadable), qualities)
     number = len(embedded)
@@ -75,6 +68,22 @@ def run(arguments: list[str]) -> None:
             f"{len(unreadable)} of {len(files)} images could not be read; {output} shows the"
             f" others. {first_few(unreadable)}"
         )
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"-o {output}: give a name that ends in .png, .svg or .pdf")
+    if not output.parent.is_dir():
+        raise UserError(f"-o {output}: no folder {output.parent}")
+
+
+def _load(path: Path) -> nn.Module:
+    network = load_network(path)
+    if not hasattr(network, "embed"):
+        raise UserError(
+            f"{path}: {type(network).__name__} has no embedding; CaVE and CaVEQuality do"
+        )
+    return network
 
 
 def embeddings(
