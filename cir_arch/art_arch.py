@@ -284,7 +284,7 @@ def _groups_at_once(x: Tensor, groups: Groups, biases: Biases) -> int:
         ),
     ),
     # A softmax does not change with a number that is added to all of its scores.
-    idle_parameters=r"layers\.\d+\.residual_group\.blocks\.\d+\.attn\.pos\.pos3\.2\.bias",
+    unused_parameters=r"layers\.\d+\.residual_group\.blocks\.\d+\.attn\.pos\.pos3\.2\.bias",
     untold=("window_size", "interval", "img_range"),
 )
 class ART(RestorationNetwork):

@@ -90,7 +90,7 @@ class _Embedder(ResidualEncoder):
             "colour JPEG of quality 8 to 95",
         ),
     ),
-    idle_parameters=r"qf_pred\..*",  # unless the quality is requested
+    unused_parameters=r"qf_pred\..*",  # unless the quality is requested
     onnx_any_size=True,
 )
 class CaVE(_Embedder, QualityPredictor, ResidualUNet, RestorationNetwork):

@@ -71,7 +71,7 @@ def _spandrel_has(arguments: Mapping[str, Any]) -> bool:
         ),
     ),
     in_spandrel=_spandrel_has,
-    idle_parameters=r"reduce_chan_level2\.weight",
+    unused_parameters=r"reduce_chan_level2\.weight",
 )
 class FFTformer(RestorationNetwork):
     """Three levels; only the decoder attends. Predicts the difference to the image.

@@ -55,7 +55,7 @@ class QFEM(nn.Module):
         "qfem_widths": (4, 6),
         "qfem_hidden": 5,
     },
-    idle_parameters=r"reduce_chan_level2\.weight|qfem\..*",
+    unused_parameters=r"reduce_chan_level2\.weight|qfem\..*",
 )
 class FFTformerQFEM(FFTformer):
     """FFTformer that also predicts the quality of the image, for a loss on it.

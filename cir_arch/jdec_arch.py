@@ -175,7 +175,7 @@ class _Decoder(nn.Module):
             "colour JPEGs of all qualities, 4:2:0",
         ),
     ),
-    idle_parameters=r"encoder_dct\.patch_embed_deep\..*",
+    unused_parameters=r"encoder_dct\.patch_embed_deep\..*",
 )
 class JDEC(RestorationNetwork):
     """Features of the coefficients, then sums of cosines whose frequencies are learned.

@@ -59,7 +59,7 @@ class Entry:
     weights: tuple[Weights, ...] = ()
     in_spandrel: bool | Callable[[Mapping[str, Any]], bool] = False
     """This and the next four are arguments of :func:`network`."""
-    idle_parameters: str = ""
+    unused_parameters: str = ""
     onnx_any_size: bool = False
     untold: tuple[str, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
@@ -156,7 +156,7 @@ def network(
     small: Mapping[str, Any],
     weights: tuple[Weights, ...] = (),
     in_spandrel: bool | Callable[[Mapping[str, Any]], bool] = False,
-    idle_parameters: str = "",
+    unused_parameters: str = "",
     onnx_any_size: bool = False,
     untold: tuple[str, ...] = (),
     parts: Mapping[str, str] | None = None,
@@ -171,7 +171,7 @@ def network(
         weights: Where weights are published.
         in_spandrel: Whether spandrel has the network, or which arguments spandrel's has. All other
             networks are offered to it by :mod:`cir_arch.spandrel_support`.
-        idle_parameters: Regular expression for the names of parameters that do not change the
+        unused_parameters: Regular expression for the names of parameters that do not change the
             restored image. Distributed training with any needs ``find_unused_parameters: true``.
         onnx_any_size: Whether ``basicsr convert`` can write ONNX for images of any size.
         untold: Arguments that have several published values but change no shape, so that no file
@@ -193,7 +193,7 @@ def network(
             small=small,
             weights=weights,
             in_spandrel=in_spandrel,
-            idle_parameters=idle_parameters,
+            unused_parameters=unused_parameters,
             onnx_any_size=onnx_any_size,
             untold=untold,
             parts=parts or {},

@@ -78,7 +78,7 @@ class ImagePrompt(nn.Module):
             "noise, rain and haze, not JPEG",
         ),
     ),
-    idle_parameters=r"(chnl_reduce|reduce_noise_channel_)\d\.weight",  # ``unused_modules``
+    unused_parameters=r"(chnl_reduce|reduce_noise_channel_)\d\.weight",  # ``unused_modules``
 )
 class PromptIR(UNet, RestorationNetwork):
     """Restormer whose decoder adds a prompt to the features before each step up.

@@ -52,7 +52,7 @@ class QualityAttention(nn.Module):
     gmacs=35.85,
     small={"nc": (8, 8, 12, 16), "nb": 1, "embed_nc": 8, "identity_start": False},
     # The scores count if the quality is requested. A softmax is the same for any bias of the keys.
-    idle_parameters=r"qf_score\..*|qf_attend\.\d\.k\.bias",
+    unused_parameters=r"qf_score\..*|qf_attend\.\d\.k\.bias",
     onnx_any_size=True,
 )
 class Tempest(QualityPredictor, ResidualUNet, RestorationNetwork):

@@ -247,7 +247,7 @@ class Block(nn.Module):
         ),
     ),
     # The instance norm behind these biases subtracts them.
-    idle_parameters=r"blocks\.\d+\.\d+\.mlp\.fc2\.bias",
+    unused_parameters=r"blocks\.\d+\.\d+\.mlp\.fc2\.bias",
     onnx_any_size=True,
 )
 class UCIP(RestorationNetwork):

@@ -154,7 +154,7 @@ class Up(nn.Module):
         "squeeze_factor": 1,
         "identity_start": False,
     },
-    idle_parameters=r"middle\.\d+\.att\.k\.bias",  # adds the same to all scores of a query
+    unused_parameters=r"middle\.\d+\.att\.k\.bias",  # adds the same to all scores of a query
 )
 class WaveletUNet(RestorationNetwork):
     """A U-Net on Haar wavelets whose result is blended with the image.

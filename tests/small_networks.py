@@ -12,7 +12,7 @@ RETURN_THE_IMAGE = {name for name, entry in OURS.items() if not entry.restores}
 """Networks whose output is the input."""
 
 APART_FROM_THE_IMAGE = {
-    name: entry.idle_parameters for name, entry in OURS.items() if entry.idle_parameters
+    name: entry.unused_parameters for name, entry in OURS.items() if entry.unused_parameters
 }
 """Parameters that the restored image does not depend on, as regular expressions of their names."""
 

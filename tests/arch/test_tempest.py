@@ -115,8 +115,8 @@ def test_from_zero_offsets_everything_learns_after_one_step():
         for name, parameter in network.named_parameters():
             if name.startswith("qf_offset"):
                 parameter -= 0.1 * first[name]
-    idle = re.compile(Tempest.entry.idle_parameters)
-    assert all(idle.fullmatch(name) for name in without_gradient(network, x))
+    unused = re.compile(Tempest.entry.unused_parameters)
+    assert all(unused.fullmatch(name) for name in without_gradient(network, x))
 
 
 def test_the_u_net_has_the_keys_of_fbcnn():
