@@ -123,7 +123,7 @@ def _text_stream(raw: _Raw, like: TextIO | None) -> TextIO:
     like.flush()
     unbuffered = isinstance(like.buffer, io.RawIOBase)
     return io.TextIOWrapper(
-        raw if unbuffered else io.BufferedWriter(raw),  # type: ignore[arg-type]
+        raw if unbuffered else io.BufferedWriter(raw),
         encoding=like.encoding,
         errors=like.errors,
         line_buffering=like.line_buffering,

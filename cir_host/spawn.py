@@ -18,7 +18,7 @@ def import_host_first(dataset: object) -> None:
 
     for cls in (type(dataset), *(cls for _, cls in DATASET_REGISTRY)):
         if isinstance(cls, type) and not is_ours(cls) and cls not in copyreg.dispatch_table:
-            copyreg.pickle(cls, _reduce)  # type: ignore[arg-type]  # typeshed: shorter tuples
+            copyreg.pickle(cls, _reduce)
 
 
 def _reduce(instance: object) -> str | tuple[Any, ...]:

@@ -19,7 +19,7 @@ def attend(
     q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if _fused_kernel_is_missing(q, bias):
-        out: Tensor = _RecomputedAttention.apply(q, k, v, bias, scale)  # type: ignore[no-untyped-call]
+        out: Tensor = _RecomputedAttention.apply(q, k, v, bias, scale)
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
     return out.transpose(1, 2).flatten(-2)
