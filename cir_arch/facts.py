@@ -17,7 +17,7 @@ class NetworkFacts:
     """
 
     size_multiple: int
-    """The network does not pad a height or width that is a multiple of this; the smallest such.
+    """Heights and widths that are multiples of this need no padding; the smallest such number.
 
     A tile that begins at a multiple of it is processed like the same part of the whole image.
     """

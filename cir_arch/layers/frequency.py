@@ -22,9 +22,9 @@ BLOCK = 8
 """Edge of the blocks that are transformed; they begin at the map's corner."""
 
 _OWN = 4
-"""Frequencies (u, v) whose mirror image (-u, -v) they are themselves: both 0 or 4."""
+"""How many frequencies (u, v) equal their mirror image (-u, -v): u and v are 0 or 4."""
 _REAL = _OWN + 30
-"""Of 64 frequencies, those that a real block needs: itself or its mirror image."""
+"""How many of the 64 frequencies determine a real block: one of each pair of mirror images."""
 
 
 class BlockTransform(NamedTuple):
