@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 
 from cir_arch.cave_arch import CaVEEncoder
-from cir_cli.flags import image_size
+from cir_cli.flag_types import image_size
 from cir_diffusion.base import Base, build_part
 from cir_diffusion.codiff import CODiff
 from cir_diffusion.noise_schedule import NoiseSchedule

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, get_args
 
-from cir_cli.flags import at_least, image_size, number, shard, share, tile, tiles, weighted
+from cir_cli.flag_types import at_least, image_size, number, shard, share, tile, tiles, weighted
 from cir_data.images.formats import SUFFIXES
 from cir_diffusion.settings import Alignment
 from cir_model.restoring.settings import CELL, FINE_QUALITY, MAX_PIXELS, Ensemble

@@ -40,7 +40,7 @@ class LoRALayer(nn.Module):
         self.lora_B = nn.ModuleDict({adapter: up})
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map what the layer maps."""
+        """Map (..., C) to (..., C'), or (B, C, H, W) to (B, C', H', W'), like the layer itself."""
         output: Tensor = self.base_layer(x)
         if not self.active:
             return output

@@ -164,11 +164,11 @@ class WindowAttention(nn.Module):
             return self._attend(x, bias)
         x = x.roll((-self.shift, -self.shift), dims=(1, 2))
         masks = iter(positions.shift_masks)
-        bands = [
-            torch.cat([self._attend(part, bias + next(masks)) for part in self._parts(band, 2)], 2)
-            for band in self._parts(x, 1)
+        rows = [
+            torch.cat([self._attend(part, bias + next(masks)) for part in self._parts(row, 2)], 2)
+            for row in self._parts(x, 1)
         ]
-        return torch.cat(bands, 1).roll((self.shift, self.shift), dims=(1, 2))
+        return torch.cat(rows, 1).roll((self.shift, self.shift), dims=(1, 2))
 
     def _parts(self, x: Tensor, axis: int) -> tuple[Tensor, ...]:
         """Split off the last window along an axis."""

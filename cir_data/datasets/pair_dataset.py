@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from cir_data.datasets.contact_sheet import write_sheet
 from cir_data.datasets.randomness import sample_generator
 from cir_data.datasets.sample_fields import PairSample, in_floats
-from cir_data.datasets.shared_marks import FirstTime, UnreadableImages
+from cir_data.datasets.shared_flags import FirstTime, UnreadableImages
 from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage
 from cir_data.images.geometry import Orientation, Pixels

@@ -9,7 +9,7 @@ from host_tools import run_python
 from PIL import Image
 
 from cir_cli import parsers
-from cir_cli.flags import tiles, weighted
+from cir_cli.flag_types import tiles, weighted
 from cir_host import patches
 
 HELP = """

@@ -1,4 +1,4 @@
-"""Parsers of the values of flags."""
+"""The types of flags, in argparse's sense: functions that parse a value."""
 
 import argparse
 import math

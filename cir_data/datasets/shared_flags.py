@@ -17,21 +17,21 @@ class UnreadableImages:
     """
 
     def __init__(self, images: int) -> None:
-        self._marks = torch.zeros(images, dtype=torch.bool)
-        self._marks.share_memory_()  # type: ignore[no-untyped-call]
+        self._flags = torch.zeros(images, dtype=torch.bool)
+        self._flags.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
-        return int(self._marks.sum())
+        return int(self._flags.sum())
 
     def report(self, index: int, error: UnreadableImage) -> None:
         """Mark an image as unreadable; log it the first time."""
-        if not self._marks[index]:
-            self._marks[index] = True
+        if not self._flags[index]:
+            self._flags[index] = True
             _logger.warning(
                 "%s; another image takes its place (unreadable so far: %d of %d).",
                 error,
                 len(self),
-                len(self._marks),
+                len(self._flags),
             )
 
 
