@@ -6,10 +6,9 @@ BasicSR itself is not imported; its registry receives the networks as soon as so
 import cir_host  # noqa: F401, I001 (waits for BasicSR, so it comes first)
 
 from cir_arch.art_arch import ART
-from cir_arch.basicsr_networks import facts_of
 from cir_arch.cave_arch import CaVE, CaVEQuality
-from cir_arch.diffir_arch import DiffIR
 from cir_arch.dair_arch import DAIR
+from cir_arch.diffir_arch import DiffIR
 from cir_arch.facts import NetworkFacts
 from cir_arch.fbcnn_arch import FBCNN
 from cir_arch.fftformer_arch import FFTformer
@@ -26,6 +25,7 @@ from cir_arch.recognition import load_network, recognise
 from cir_arch.restormer_arch import Restormer
 from cir_arch.restormer_qf_arch import RestormerQF
 from cir_arch.retinexformer_arch import Retinexformer
+from cir_arch.running import facts_of
 from cir_arch.safmn_bcie_arch import SAFMN_BCIE
 from cir_arch.scunet_arch import SCUNet
 from cir_arch.srformer_arch import SRFormer

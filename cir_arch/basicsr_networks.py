@@ -1,4 +1,4 @@
-"""BasicSR's own networks: recognised, described, and run on images of any size.
+"""BasicSR's own networks: how they are recognised, described and given padded images.
 
 BasicSR is imported when one of them is built, not before.
 
@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
-from cir_arch.layers.padding import PaddingRule, checked_size, crop_to, mirror_beyond
+from cir_arch.layers.padding import PaddingRule, mirror_beyond
 from cir_arch.layers.receptive_field import Span, radius
 from cir_arch.layers.upsampling import tail_of
 from cir_arch.network import Entry, Weights, add
@@ -88,11 +88,8 @@ def rrdbnet_arguments(state: State) -> dict[str, Any] | None:
     }
 
 
-def facts_of(network: nn.Module) -> NetworkFacts | None:
-    """Return the facts of one of our networks or of BasicSR's SwinIR and RRDBNet, else None."""
-    facts = getattr(network, "facts", None)
-    if isinstance(facts, NetworkFacts):
-        return facts
+def basicsr_facts(network: nn.Module) -> NetworkFacts | None:
+    """Return the facts of BasicSR's SwinIR or RRDBNet; None for another network."""
     if _is_a(network, _SWINIR):
         return _swinir_facts(network)
     return _rrdbnet_facts(network) if _is_a(network, _RRDBNET) else None
@@ -146,32 +143,18 @@ def _facts_of_rrdbnet(blocks: int, scale: int, in_channels: int) -> NetworkFacts
     )
 
 
-def run(network: nn.Module, image: Tensor, **inputs: Any) -> Any:
-    """Call a network on images (B, C, H, W) of any size, and pad them if it does not.
+def basicsr_padded(network: nn.Module, image: Tensor, facts: NetworkFacts) -> Tensor:
+    """Pad images (B, C, H, W) for one of these networks, at bottom and right.
 
     SwinIR's sides are padded as in the test script of its authors: by the image mirrored with its
     edge, to the next multiple of the window that is larger, even where a side is a multiple
     already. RRDBNet's are padded to multiples by reflection.
-
-    Args:
-        network: Ours, SwinIR or RRDBNet.
-        image: (B, C, H, W) in [0, 1].
-        inputs: Further arguments of the network, see ``NetworkFacts.extra_inputs``.
-
-    Raises:
-        UserError: If the image has another number of channels than the network takes.
     """
-    facts = facts_of(network)
-    if facts is None or facts.pads_itself:
-        return network(image, **inputs)
-    height, width = checked_size(image, facts.in_channels, type(network).__name__)
     if _is_a(network, _SWINIR):
-        padded = mirror_beyond(
-            mirror_beyond(image, -2, facts.size_multiple), -1, facts.size_multiple
-        )
-    else:
-        padded = facts.padding.pad(image) if facts.padding else image
-    return crop_to(network(padded), height * facts.scale, width * facts.scale)
+        for axis in (-2, -1):
+            image = mirror_beyond(image, axis, facts.size_multiple)
+        return image
+    return facts.padding.pad(image) if facts.padding else image
 
 
 def _class(name: tuple[str, str]) -> type[nn.Module]:

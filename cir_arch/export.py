@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from cir_arch.basicsr_networks import facts_of
 from cir_arch.network import RestorationNetwork
 from cir_arch.recognition import NetworkOptions
+from cir_arch.running import facts_of
 from cir_host.checkpoint import NETWORK_KEY
 from cir_host.errors import UserError
 

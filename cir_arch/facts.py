@@ -47,7 +47,7 @@ class NetworkFacts:
     pads_itself: bool = True
     """False: ``forward`` takes multiples of ``size_multiple`` only, and the caller pads.
 
-    :func:`cir_arch.basicsr_networks.run` does.
+    :func:`cir_arch.running.run` does.
     """
     has_weights: bool = True
     """False: there is nothing to load, so testing without a checkpoint makes sense."""

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cir_arch.basicsr_networks import facts_of, run
+from cir_arch.running import facts_of, run
 
 
 def count_macs(network: nn.Module, height: int = 128, width: int = 128) -> int:

@@ -17,9 +17,9 @@ from spandrel import (
 )
 from torch import nn
 
-from cir_arch.basicsr_networks import facts_of
 from cir_arch.network import Entry, entries
 from cir_arch.recognition import NetworkOptions, recognise
+from cir_arch.running import facts_of
 from cir_arch.state_dict import State
 
 

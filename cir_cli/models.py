@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from cir_arch.basicsr_networks import facts_of
 from cir_arch.facts import NetworkFacts
 from cir_arch.network import Entry, entries
 from cir_arch.recognition import NetworkOptions, about_part, described, recognise
+from cir_arch.running import facts_of
 from cir_cli import parsers
 from cir_diffusion.checkpoint import kind_of
 from cir_diffusion.description import describe

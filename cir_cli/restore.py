@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cir_arch import facts_of, load_network
-from cir_arch.basicsr_networks import run as run_network
+from cir_arch.running import run as run_network
 from cir_cli import parsers
 from cir_cli.heap import keep_freed_memory
 from cir_cli.restore_jobs import STANDARD_STREAM, LeftOut, list_jobs, streams

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from vector_tools import image
 
-from cir_arch.basicsr_networks import run
+from cir_arch.running import run
 
 
 def restore(network, x, precision="fp32", **inputs):

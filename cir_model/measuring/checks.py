@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from cir_arch.basicsr_networks import facts_of
+from cir_arch.running import facts_of
 from cir_data.images.jpeglib_files import require_jpeglib
 from cir_host.errors import OptionsError, UserError
 from cir_model.metrics import perceptual

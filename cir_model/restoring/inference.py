@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from cir_arch.basicsr_networks import facts_of, run
 from cir_arch.facts import InputKind, NetworkFacts, Precision
+from cir_arch.running import facts_of, run
 from cir_data.images.jpeglib_files import require_jpeglib
 from cir_host.errors import UserError
 from cir_model.restoring import block_grid, memory, ntire2024

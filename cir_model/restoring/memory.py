@@ -90,7 +90,7 @@ def bytes_per_pixel(network: nn.Module, facts: NetworkFacts) -> float:
 
     Example:
         >>> from cir_arch import load_network
-        >>> from cir_arch.basicsr_networks import facts_of
+        >>> from cir_arch.running import facts_of
         >>> from cir_model.restoring.memory import bytes_per_pixel
         >>> from cir_weights import default_weights
         >>> network = load_network(default_weights())

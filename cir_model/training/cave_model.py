@@ -8,7 +8,7 @@ from basicsr.losses import build_loss
 from basicsr.metrics import calculate_metric
 from torch import Tensor, nn
 
-from cir_arch.basicsr_networks import facts_of
+from cir_arch.running import facts_of
 from cir_host.errors import OptionsError, UserError
 from cir_host.registration import register
 from cir_model.measuring.validation import evaluating

@@ -18,9 +18,9 @@ from vector_tools import image, parameter_count, published_shapes, shapes
 
 from cir_arch import load_network, recognise
 from cir_arch import network as network_module
-from cir_arch.basicsr_networks import facts_of, run
 from cir_arch.network import entries, entry_named
 from cir_arch.recognition import NetworkOptions, candidates
+from cir_arch.running import facts_of, run
 from cir_arch.state_dict import divisor, ratio
 from cir_host.errors import UserError
 

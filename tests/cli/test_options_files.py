@@ -20,7 +20,7 @@ from diffusion_tools import write_outline
 import cir_arch  # noqa: F401
 import cir_data  # noqa: F401
 import cir_model  # noqa: F401
-from cir_arch.basicsr_networks import facts_of
+from cir_arch.running import facts_of
 from cir_arch.ucip_arch import CODECS
 from cir_cli.options_files import find, shipped
 from cir_cli.options_reference import schema_text
