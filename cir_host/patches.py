@@ -41,8 +41,8 @@ class Patch:
     module only."""
     wrap: Callable[[Any], Any]
     """Takes the original attribute and returns the replacement."""
-    rows: tuple[int, ...]
-    """Numbers of the defects that it corrects."""
+    numbers: tuple[int, ...]
+    """Of the defects that it corrects."""
     defect: str
     """What goes wrong without it, in one line."""
 
@@ -426,7 +426,7 @@ def table() -> str:
     for patch in PATCHES:
         # "as above": a further replacement for the defect of the previous row
         defect = defect if patch.defect.startswith("as above") else patch.defect
-        numbers = ", ".join(map(str, patch.rows))
+        numbers = ", ".join(map(str, patch.numbers))
         rows.setdefault(defect, (numbers, []))[1].append(patch.target.removeprefix("basicsr."))
     lines = ["| defect of BasicSR 1.4.2 | no. | replaced, below `basicsr.` |", "|---|---|---|"]
     lines += [f"| {text} | {numbers} | {answer} |" for text, numbers, answer in _ELSEWHERE]

@@ -188,7 +188,7 @@ def _walk(data: bytes, kept: set[int] | None) -> JpegStream:
     length = position = 2
     frame, last_scan = b"", (2, 2)
     whole, as_stored, has_data = False, kept is None, False
-    lacking: dict[int, dict[int, int]] = {}
+    lacking: dict[int, dict[int, int]] = {}  # missing bits by component and coefficient
     while found := _MARKER.search(data, position):
         marker = found[1][0]
         as_stored &= found.start() == position

@@ -45,6 +45,7 @@ def keys_of(images: Sequence[StoredImage], remove_suffix: str = "") -> list[str]
         )
     if len({(image.source.root, image.name) for image in images}) < len(images):
         raise UserError("the inputs name a folder twice; give each once")
+    # 0: plain; 1: capitals quoted; 2: with suffix; 3: both; from 4 on: numbered, odd ones quoted
     forms = [0] * len(images)
 
     def key_of(index: int) -> str:

@@ -1,4 +1,4 @@
-"""Names that are not in a registry."""
+"""Lookups in BasicSR's registries: names that are not there."""
 
 from pathlib import Path
 
