@@ -187,6 +187,28 @@ def read_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
     return ordered_yaml
 
 
+def separate_aliases(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``ordered_yaml`` build an alias such as ``*optim_g`` as an object of its own.
+
+    PyYAML uses the object of the anchor again, and BasicSR changes sections: it pops ``type`` from
+    ``optim_g``, and sets ``phase`` in each data set.
+    """
+
+    @wraps(original)
+    def ordered_yaml() -> tuple[Any, Any]:
+        base, dumper = original()
+
+        def construct_object(self: Any, node: yaml.Node, deep: bool = False) -> Any:
+            # deep, so that PyYAML refuses a node that holds itself
+            built = base.construct_object(self, node, deep=True)
+            self.constructed_objects.pop(node, None)
+            return built
+
+        return type("Loader", (base,), {"construct_object": construct_object}), dumper
+
+    return ordered_yaml
+
+
 def force_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
     """Make ``--force_yml key=value`` read ``1e-4`` and ``-1`` as numbers."""
 

@@ -103,6 +103,12 @@ PATCHES: tuple[Patch, ...] = (
         "`1e-4` in an options file is read as a string",
     ),
     Patch(
+        "basicsr.utils.options:ordered_yaml",
+        parsing.separate_aliases,
+        (),
+        "a YAML alias shares the section of its anchor: `optim_d: *optim_g` lacks `type`",
+    ),
+    Patch(
         "basicsr.utils.options:_postprocess_yml_value",
         parsing.force_numbers,
         (12,),
