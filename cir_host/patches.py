@@ -104,9 +104,10 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         "basicsr.utils.options:ordered_yaml",
-        parsing.separate_aliases,
+        parsing.sound_sections,
         (),
-        "a YAML alias shares the section of its anchor: `optim_d: *optim_g` lacks `type`",
+        "a YAML alias shares the section of its anchor: `optim_d: *optim_g` lacks `type`; the merge"
+        " key `<<` is an error; of repeated keys, all but the last are silently dropped",
     ),
     Patch(
         "basicsr.utils.options:_postprocess_yml_value",

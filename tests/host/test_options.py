@@ -188,12 +188,23 @@ def test_an_alias_is_a_section_of_its_own(parse, tmp_path):
     assert opt["datasets"]["val_2"]["io_backend"]["type"] == "disk"
 
 
+def test_a_section_merges_another_one(parse, tmp_path):
+    options = train_options(tmp_path)
+    text = yaml.safe_dump(options, sort_keys=False).replace("  val:", "  val: &val")
+    text = text.replace("\nnetwork_g", "\n  val_2:\n    <<: *val\n    name: other\nnetwork_g")
+    datasets = parse(text)["datasets"]
+    assert datasets["val_2"] == {**datasets["val"], "name": "other"}
+    assert datasets["val"]["name"] == "val"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ("a: [1, 2\nb: 3", "line 2: not YAML"),
         ("a: \t- b", "line 1: not YAML"),
         ("a: &a\n  b: *a", "line 1: not YAML: found unconstructable recursive node"),
+        ("a:\n  val: 1\n  'val': 2", "line 3: not YAML: the key 'val' is repeated"),
+        ("<<: 1", "line 1: not YAML: expected a mapping"),
         ("a: &a [*a]", "line 1: not YAML: found unconstructable recursive node"),
         ("just text", "expected lines `key: value`; it holds 'just text'"),
         ("", "it holds None"),
