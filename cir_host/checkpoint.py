@@ -338,6 +338,9 @@ def load_any_container(original: Callable[..., Any]) -> Callable[..., Any]:
         wanted = _wanted_key(self.opt.get("path") or {}, load_path, param_key)
         file = read_checkpoint(load_path, wanted, net.state_dict())
         source = printable(str(load_path))
+        if net is getattr(self, "net_g_ema", None):
+            # BasicSR builds it anew, with other random values where the file has none
+            net.load_state_dict(self.get_bare_model(self.net_g).state_dict())
         report = load_into(net, file.state, strict, source, testing=not self.is_train)
         part = "" if file.key is None else f", key {shown(file.key)}"
         log_load(self, net, report, source + part)

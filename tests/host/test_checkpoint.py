@@ -573,6 +573,16 @@ def test_what_was_loaded_is_logged_once_for_a_network_and_its_average(tmp_path):
     ]
 
 
+def test_an_average_starts_like_the_network_where_the_file_has_nothing(tmp_path):
+    file = tmp_path / "half.pth"
+    torch.save(changed(TinyBatchNorm().state_dict(), drop=["body.0.weight"]), file)
+    model = stock_model(True)
+    model.net_g, model.net_g_ema = TinyBatchNorm(), TinyBatchNorm()
+    model.load_network(model.net_g, str(file), strict=False)
+    model.load_network(model.net_g_ema, str(file), False, "params_ema")
+    same(model.net_g_ema.state_dict(), model.net_g.state_dict())
+
+
 def test_a_file_of_which_nothing_fits_is_an_error():
     """Counters and indices do not count."""
     foreign = {"stem": torch.ones(1), "body.1.num_batches_tracked": torch.tensor(5)}
