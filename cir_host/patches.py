@@ -169,8 +169,8 @@ PATCHES: tuple[Patch, ...] = (
         "basicsr.models.base_model:BaseModel.load_network",
         checkpoint.load_any_container,
         (11, 29),
-        "a partly loaded network is measured like any other, and its EMA starts from other random values;"
-        " an unreadable file is not named",
+        "a partly loaded network is measured like any other, and its EMA starts from other random"
+        " values; an unreadable file is not named",
     ),
     Patch(
         "basicsr.utils.registry:METRIC_REGISTRY._obj_map",
