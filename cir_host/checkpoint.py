@@ -203,7 +203,7 @@ def load_into(
             loaded, strict or not.
 
     Returns:
-        What was loaded. In training, an incomplete load is logged as a warning.
+        What was loaded; :func:`log_load` puts it into the log.
 
     Raises:
         UserError: Names or shapes differ and ``strict`` or ``testing`` forbids it, or nothing fits;
@@ -251,9 +251,34 @@ def load_into(
     if weights and not loaded:
         raise UserError(f"{source}: nothing in it fits {network}: {report}{_hint(state)}")
     refuse_not_finite({name: present[name] for name in loaded}, source)
-    if not report.complete:
-        _logger.warning("%s fills only part of %s: %s.", source, network, report)
     return report
+
+
+def log_load(model: Any, net: nn.Module, report: LoadReport, source: str) -> None:
+    """Log what one of a model's networks got, as a warning if tensors are missing.
+
+    The EMA network usually gets the same as ``net_g``; its line then refers to that.
+
+    Args:
+        model: The model whose attribute the network is, such as ``net_g``.
+        net: The network, unwrapped.
+        report: As :func:`load_into` returns it.
+        source: The file, and the key within it.
+    """
+    labels = [
+        name
+        for name, value in vars(model).items()
+        if isinstance(value, nn.Module) and model.get_bare_model(value) is net
+    ]
+    network = f"{labels[0]} ({type(net).__name__})" if labels else type(net).__name__
+    known = vars(model).setdefault("_logged_loads", {})
+    same = known.setdefault((type(net), source, report), network)
+    if same != network:
+        _logger.info("%s: loaded from %s, like %s", network, source, same)
+    elif report.complete:
+        _logger.info("%s: %s, loaded from %s", network, report, source)
+    else:
+        _logger.warning("%s is only partly filled: %s, loaded from %s", network, report, source)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -313,9 +338,12 @@ def load_any_container(original: Callable[..., Any]) -> Callable[..., Any]:
         wanted = _wanted_key(self.opt.get("path") or {}, load_path, param_key)
         file = read_checkpoint(load_path, wanted, net.state_dict())
         source = printable(str(load_path))
+        if net is getattr(self, "net_g_ema", None):
+            # BasicSR builds it anew, with other random values where the file has none
+            net.load_state_dict(self.get_bare_model(self.net_g).state_dict())
         report = load_into(net, file.state, strict, source, testing=not self.is_train)
         part = "" if file.key is None else f", key {shown(file.key)}"
-        _logger.info("%s: %s, loaded from %s%s", type(net).__name__, report, source, part)
+        log_load(self, net, report, source + part)
 
     return load_network
 

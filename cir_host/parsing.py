@@ -187,6 +187,35 @@ def read_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
     return ordered_yaml
 
 
+def sound_sections(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``ordered_yaml`` build separate aliases, merge ``<<``, and refuse repeated keys.
+
+    PyYAML uses the object of an anchor again for its aliases, and BasicSR changes sections: it pops
+    ``type`` from ``optim_g``, and sets ``phase`` in each data set. BasicSR does not know the merge
+    key, and of two sections ``test_1`` it silently keeps the last.
+    """
+
+    @wraps(original)
+    def ordered_yaml() -> tuple[Any, Any]:
+        base, dumper = original()
+
+        def construct_object(self: Any, node: yaml.Node, deep: bool = False) -> Any:
+            # deep, so that PyYAML refuses a node that holds itself
+            built = base.construct_object(self, node, deep=True)
+            self.constructed_objects.pop(node, None)
+            return built
+
+        def construct_pairs(self: Any, node: yaml.MappingNode, deep: bool = False) -> Any:
+            _refuse_repeated_keys(node)
+            self.flatten_mapping(node)
+            return base.construct_pairs(self, node, deep)
+
+        methods = {"construct_object": construct_object, "construct_pairs": construct_pairs}
+        return type("Loader", (base,), methods), dumper
+
+    return ordered_yaml
+
+
 def force_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
     """Make ``--force_yml key=value`` read ``1e-4`` and ``-1`` as numbers."""
 
@@ -245,6 +274,16 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise OptionsError(f"-opt {file}: expected lines `key: value`; it holds {content!r}")
     return content
+
+
+def _refuse_repeated_keys(section: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in section.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                problem = f"the key {key.value!r} is repeated"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
 
 
 def _override(given: dict[str, Any], entry: str) -> None:

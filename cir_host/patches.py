@@ -103,6 +103,13 @@ PATCHES: tuple[Patch, ...] = (
         "`1e-4` in an options file is read as a string",
     ),
     Patch(
+        "basicsr.utils.options:ordered_yaml",
+        parsing.sound_sections,
+        (),
+        "a YAML alias shares the section of its anchor: `optim_d: *optim_g` lacks `type`; the merge"
+        " key `<<` is an error; of repeated keys, all but the last are silently dropped",
+    ),
+    Patch(
         "basicsr.utils.options:_postprocess_yml_value",
         parsing.force_numbers,
         (12,),
@@ -162,7 +169,8 @@ PATCHES: tuple[Patch, ...] = (
         "basicsr.models.base_model:BaseModel.load_network",
         checkpoint.load_any_container,
         (11, 29),
-        "a partly loaded network is measured like any other; an unreadable file is not named",
+        "a partly loaded network is measured like any other, and its EMA starts from other random"
+        " values; an unreadable file is not named",
     ),
     Patch(
         "basicsr.utils.registry:METRIC_REGISTRY._obj_map",

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from cir_diffusion.checkpoint import read_trained_parts
 from cir_diffusion.codiff import LATENT
 from cir_diffusion.codiff_lora import CODiffLoRA, state_of
 from cir_diffusion.discriminator import SMALLEST_LATENT, CODiffDiscriminator
-from cir_host.checkpoint import load_into
+from cir_host.checkpoint import load_into, log_load
 from cir_host.checkpoint_files import read_file
 from cir_host.errors import OptionsError
 from cir_host.file_names import printable
@@ -76,7 +75,7 @@ class CODiffModel(CIRGANModel):
         source = printable(str(load_path))
         state = state_of(read_trained_parts(Path(load_path)))
         report = load_into(bare, state, strict, source, testing=not self.is_train)
-        get_root_logger().info(f"{type(bare).__name__}: {report}, loaded from {source}")
+        log_load(self, bare, report, source)
 
     def restored(self, lq: Tensor, facts: Mapping[str, Tensor]) -> Tensor:
         """Run the network on a batch; returns images in float32, in [0, 1]."""

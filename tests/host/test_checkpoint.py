@@ -390,17 +390,15 @@ def test_a_whole_load_reports_and_loads():
     assert (len(report.loaded), report.parameters) == (8, 231)  # not the count of batches
 
 
-def test_a_partial_load_is_a_warning_in_training_and_an_error_in_a_test():
+def test_a_partial_load_is_reported_in_training_and_an_error_in_a_test():
     net = TinyBatchNorm()
     state = changed(net.state_dict(), drop=["body.0.bias"], reshape=["body.2.bias"], add=["extra"])
-    with basicsr_log() as log:
-        report = load_into(net, state, False, "net.pth")
+    report = load_into(net, state, False, "net.pth")
     assert report.missing == ("body.0.bias",)
     assert report.unexpected == ("extra",)
     assert not report.complete
-    assert len(log) == 1
-    assert "1 missing (body.0.bias)" in log[0]
-    assert "1 mismatching" in log[0]
+    assert "1 missing (body.0.bias)" in str(report)
+    assert "1 mismatching" in str(report)
     with pytest.raises(UserError, match=r"does not fill TinyBatchNorm: .* 1 missing"):
         load_into(net, state, False, "net.pth", testing=True)
 
@@ -542,9 +540,47 @@ def test_basicsr_s_models_do_not_test_half_a_network(tmp_path):
         stock_model(False).load_network(net, str(file), strict=False)
     with basicsr_log() as log:
         stock_model(True).load_network(net, str(file), strict=False)
-    fills, loaded = log  # not BasicSR's list of every name
-    assert "fills only part of TinyBatchNorm: 7 of 8 tensors (123 of 231 parameters)" in fills
-    assert loaded.endswith(f"loaded from {file}, key params")
+    assert log == [  # not BasicSR's list of every name
+        "TinyBatchNorm is only partly filled: 7 of 8 tensors (123 of 231 parameters) fit,"
+        f" 1 missing (body.0.weight), loaded from {file}, key params"
+    ]
+
+
+def test_what_was_loaded_is_logged_once_for_a_network_and_its_average(tmp_path):
+    state, file = TinyBatchNorm().state_dict(), tmp_path / "half.pth"
+    half = changed(state, drop=["body.0.weight"])
+    model = stock_model(True)
+    model.net_g, model.net_g_ema = nn.DataParallel(TinyBatchNorm()), TinyBatchNorm()
+
+    def log_of(content):
+        torch.save(content, file)
+        with basicsr_log() as log:
+            model.load_network(model.net_g, str(file), strict=False)
+            model.load_network(model.net_g_ema, str(file), False, "params_ema")
+        return log
+
+    facts = "7 of 8 tensors (123 of 231 parameters) fit, 1 missing (body.0.weight), loaded from"
+    filled = f"net_g (TinyBatchNorm) is only partly filled: {facts} {file}, key params"
+    assert log_of({"params": half}) == [
+        filled,
+        f"net_g_ema (TinyBatchNorm): loaded from {file}, key params, like net_g (TinyBatchNorm)",
+    ]
+    del model._logged_loads
+    assert log_of({"params": half, "params_ema": state}) == [
+        filled,
+        "net_g_ema (TinyBatchNorm): 8 of 8 tensors (231 parameters) fit, loaded from"
+        f" {file}, key params_ema",
+    ]
+
+
+def test_an_average_starts_like_the_network_where_the_file_has_nothing(tmp_path):
+    file = tmp_path / "half.pth"
+    torch.save(changed(TinyBatchNorm().state_dict(), drop=["body.0.weight"]), file)
+    model = stock_model(True)
+    model.net_g, model.net_g_ema = TinyBatchNorm(), TinyBatchNorm()
+    model.load_network(model.net_g, str(file), strict=False)
+    model.load_network(model.net_g_ema, str(file), False, "params_ema")
+    same(model.net_g_ema.state_dict(), model.net_g.state_dict())
 
 
 def test_a_file_of_which_nothing_fits_is_an_error():

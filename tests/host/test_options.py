@@ -171,11 +171,41 @@ def test_a_forced_value_that_cannot_be_set_is_named(parse, tmp_path, entry, reas
     assert str(caught.value).startswith(f"--force_yml {entry}: ")
 
 
+def test_an_alias_is_a_section_of_its_own(parse, tmp_path):
+    """BasicSR pops and sets keys of a section, which must not change its copies."""
+    options = train_options(tmp_path)
+    options["train"]["optim_d"] = options["train"]["optim_g"]
+    options["datasets"]["val_2"] = options["datasets"]["val"]
+    text = yaml.safe_dump(options, sort_keys=False)
+    assert "optim_d: *" in text
+    assert "val_2: *" in text
+    opt = parse(text, "--force_yml", "datasets:val_2:name=other", "train:optim_d:betas=[0, 0.9]")
+    assert opt["train"]["optim_g"].pop("type") == opt["train"]["optim_d"].pop("type") == "Adam"
+    assert opt["train"]["optim_g"]["betas"] == [0.9, 0.99]
+    assert opt["train"]["optim_d"]["betas"] == [0, 0.9]
+    assert opt["datasets"]["val"]["name"] == "val"
+    opt["datasets"]["val"]["io_backend"]["type"] = "lmdb"
+    assert opt["datasets"]["val_2"]["io_backend"]["type"] == "disk"
+
+
+def test_a_section_merges_another_one(parse, tmp_path):
+    options = train_options(tmp_path)
+    text = yaml.safe_dump(options, sort_keys=False).replace("  val:", "  val: &val")
+    text = text.replace("\nnetwork_g", "\n  val_2:\n    <<: *val\n    name: other\nnetwork_g")
+    datasets = parse(text)["datasets"]
+    assert datasets["val_2"] == {**datasets["val"], "name": "other"}
+    assert datasets["val"]["name"] == "val"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ("a: [1, 2\nb: 3", "line 2: not YAML"),
         ("a: \t- b", "line 1: not YAML"),
+        ("a: &a\n  b: *a", "line 1: not YAML: found unconstructable recursive node"),
+        ("a:\n  val: 1\n  'val': 2", "line 3: not YAML: the key 'val' is repeated"),
+        ("<<: 1", "line 1: not YAML: expected a mapping"),
+        ("a: &a [*a]", "line 1: not YAML: found unconstructable recursive node"),
         ("just text", "expected lines `key: value`; it holds 'just text'"),
         ("", "it holds None"),
         ("name: caf\xe9".encode("latin-1"), "neither UTF-8"),
