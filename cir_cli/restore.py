@@ -24,7 +24,7 @@ from cir_cli.restore_views import Report, write_comparison
 from cir_data.images.writing import write_file
 from cir_diffusion.checkpoint import Kind, kind_of, load_codiff
 from cir_host.errors import UserError
-from cir_host.file_names import short_name
+from cir_host.file_names import printable, short_name
 from cir_model.restoring.batch_lines import Tally, failure, told
 from cir_model.restoring.in_memory import restorer_of
 from cir_model.restoring.inference import Restorer
@@ -57,12 +57,7 @@ def run(arguments: list[str]) -> int:
     left_out = LeftOut()
     jobs = list_jobs(flags.inputs, flags.output, flags.format, left_out)
     part, parts = flags.shard or _shard_of_torchrun()
-    for path in (flags.report, flags.compare):
-        if path is not None and path.exists() and path.is_dir() != (path is flags.compare):
-            wanted = "a file" if path.is_dir() else "a folder"
-            raise UserError(
-                f"{path}: is {'a folder' if path.is_dir() else 'a file'}; give {wanted}"
-            )
+    _check_views(flags.report, flags.compare, jobs, Path(flags.output))
     if flags.threads:
         torch.set_num_threads(flags.threads)
     with _log_shown():
@@ -171,6 +166,8 @@ class _Batch:
         if to_file and os.path.lexists(job.restored) and not self.options.overwrite:
             raise UserError(f"{job.restored}: exists; give --overwrite to replace it")
         if str(job.source) == STANDARD_STREAM:
+            if sys.stdin is None:
+                raise UserError("standard input: it is closed")
             data = sys.stdin.buffer.read()
         else:
             data = read_regular_file(job.source)
@@ -190,9 +187,7 @@ class _Batch:
         if before is None or after is None:
             return
         if self.compare:
-            below = self.output if self.output in job.copied.parents else job.copied.parent
-            strip = self.compare / job.copied.relative_to(below)
-            write_comparison(strip.with_name(short_name(strip.name, ".png")), before, after)
+            write_comparison(_strip(job, self.compare, self.output), before, after)
         if self.report is not None:
             self.report.add(_name(job), outcome.note, before, after)
 
@@ -204,12 +199,44 @@ class _Batch:
                 self._fail(str(error))
 
 
+def _check_views(
+    report: Path | None, compare: Path | None, jobs: Sequence[Job], output: Path
+) -> None:
+    """Refuse paths for the page and the strips where they would replace something else.
+
+    Raises:
+        UserError: They would.
+    """
+    for path in (report, compare):
+        if path is not None and path.exists() and path.is_dir() != (path is compare):
+            wanted = "a file" if path.is_dir() else "a folder"
+            raise UserError(
+                f"{path}: is {'a folder' if path.is_dir() else 'a file'}; give {wanted}"
+            )
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--report {report}: the name must end in .html or .htm")
+    if compare is not None:
+        paths = [path for job in jobs for path in (job.source, job.restored, job.copied)]
+        taken = {os.path.realpath(path) for path in paths}
+        for strip in (_strip(job, compare, output) for job in jobs):
+            if os.path.realpath(strip) in taken:
+                raise UserError(
+                    f"--compare {compare}: {strip} is an input or a result; give another folder"
+                )
+
+
+def _strip(job: Job, compare: Path, output: Path) -> Path:
+    below = output if output in job.copied.parents else job.copied.parent
+    strip = compare / job.copied.relative_to(below)
+    return strip.with_name(short_name(strip.name, ".png"))
+
+
 def _name(job: Job) -> str:
     return "standard input" if str(job.source) == STANDARD_STREAM else str(job.source)
 
 
 def _say(line: str) -> None:
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)
 
 
 class _LinesAboveTheBar(logging.Handler):

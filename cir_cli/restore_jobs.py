@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from cir_data.images.formats import FORMATS, IN_FOLDERS
+from cir_data.images.formats import FORMATS, IN_DATA_SETS, IN_FOLDERS, OTHER_IMAGES
 from cir_data.messages import first_few
 from cir_host.errors import UserError
 from cir_host.file_names import expanded
@@ -16,6 +16,9 @@ from cir_model.restoring.on_disk import Job
 from cir_model.restoring.result_names import format_of, name_results
 
 STANDARD_STREAM = "-"
+
+_OF_FILES = IN_FOLDERS | FORMATS.keys() | IN_DATA_SETS | OTHER_IMAGES
+"""Suffixes after which ``-o`` is meant as a file, also of formats that are not written."""
 
 _JPEG_START = b"\xff\xd8\xff"
 
@@ -78,7 +81,7 @@ def list_jobs(
     folder = Path(output)
     if folder.is_file():
         raise UserError(f"-o {output}: is a file; give a folder for several images")
-    if folder.suffix.lower() in IN_FOLDERS and not (folder.is_dir() or output.endswith(os.sep)):
+    if folder.suffix.lower() in _OF_FILES and not (folder.is_dir() or output.endswith(os.sep)):
         raise UserError(
             f"-o {output}: names a file, but the input is not a single file; give a folder"
         )
@@ -132,7 +135,7 @@ def _real(path: Path) -> Path:
 def _names_a_file(inputs: Sequence[str], output: str) -> bool:
     path = Path(output)
     only_a_file = len(inputs) == 1 and expanded(inputs[0]).is_file()
-    looks_like_a_file = path.suffix.lower() in IN_FOLDERS | FORMATS.keys()
+    looks_like_a_file = path.suffix.lower() in _OF_FILES
     return only_a_file and looks_like_a_file and not (path.is_dir() or output.endswith(os.sep))
 
 
@@ -163,7 +166,9 @@ def _found(inputs: Sequence[str], output: Path, left_out: LeftOut) -> list[_Foun
             resolved = _real(path)
             if not (inside and output in resolved.parents):
                 name = PurePosixPath(path.relative_to(root).as_posix())
-                found.setdefault(resolved, (path, name))
+                known = found.setdefault(resolved, (path, name))
+                if known[0].is_symlink() and not path.is_symlink():
+                    found[resolved] = (path, name)  # the file's own name
     if not found:
         reasons = "; ".join((*left_out.unreadable, *left_out.lines()))
         raise UserError(

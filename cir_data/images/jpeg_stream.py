@@ -35,6 +35,9 @@ _OWN_ZEROS = 8
 _PADDING = 64
 """Fewer bytes than this between a scan's last block and the next marker are padding."""
 
+_AFTER_THE_END = b"\0\xff\r\n"
+"""Padding after the end marker."""
+
 _FIRST_ROWS = 64
 """An MCU has up to 32 rows, and libjpeg smooths progressive ones into the next 32 rows."""
 
@@ -62,10 +65,12 @@ class JpegStream:
     """Whether any scan has data."""
     last_scan: tuple[int, int]
     """Start and end of the last scan in ``data``."""
+    follows: int
+    """Bytes after the end marker, apart from padding: a second picture, a video."""
 
     def without_metadata(self) -> "JpegStream":
         """Keep only the segments that decoding and colour need."""
-        return replace(_walk(self.data, _NEEDED), whole=self.whole)
+        return replace(_walk(self.data, _NEEDED), whole=self.whole, follows=self.follows)
 
     def without_zeros(self, kept: int = _OWN_ZEROS) -> "JpegStream":
         """Remove a run of zeros at the end of the last scan, except for the first ``kept``."""
@@ -232,6 +237,7 @@ def _walk(data: bytes, kept: set[int] | None) -> JpegStream:
         finished=frozenset(c for c, bits in lacking.items() if not any(bits.values())),
         has_data=has_data,
         last_scan=last_scan,
+        follows=len(data[position:].strip(_AFTER_THE_END)) if whole else 0,
     )
 
 

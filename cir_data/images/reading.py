@@ -185,6 +185,10 @@ class _Reader:
             self.notes += [f"its {what} is damaged or too large and dropped" for what in dropped]
         told = self._image if self._png is None else open_image(self._png.metadata_file())
         self.metadata, orientation = self._metadata(told)
+        if source.jpeg is not None and source.jpeg.follows:
+            size = max(1, round(source.jpeg.follows / 1e3))
+            what = f"{size} kB after the picture (such as an HDR gain map or a video)"
+            self.metadata = replace(self.metadata, dropped=(*self.metadata.dropped, what))
         if source.page is not None and source.stands_in:
             orientation = source.page.orientation
         self.orientation = Orientation.upright(orientation)

@@ -154,10 +154,18 @@ def _with_png_chunks(data: bytes, metadata: Metadata) -> bytes:
     for keyword, text in metadata.texts.items():
         chunks += _text_chunk(keyword, text.encode())
     if metadata.comment:
-        comment = metadata.comment.decode("utf-8", "replace").replace("\0", "")
-        chunks += _text_chunk("Comment", comment.encode())
+        chunks += _text_chunk("Comment", _as_utf_8(metadata.comment).replace(b"\0", b""))
     end_of_header = 8 + 25
     return data[:end_of_header] + chunks + data[end_of_header:]
+
+
+def _as_utf_8(text: bytes) -> bytes:
+    """Return a text in UTF-8; what is not UTF-8 is taken for Latin-1."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return text.decode("latin-1").encode()
+    return text
 
 
 def _text_chunk(keyword: str, text: bytes) -> bytes:

@@ -39,6 +39,8 @@ def failure(where: object, error: Exception) -> str:
     """
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or where}: {error.strerror}"
     return f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 

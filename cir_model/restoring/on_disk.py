@@ -209,6 +209,8 @@ def begin_job(
                 raise UserError(f"{wanted}: exists; give --overwrite to replace it")
             target = own
             warning = (f"{wanted} exists and was not made from it; written to {own}",)
+    if copies and job.exact and job.format.upper() != facts.format:
+        warning = (*warning, f"{wanted} is a {facts.format} file, since copies keep their format")
     encode = _begin_bytes(loaded, where, job.format, restorer, options)
 
     def finish() -> Outcome:

@@ -185,6 +185,7 @@ def test_patterns_that_pathlib_refuses(tmp_path):
         (["a.jpg"], "out.bmp", "the suffix names no format; use one of"),
         (["a.jpg", "b.jpg"], "out.png", "names a file"),
         (["."], "out.png", "names a file"),
+        (["a.jpg"], "out.heic", "names no format"),
         (["."], "", "is empty"),
     ],
 )
@@ -193,3 +194,11 @@ def test_paths_that_mean_nothing_are_one_line(inputs, output, reason, tmp_path, 
     touch(tmp_path, "a.jpg", "b.jpg")
     with pytest.raises(UserError, match=reason):
         list_jobs(inputs, output, "png")
+
+
+def test_a_file_and_a_link_to_it_get_the_name_of_the_file(tmp_path):
+    photos = touch(tmp_path / "photos", "b.jpg", "d.jpg")
+    (photos / "a.jpg").symlink_to("b.jpg")
+    (photos / "e.jpg").symlink_to("d.jpg")
+    found = outputs([photos], tmp_path / "out")
+    assert sorted(found.values()) == ["b.png", "d.png"]

@@ -1,5 +1,6 @@
 """``basicsr restore`` on what people's folders hold beside plain pictures: nothing lost or hung."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -227,3 +228,52 @@ def test_xmp_that_the_mark_makes_too_large_is_told(blanks, folder, capsys):
     assert kept is not ("dropped XMP" in err)
     assert run("in", "-o", "out", "--format", "jpeg") == 0
     assert "0 restored, 0 copied, 1 skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--report", "in/a.png"], "in/a.png: the name must end in .html or .htm"),
+        (["--report", "in/none"], "in/none: the name must end in .html or .htm"),
+        (["--compare", "out"], "out/a.jpg.png is an input or a result"),
+        (["--compare", "in"], "in/b.jpg.png is an input or a result"),
+    ],
+)
+def test_pages_and_strips_replace_no_picture(flags, reason, folder, capsys):
+    for name in ("a.jpg", "a.png", "b.jpg", "b.jpg.png"):
+        picture(folder / "in" / name)
+    before = {path: path.read_bytes() for path in (folder / "in").iterdir()}
+    assert main.main(["restore", "in", "-o", "out", "-m", "x.pth", *flags]) == 2
+    assert reason in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (folder / "in").iterdir()} == before
+
+
+def test_a_line_break_in_a_name_makes_no_second_line(folder, capsys):
+    picture(folder / "in/a\nb.jpg", quality=30)
+    assert run("in", "-o", "out") == 0
+    assert "in/a\\nb.jpg: JPEG quality 30, restored to out/a\\nb.png\n" in capsys.readouterr().err
+    assert written() == ["a\nb.png"]
+
+
+def test_errors_of_the_system_name_the_file(folder, capsys, monkeypatch):
+    def denied(job, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(job.restored))
+
+    picture(folder / "in/a.jpg", quality=30)
+    monkeypatch.setattr(restore, "begin_job", denied)
+    assert run("in", "-o", "out") == 1
+    assert "error: out/a.png: Permission denied\n" in capsys.readouterr().err
+
+
+def test_a_closed_standard_input_is_one_line(folder, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert run("-", "-o", "out.png") == 1
+    assert "error: standard input: it is closed\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpeg"])
+def test_a_copy_of_another_format_than_its_name_is_told(name, folder, capsys):
+    picture(folder / "in/a.jpg", quality=100)
+    assert run("in/a.jpg", "-o", name) == 0
+    told = f"{name} is a JPEG file, since copies keep their format"
+    assert (told in capsys.readouterr().err) is (name == "a.png")

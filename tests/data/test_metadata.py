@@ -222,3 +222,10 @@ def test_the_source_is_stated_once():
         assert marked.count(b"cir:source") == 1
     assert with_source(b"no packet", "ab12") == b"no packet"
     assert source_of(None) is None
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "latin-1"])
+def test_comments_keep_their_letters_in_png(coding):
+    picture = read(jpeg(comment="Grüße".encode(coding)), "in")
+    data = Encoding("png").encode(picture, "out")
+    assert Image.open(io.BytesIO(data)).info["Comment"] == "Grüße"

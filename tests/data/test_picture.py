@@ -324,6 +324,21 @@ def test_mpo_of_a_camera_is_a_jpeg():
     assert examine(data, "in").format == "JPEG"
     assert examine(data, "in").quality == 80
     assert read(data, "in").samples.shape == (24, 40, 3)
+    (dropped,) = read(data, "in").metadata.dropped
+    assert dropped == "1 kB after the picture (such as an HDR gain map or a video)"
+
+
+@pytest.mark.parametrize(
+    ("after", "dropped"),
+    [(b"", 0), (b"\0" * 999, 0), (b"\xff\xff\r\n", 0), (b"\0\0\0\x18ftypmp42" * 900, 1)],
+)
+@pytest.mark.parametrize("start", [b"\xff\xd8", b"\xff\xd8\xff\xe1\0\x09Exif\0\0*"])
+def test_what_follows_a_jpeg_is_named(start, after, dropped):
+    """Also if the metadata are damaged, so that Pillow is given the picture alone."""
+    data = start + encoded(Image.fromarray(gradient()), "JPEG")[2:] + after
+    found = read(data, "in").metadata.dropped
+    assert sum("11 kB after the picture" in what for what in found) == dropped
+    assert sum("after the picture" in what for what in found) == dropped
 
 
 def test_what_a_format_cannot_hold():
