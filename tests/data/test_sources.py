@@ -207,6 +207,12 @@ def test_a_list_that_cannot_be_used_is_one_error(tmp_path, content, message, kin
         open_images("key", str(root), str(tmp_path / "l.txt"))
 
 
+def test_a_list_that_cannot_be_read_is_named_by_its_key(tmp_path):
+    save(tmp_path / "a.png", IMAGE)
+    with pytest.raises(UserError, match=r"^meta_info_file: .*no\.txt: No such file"):
+        open_images("dataroot_gt", str(tmp_path), str(tmp_path / "no.txt"))
+
+
 def test_a_list_of_meta_info_files_leaves_out_a_root(tmp_path):
     save(tmp_path / "one/a.png", IMAGE)
     save(tmp_path / "one/b.png", IMAGE)
