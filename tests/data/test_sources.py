@@ -144,7 +144,7 @@ def test_a_path_of_no_user_is_no_folder(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^key: ~no_such_user/x: no such folder"):
         open_images("key", "~no_such_user/x")
     save(Path("images/a.png"), IMAGE)
-    with pytest.raises(UserError, match=r"^key: ~no_such_user: No such file"):
+    with pytest.raises(UserError, match=r"^meta_info_file: ~no_such_user: No such file"):
         open_images("key", "images", "~no_such_user")
     save_text(Path("~list"), "a.png\n")
     assert names("images", "~list") == [["a.png"]]
