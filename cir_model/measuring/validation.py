@@ -12,6 +12,7 @@ from basicsr.archs import build_network
 from basicsr.metrics import calculate_metric
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Subset
@@ -26,6 +27,7 @@ from cir_data.messages import first_few
 from cir_host.distributed import connected
 from cir_host.errors import OptionsError, UndefinedMetric, UserError
 from cir_host.file_names import folded, printable
+from cir_host.option_keys import known_to_us
 from cir_host.stopping import stopping
 from cir_host.typed_options import typed
 from cir_model.measuring.record import Measurement
@@ -464,6 +466,36 @@ def check_coefficients(network: nn.Module, data_set: Mapping[str, Any]) -> None:
             " true, of a JPEGRestorationDataset"
             if takes
             else f"datasets.train.coefficients: {name} takes images; remove the key"
+        )
+
+
+def check_images(network: nn.Module, opt: Mapping[str, Any]) -> None:
+    """Refuse a training data set whose images have another scale or other channels than a network.
+
+    Networks and data sets of other packages are not checked; their facts are unknown.
+
+    Args:
+        network: The network.
+        opt: All options.
+
+    Raises:
+        OptionsError: The network changes sizes by another factor than ``scale``, or takes another
+            number of channels.
+    """
+    facts = facts_of(network)
+    if facts is None or facts.input_kind == "coefficients":
+        return
+    name, scale, data_set = type(network).__name__, opt.get("scale", 1), opt["datasets"]["train"]
+    if facts.scale != scale:
+        raise OptionsError(
+            f"scale: it is {scale}, but network_g is {name} of scale {facts.scale}; correct one"
+        )
+    channels = 1 if data_set.get("color") == "y" else 3
+    known = known_to_us(DATASET_REGISTRY.get(data_set["type"]))
+    if known and facts.in_channels != channels:
+        raise OptionsError(
+            f"datasets.train.color: images of {channels} channel{'s' * (channels > 1)}, but"
+            f" network_g is {name} for {facts.in_channels}; correct one"
         )
 
 
