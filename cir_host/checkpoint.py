@@ -453,9 +453,7 @@ def _is_state(content: Mapping[Any, Any]) -> bool:
     return bool(values) and all(isinstance(value, Tensor) for value in values)
 
 
-def _why_no_state(
-    whole: Mapping[Any, Any], content: Mapping[Any, Any], keys: Sequence[str]
-) -> str:
+def _why_no_state(whole: Mapping[Any, Any], content: Mapping[Any, Any], keys: Sequence[str]) -> str:
     """Say why a file holds no state dict, in its ``whole`` content or the innermost mapping."""
     if "optimizers" in whole:
         return "it is a training state without a network; give models/net_g_NUMBER.pth instead"
