@@ -11,7 +11,7 @@ from cir_data.images.photographs import SHOWPIECES
 from cir_host.checkpoint import locate
 from cir_host.errors import UserError
 from cir_host.file_names import short_name
-from cir_model.measuring.protocol import store_at
+from cir_model.measuring.protocol import TEST_SETS, store_at
 from cir_model.measuring.provenance import facts_of_run
 from cir_model.measuring.runner import measure, plan
 from cir_model.measuring.store import Store
@@ -45,7 +45,11 @@ def run(arguments: list[str]) -> None:
 def _measure(options: argparse.Namespace, weights: Path, store: Store) -> None:
     planned = list(plan(options.data, options.every))
     if not planned:
-        raise UserError(f"--data {options.data}: holds none of the test sets")
+        folders = ", ".join(test_set.options["dataroot_gt"] for test_set in TEST_SETS)
+        raise UserError(
+            f"--data {options.data}: holds none of the test sets; it needs at least one of the"
+            f" folders {folders}"
+        )
     for name in perceptual.METRICS:
         if reason := perceptual.lacking(name):
             print(f"{name.upper()} is left out: {reason}")

@@ -169,7 +169,7 @@ def read_checkpoint(
     state, found = _state_dict_in(file.content, key, source)
     keys = tuple(str(k) for k, v in file.content.items() if isinstance(v, Mapping) and _is_state(v))
     if not _is_state(state):
-        reason = _why_no_state(state, keys)
+        reason = _why_no_state(file.content, state, keys)
         raise UserError(f"{source}: no state dict found; {reason}. {_contents(file.content)}")
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     for name, value in tensors.items():
@@ -453,8 +453,9 @@ def _is_state(content: Mapping[Any, Any]) -> bool:
     return bool(values) and all(isinstance(value, Tensor) for value in values)
 
 
-def _why_no_state(content: Mapping[Any, Any], keys: Sequence[str]) -> str:
-    if "optimizers" in content:
+def _why_no_state(whole: Mapping[Any, Any], content: Mapping[Any, Any], keys: Sequence[str]) -> str:
+    """Say why a file holds no state dict, in its ``whole`` content or the innermost mapping."""
+    if "optimizers" in whole:
         return "it is a training state without a network; give models/net_g_NUMBER.pth instead"
     if "state_dict_unet" in content:
         return "it changes a diffusion model, as CODiff's does; basicsr restore and convert take it"

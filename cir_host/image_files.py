@@ -52,9 +52,10 @@ def name_unreadable(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(content, flag, float32)
         except (AttributeError, cv2.error) as error:  # OpenCV returns None, or refuses empty data
             source = getattr(content, "source", "image")
-            raise UserError(
-                f"{source}: cannot be read as an image; remove or replace it"
-            ) from error
+            advice = "remove or replace it"
+            if Path(source).name in ("data.mdb", "lock.mdb"):
+                advice = "its folder is an LMDB, which needs io_backend: {type: lmdb}"
+            raise UserError(f"{source}: cannot be read as an image; {advice}") from error
 
     return imfrombytes
 

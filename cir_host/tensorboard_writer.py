@@ -9,11 +9,15 @@ _logger = logging.getLogger("basicsr")
 
 
 def survive_full_disk(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``init_tb_logger`` return a writer whose first failure is logged once, not raised."""
+    """Make ``init_tb_logger`` return a writer whose first failure is logged once, not raised.
+
+    Of several processes, only the first has a writer; the others get None.
+    """
 
     @wraps(original)
     def init_tb_logger(log_dir: str) -> Any:
-        return _Survivor(original(log_dir), log_dir)
+        writer = original(log_dir)
+        return None if writer is None else _Survivor(writer, log_dir)
 
     return init_tb_logger
 

@@ -65,8 +65,11 @@ def find_images(
     opened: list[list[StoredImage]] = []
     skipped = SkippedFiles()
     try:
-        for root, file in zip(paths, files, strict=True):
-            listed = read_meta_info(expanded(file)) if file else None
+        lists = [read_meta_info(expanded(file)) if file else None for file in files]
+    except UserError as error:
+        raise UserError(f"meta_info_file: {error}") from error
+    try:
+        for root, listed in zip(paths, lists, strict=True):
             source = (LmdbSource if is_lmdb(root) else FolderSource)(root)
             opened.append([StoredImage(source, name) for name in source.names(listed)])
             skipped.add(source.skipped)

@@ -41,8 +41,15 @@ class Losses(nn.Module):
             ``l_NAME`` for the others.
 
         Raises:
-            UserError: A loss needs a tensor that the data set does not give.
+            UserError: A loss needs a tensor that the data set does not give, or the output has not
+                the shape of the ground truth, to which PyTorch might broadcast it.
         """
+        if output.shape != gt.shape:
+            raise UserError(
+                f"network_g gives images of {_shape(output)}, but datasets.train has ground truth"
+                f" of {_shape(gt)} (channels x height x width); correct the arguments of network_g,"
+                " or scale or color"
+            )
         found: dict[str, Tensor | None] = {}
         if self.pixel is not None:
             found["l_pix"] = self.pixel(output, gt, **_facts_for(self.pixel, facts))
@@ -81,6 +88,10 @@ def _perceptual_loss(section: Arguments) -> nn.Module:
     with weights_of_vgg(section.get("vgg_type", "vgg19")):
         loss: nn.Module = build_loss(section)
     return loss
+
+
+def _shape(images: Tensor) -> str:
+    return "x".join(map(str, images.shape[1:]))
 
 
 def _facts_for(loss: Any, facts: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from basicsr.utils.registry import DATASET_REGISTRY
 from torch import nn
 
 from cir_arch.running import facts_of
 from cir_data.images.jpeglib_files import require_jpeglib
 from cir_host.errors import OptionsError, UserError
+from cir_host.ownership import is_known
 from cir_model.metrics import perceptual
 from cir_model.restoring.inference import Restorer
 
@@ -101,4 +103,34 @@ def check_coefficients(network: nn.Module, data_set: Mapping[str, Any]) -> None:
             " true, of a JPEGRestorationDataset"
             if takes
             else f"datasets.train.coefficients: {name} takes images; remove the key"
+        )
+
+
+def check_images(network: nn.Module, opt: Mapping[str, Any]) -> None:
+    """Refuse a training data set whose images have another scale or other channels than a network.
+
+    Networks and data sets of other packages are not checked; their facts are unknown.
+
+    Args:
+        network: The network.
+        opt: All options.
+
+    Raises:
+        OptionsError: The network changes sizes by another factor than ``scale``, or takes another
+            number of channels.
+    """
+    facts = facts_of(network)
+    if facts is None or facts.input_kind == "coefficients":
+        return
+    name, scale, data_set = type(network).__name__, opt.get("scale", 1), opt["datasets"]["train"]
+    if facts.scale != scale:
+        raise OptionsError(
+            f"scale: it is {scale}, but network_g is {name} of scale {facts.scale}; correct one"
+        )
+    channels = 1 if data_set.get("color") == "y" else 3
+    known = is_known(DATASET_REGISTRY.get(data_set["type"]))
+    if known and facts.in_channels != channels:
+        raise OptionsError(
+            f"datasets.train.color: images of {channels} channel{'s' * (channels > 1)}, but"
+            f" network_g is {name} for {facts.in_channels}; correct one"
         )

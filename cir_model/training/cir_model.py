@@ -21,6 +21,7 @@ from cir_model.losses.building import Losses, check_losses
 from cir_model.measuring.checks import (
     check_codec_input,
     check_coefficients,
+    check_images,
     check_metrics,
     check_precision,
 )
@@ -81,8 +82,8 @@ class CIRModel(MeasuringModel):
         Raises:
             OptionsError: A pattern of ``train.groups`` matches no parameter, all parameters are
                 frozen, the network does not support the precision of ``train.amp``, takes no codec
-                or another kind of input than the data set gives, a loss refuses its arguments, or a
-                metric cannot be computed.
+                or other images than the data set gives, a loss refuses its arguments, or a metric
+                cannot be computed.
         """
         options = self.train_options(self.opt)
         check_losses(options)
@@ -93,6 +94,7 @@ class CIRModel(MeasuringModel):
         for key in (key for key, wanted in asked.items() if wanted):
             check_codec_input(network, f"{key}.tell_codec")
         check_coefficients(network, self.opt["datasets"]["train"])
+        check_images(network, self.opt)
         freeze(network, options.groups)
         parameter_groups(network, options)
 

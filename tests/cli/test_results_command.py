@@ -220,7 +220,8 @@ def test_a_page_needs_figures(tmp_path):
 
 def test_no_test_sets(data, restorer, monkeypatch, capsys):
     assert main.main(["results", "-m", "net.pth", "--data", "nowhere"]) == 2
-    assert "--data nowhere: holds none of the test sets" in capsys.readouterr().err
+    message = "--data nowhere: holds none of the test sets; it needs at least one of the folders"
+    assert f"{message} LIVE1, Classic5, Set14, train" in capsys.readouterr().err
 
 
 def test_bundled_weights_are_measured_by_name(data, monkeypatch):

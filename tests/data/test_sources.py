@@ -144,7 +144,7 @@ def test_a_path_of_no_user_is_no_folder(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^key: ~no_such_user/x: no such folder"):
         open_images("key", "~no_such_user/x")
     save(Path("images/a.png"), IMAGE)
-    with pytest.raises(UserError, match=r"^key: ~no_such_user: No such file"):
+    with pytest.raises(UserError, match=r"^meta_info_file: ~no_such_user: No such file"):
         open_images("key", "images", "~no_such_user")
     save_text(Path("~list"), "a.png\n")
     assert names("images", "~list") == [["a.png"]]
@@ -205,6 +205,12 @@ def test_a_list_that_cannot_be_used_is_one_error(tmp_path, content, message, kin
     (tmp_path / "l.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
         open_images("key", str(root), str(tmp_path / "l.txt"))
+
+
+def test_a_list_that_cannot_be_read_is_named_by_its_key(tmp_path):
+    save(tmp_path / "a.png", IMAGE)
+    with pytest.raises(UserError, match=r"^meta_info_file: .*no\.txt: No such file"):
+        open_images("dataroot_gt", str(tmp_path), str(tmp_path / "no.txt"))
 
 
 def test_a_list_of_meta_info_files_leaves_out_a_root(tmp_path):

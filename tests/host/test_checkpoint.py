@@ -254,6 +254,12 @@ def safetensors_file(path, cut):
             "a training state without a network",
         ),
         (
+            "8.state",  # of CIRModel
+            lambda p: torch_file(p, {"iter": 8, "optimizers": [], "model": {"scaler": {}}}),
+            None,
+            "a training state without a network",
+        ),
+        (
             "program.pth",
             lambda p: zipped(p, program__data_pkl=b"", program__code__a_py=b""),
             None,

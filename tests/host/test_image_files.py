@@ -1,4 +1,4 @@
-"""Images that BasicSR's models save: every name, and what cannot be written."""
+"""Images that BasicSR's data sets read and its models save: every name, and what fails."""
 
 import os
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from basicsr.models import sr_model
-from basicsr.utils import imwrite
+from basicsr.utils import FileClient, imfrombytes, imwrite
 from name_tools import not_utf8
 
 from cir_host.errors import UserError
@@ -21,6 +21,19 @@ def test_an_image_is_what_opencv_writes(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), IMAGE)
     imwrite(IMAGE, str(tmp_path / "new/b.png"))
     assert (tmp_path / "new/b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("a.png", "remove or replace it"), ("train.lmdb/lock.mdb", r"io_backend: \{type: lmdb\}")],
+)
+def test_what_is_no_image_is_named(tmp_path, name, advice):
+    """BasicSR's data sets take the files of an LMDB for images if they get no io_backend."""
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"no image")
+    with pytest.raises(UserError, match=rf"{name}: cannot be read as an image; .*{advice}"):
+        imfrombytes(FileClient("disk").get(file), float32=True)
 
 
 def test_a_name_that_is_not_utf8_is_written(tmp_path):

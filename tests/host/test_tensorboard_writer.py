@@ -29,3 +29,8 @@ def test_a_full_disk_is_one_error_and_ends_nothing():
     assert log == [
         "runs/x: cannot be written (No space left on device); TensorBoard gets no further values."
     ]
+
+
+def test_a_process_without_a_writer_has_none():
+    """BasicSR opens one in the first process only; the others must not take it for one."""
+    assert survive_full_disk(lambda log_dir: None)("runs/x") is None

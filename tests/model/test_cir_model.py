@@ -4,12 +4,14 @@ import csv
 import json
 import os
 import unicodedata
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 from basicsr.data import build_dataset
 from basicsr.utils import tensor2img
+from basicsr.utils.registry import DATASET_REGISTRY
 from command_tools import photographs, train_options
 from host_tools import TinyBatchNorm, basicsr_log
 from hypothesis import given
@@ -211,6 +213,38 @@ def test_a_network_is_not_trained_in_a_precision_in_which_it_is_unsound():
     made.opt["train"] = {**train_options()["train"], "amp": "fp16"}
     with pytest.raises(OptionsError, match=r"^train\.amp: UnifyFormer .* bf16 and fp32, not fp16"):
         made.rehearse(made.net_g)
+
+
+@pytest.mark.parametrize(
+    ("network", "change", "message"),
+    [
+        ({"scale": 2}, {}, "scale: it is 1, but network_g is RRDBNet of scale 2"),
+        (
+            {"scale": 1},
+            {"color": "y"},
+            "datasets.train.color: images of 1 channel, but network_g is RRDBNet for 3",
+        ),
+        ({"scale": 1, "num_in_ch": 1, "num_out_ch": 1}, {}, "images of 3 channels, but .* for 1"),
+        ({"scale": 1, "num_in_ch": 1, "num_out_ch": 1}, {"color": "y"}, None),
+        ({"scale": 1}, {"type": "SomebodysDataset", "color": "y"}, None),
+    ],
+)
+def test_a_network_of_other_images_is_named(network, change, message, monkeypatch):
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "SomebodysDataset", Board)
+    network = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, **network}
+    made = model({"type": "RRDBNet", "num_grow_ch": 4, **network})
+    made.opt["train"] = train_options()["train"]
+    made.opt["datasets"]["train"].update(change)
+    with pytest.raises(OptionsError, match=f"^.*{message}") if message else nullcontext():
+        made.rehearse(made.net_g)
+
+
+def test_an_output_of_another_shape_is_not_broadcast_to_the_ground_truth():
+    data = batch()
+    data["gt"] = data["gt"][:, :1]
+    message = "gives images of 3x16x16, but datasets.train has ground truth of 1x16x16"
+    with pytest.raises(UserError, match=message):
+        step(model(), data)
 
 
 class Board:
