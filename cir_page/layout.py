@@ -1,6 +1,7 @@
 """The page itself: what Gradio shows, and what happens on a click."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
@@ -98,6 +99,7 @@ class Page(gr.Blocks):
             "pwa": False,
             "enable_monitoring": False,
             "run_history": False,  # which would keep pictures in the browser
+            "allowed_paths": [str(self._folder)],  # else Gradio refuses names that begin with a dot
             "max_file_size": 10 * LARGEST_UPLOAD,  # refuses all files that were dropped with it
         }
         return super().launch(**{**usual, **arguments})
@@ -220,10 +222,14 @@ class Page(gr.Blocks):
 
     def _added(self, uploaded: list[dict[str, Any]], request: gr.Request) -> list[Any]:
         session = self._session(request)
-        for file in uploaded:
-            path = Path(file["path"]).resolve()
-            if self._folder.resolve() in path.parents:  # others were not uploaded
-                session.add(path, file.get("orig_name") or path.name)
+        paths = [Path(file["path"]).resolve() for file in uploaded]
+        for index, (file, path) in enumerate(zip(uploaded, paths, strict=True)):
+            if self._folder.resolve() not in path.parents:
+                continue  # it was not uploaded
+            name = file.get("orig_name") or path.name
+            if path in paths[index + 1 :]:  # Gradio keeps equal files of one name once
+                path = Path(shutil.copy(path, session.folder / "equal"))
+            session.add(path, name)
         return [None, *self._seen(session)]
 
     def _sampled(self, request: gr.Request) -> list[Any]:

@@ -186,8 +186,9 @@ class _Reader:
         told = self._image if self._png is None else open_image(self._png.metadata_file())
         self.metadata, orientation = self._metadata(told)
         if source.jpeg is not None and source.jpeg.follows:
-            size = max(1, round(source.jpeg.follows / 1e3))
-            what = f"{size} kB after the picture (such as an HDR gain map or a video)"
+            count = source.jpeg.follows
+            size = f"{count} bytes" if count < 1000 else f"{count / 1e3:.0f} kB"
+            what = f"{size} after the picture (such as an HDR gain map or a video)"
             self.metadata = replace(self.metadata, dropped=(*self.metadata.dropped, what))
         if source.page is not None and source.stands_in:
             orientation = source.page.orientation

@@ -8,7 +8,7 @@ import torch
 from host_tools import basicsr_log, checkpoints, run_here, train_options, write_pairs
 
 from cir_host.errors import OptionsError, UserError
-from cir_host.files import write_whole
+from cir_host.files import part_of, write_whole
 
 
 @pytest.fixture
@@ -43,6 +43,21 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_whole(file, fail)
     assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_two_writers_of_one_file_leave_a_whole_one(tmp_path):
+    file = tmp_path / "a.pth"
+
+    def interrupted(stream):
+        stream.write(b"a" * 10_000)
+        write_whole(file, lambda other: other.write(b"b" * 30_000))
+        assert file.read_bytes() == b"b" * 30_000
+        stream.write(b"a" * 10_000)
+
+    part_of(file).write_bytes(b"left by a killed run" * 2000)
+    write_whole(file, interrupted)
+    assert file.read_bytes() == b"a" * 20_000
     assert list(tmp_path.iterdir()) == [file]
 
 

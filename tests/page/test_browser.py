@@ -228,6 +228,22 @@ def test_the_slider_shows_both_pictures_as_they_are(visit, tmp_path):
     page.wait_for_function("() => document.querySelector('#pair img').naturalHeight == 320")
 
 
+def test_equal_files_and_hidden_ones_are_taken(visit, tmp_path):
+    """The server's temporary folder lies below its current one, where Gradio refuses dots."""
+    paths = [tmp_path / name for name in ("x/a.jpg", "y/a.jpg", ".b.jpg")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        photo().save(path, quality=30)
+    page = visit()
+    upload(page, *paths)
+    press(page, "Restore")
+    _, archive = downloaded(page, lambda: press(page, "Download all (ZIP)"))
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        assert len(file.namelist()) == 4
+    link = row(page, ".b.jpg").get_by_role("link", name="Download")
+    assert downloaded(page, link.click)[1][1:4] == b"PNG"
+
+
 def test_settings_and_formats(visit, tmp_path):
     source = tmp_path / "a.jpg"
     photo().save(source, quality=30)
