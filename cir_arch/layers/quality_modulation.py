@@ -1,5 +1,7 @@
 """Layers that restore according to a quality (Jiang et al., FBCNN, ICCV 2021)."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,30 @@ def scale_by_quality(width: int, channels: int) -> nn.Sequential:
 def shift_by_quality(width: int, channels: int) -> nn.Sequential:
     """Build the layer that turns an embedding (B, width) into ``beta``, (B, C) in (-1, 1)."""
     return nn.Sequential(nn.Linear(width, channels), nn.Tanh())
+
+
+@torch.no_grad()
+def start_quality_layers(embedding: nn.Sequential, readers: Iterable[nn.Sequential]) -> None:
+    """Initialise an embedding by He's rule, and the layers that read it so that it adds nothing.
+
+    With PyTorch's defaults, its last units die within a few hundred steps: what the layers that
+    read them add is noise at first, and switching the units off removes it. Then the network
+    ignores the quality for ever.
+
+    Args:
+        embedding: From :func:`quality_embedding`.
+        readers: From :func:`scale_by_quality` or :func:`shift_by_quality`.
+    """
+    layers = [layer for layer in embedding if isinstance(layer, nn.Linear)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    # Without biases, the embedding is proportional to the quality: let the first units switch on or
+    # off at qualities spread over [0, 1].
+    first = layers[0]
+    first.bias.copy_(-first.weight[:, 0] * torch.rand_like(first.bias))
+    for reader in readers:
+        nn.init.zeros_(reader[0].weight)
 
 
 def as_column(quality: float | Tensor, like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from cir_arch.running import facts_of
 from cir_data.images.jpeglib_files import require_jpeglib
 from cir_host.errors import OptionsError, UserError
-from cir_host.ownership import is_known
+from cir_host.ownership import is_known, is_ours
 from cir_model.metrics import perceptual
 from cir_model.restoring.inference import Restorer
 
@@ -127,9 +127,10 @@ def check_images(network: nn.Module, opt: Mapping[str, Any]) -> None:
         raise OptionsError(
             f"scale: it is {scale}, but network_g is {name} of scale {facts.scale}; correct one"
         )
-    channels = 1 if data_set.get("color") == "y" else 3
-    known = is_known(DATASET_REGISTRY.get(data_set["type"]))
-    if known and facts.in_channels != channels:
+    cls = DATASET_REGISTRY.get(data_set["type"])
+    grey = ("y", "gray") if is_ours(cls) else ("y",)
+    channels = 1 if data_set.get("color") in grey else 3
+    if is_known(cls) and facts.in_channels != channels:
         raise OptionsError(
             f"datasets.train.color: images of {channels} channel{'s' * (channels > 1)}, but"
             f" network_g is {name} for {facts.in_channels}; correct one"

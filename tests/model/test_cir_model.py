@@ -226,6 +226,12 @@ def test_a_network_is_not_trained_in_a_precision_in_which_it_is_unsound():
         ),
         ({"scale": 1, "num_in_ch": 1, "num_out_ch": 1}, {}, "images of 3 channels, but .* for 1"),
         ({"scale": 1, "num_in_ch": 1, "num_out_ch": 1}, {"color": "y"}, None),
+        ({"scale": 1, "num_in_ch": 1, "num_out_ch": 1}, {"color": "gray"}, None),
+        (  # BasicSR's own data sets do not know gray
+            {"scale": 1, "num_in_ch": 1, "num_out_ch": 1},
+            {"type": "PairedImageDataset", "color": "gray"},
+            "images of 3 channels, but .* for 1",
+        ),
         ({"scale": 1}, {"type": "SomebodysDataset", "color": "y"}, None),
     ],
 )
