@@ -107,7 +107,7 @@ def check_coefficients(network: nn.Module, data_set: Mapping[str, Any]) -> None:
 
 
 def check_images(network: nn.Module, opt: Mapping[str, Any]) -> None:
-    """Refuse a training data set whose images have another scale or other channels than a network.
+    """Refuse a training data set whose images a network does not take.
 
     Networks and data sets of other packages are not checked; their facts are unknown.
 
@@ -117,7 +117,7 @@ def check_images(network: nn.Module, opt: Mapping[str, Any]) -> None:
 
     Raises:
         OptionsError: The network changes sizes by another factor than ``scale``, or takes another
-            number of channels.
+            number of channels, or no crops of ``gt_size``.
     """
     facts = facts_of(network)
     if facts is None or facts.input_kind == "coefficients":
@@ -127,6 +127,18 @@ def check_images(network: nn.Module, opt: Mapping[str, Any]) -> None:
         raise OptionsError(
             f"scale: it is {scale}, but network_g is {name} of scale {facts.scale}; correct one"
         )
+    multiple = 1 if facts.pads_itself else facts.size_multiple * scale
+    stages = opt["train"].get("progressive") or []
+    for where, section in (
+        ("datasets.train", data_set),
+        *((f"train.progressive[{i}]", stage) for i, stage in enumerate(stages)),
+    ):
+        size = section.get("gt_size")
+        if size is not None and size % multiple:
+            raise OptionsError(
+                f"{where}.gt_size: must be a multiple of {multiple}, since {name} does not pad"
+                f" images; it is {size}"
+            )
     cls = DATASET_REGISTRY.get(data_set["type"])
     grey = ("y", "gray") if is_ours(cls) else ("y",)
     channels = 1 if data_set.get("color") in grey else 3

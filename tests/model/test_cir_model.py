@@ -224,6 +224,11 @@ def test_a_network_is_not_trained_in_a_precision_in_which_it_is_unsound():
             {"color": "y"},
             "datasets.train.color: images of 1 channel, but network_g is RRDBNet for 3",
         ),
+        (
+            {"scale": 1},
+            {"gt_size": 30},
+            r"datasets\.train\.gt_size: must be a multiple of 4, .* 30",
+        ),
         ({"scale": 1, "num_in_ch": 1, "num_out_ch": 1}, {}, "images of 3 channels, but .* for 1"),
         ({"scale": 1, "num_in_ch": 1, "num_out_ch": 1}, {"color": "y"}, None),
         ({"scale": 1, "num_in_ch": 1, "num_out_ch": 1}, {"color": "gray"}, None),
