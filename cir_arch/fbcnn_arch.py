@@ -26,10 +26,11 @@ from cir_arch.layers.padding import crop_to
 from cir_arch.layers.quality_head import QualityHead, QualityPredictor
 from cir_arch.layers.quality_modulation import (
     QFAttention,
-    as_column,
+    given_or_predicted,
     quality_embedding,
     scale_by_quality,
     shift_by_quality,
+    start_quality_layers,
 )
 from cir_arch.layers.residual_conv import ResidualBranch
 from cir_arch.layers.residual_unet import ResidualSizes, ResidualUNet, residual_arguments
@@ -136,7 +137,7 @@ class FBCNN(QualityPredictor, ResidualUNet, RestorationNetwork):
             quality: 1 - QF / 100 in [0, 1], used instead of the prediction: one number for all
                 images, or (B, 1) or (1, 1). Higher values restore more strongly. None: predict it.
             return_quality: Return the image and the predicted quality (B, 1), even if another
-                quality was given.
+                quality was given. NaN in a given tensor is then replaced by the prediction.
 
         Raises:
             UserError: If ``quality`` is a number outside [0, 1] or a tensor of another shape, or
@@ -144,11 +145,13 @@ class FBCNN(QualityPredictor, ResidualUNet, RestorationNetwork):
         """
         height, width = x.shape[-2:]
         features = self.encode(x)
-        strength = self.qf_pred(features[-1]) if quality is None else as_column(quality, x)
+        strength, predicted = given_or_predicted(
+            quality, lambda: self.qf_pred(features[-1]), x, return_quality
+        )
         out = crop_to(self.decode(features, self._modulations(strength)), height, width)
-        if not return_quality:
+        if predicted is None or not return_quality:
             return out
-        return out, strength if quality is None else self.qf_pred(features[-1])
+        return out, predicted
 
     @torch.no_grad()
     def _start_as_identity(self) -> None:
@@ -179,8 +182,10 @@ class FBCNN(QualityPredictor, ResidualUNet, RestorationNetwork):
                 if name.startswith(("m_down1.", "m_up1.")):  # the blocks of level 1
                     found[f"{last}.weight"][:count] = 0
         for level in (1, 2, 3):
-            shrink(f"to_beta_{level}.0")
-        for name in ("m_head.weight", "m_head.bias", "to_beta_1.0.weight", "m_up1.0.bias"):
+            found[f"to_beta_{level}.0.bias"].zero_()
+        readers = (getattr(self, f"to_{what}_{n}") for n in (1, 2, 3) for what in ("gamma", "beta"))
+        start_quality_layers(self.qf_embed, readers)
+        for name in ("m_head.weight", "m_head.bias", "m_up1.0.bias"):
             found[name][:count] = 0
         # the second axis of a transposed convolution's weight is that of its output
         found["m_up1.0.weight"][:, :count] = 0

@@ -24,7 +24,7 @@ from cir_arch.grl_arch import GRL
 from cir_arch.layers.argument_checks import check_channels
 from cir_arch.layers.convolution import to_image
 from cir_arch.layers.quality_head import QualityHead
-from cir_arch.layers.quality_modulation import as_column
+from cir_arch.layers.quality_modulation import given_or_predicted
 from cir_arch.network import network
 from cir_arch.state_dict import State, divisor, entry_count
 from cir_host.errors import UserError
@@ -227,7 +227,7 @@ class GRL_CIC(GRL):  # noqa: N801 (the registered name)
             quality: 1 - QF / 100 in [0, 1], used instead of the prediction: one number for all
                 images, or (B, 1) or (1, 1). None: predict it.
             return_quality: Return the image and the predicted quality (B, 1), even if another
-                quality was given.
+                quality was given. NaN in a given tensor is then replaced by the prediction.
 
         Raises:
             UserError: If ``quality`` is a number outside [0, 1] or a tensor of another shape, or
@@ -238,11 +238,13 @@ class GRL_CIC(GRL):  # noqa: N801 (the registered name)
         for stage in self.layers[: self.quality_after]:
             y = stage(y)
         early = to_image(y)
-        strength = self.cic.predict(early) if quality is None else as_column(quality, x)
+        strength, predicted = given_or_predicted(
+            quality, lambda: self.cic.predict(early), x, return_quality
+        )
         embedding = self.cic.embed(strength)
         for index in range(self.quality_after, len(self.layers)):
             y = self.cic.rescaled(self.layers[index](y), index, embedding)
         out = self._image(image, shallow, y, x)
-        if not return_quality:
+        if predicted is None or not return_quality:
             return out
-        return out, strength if quality is None else self.cic.predict(early)
+        return out, predicted

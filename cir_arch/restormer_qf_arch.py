@@ -23,10 +23,11 @@ from cir_arch.layers.padding import checked_size, crop_to
 from cir_arch.layers.quality_head import QualityHead
 from cir_arch.layers.quality_modulation import (
     QFAttention,
-    as_column,
+    given_or_predicted,
     quality_embedding,
     scale_by_quality,
     shift_by_quality,
+    start_quality_layers,
 )
 from cir_arch.layers.residual_conv import ResBlock
 from cir_arch.layers.unet import PADDING
@@ -134,12 +135,14 @@ class RestormerQF(Restormer):
         widths = {3: 4 * dim, 2: 2 * dim, 1: 2 * dim}
         for level in qf_levels:
             block = QFAttention(widths[level], "R", use_checkpoint)
+            scale = scale_by_quality(quality_nc, widths[level])
             shift = shift_by_quality(quality_nc, widths[level])
             if identity_start:
                 _start_at_zero(block.res[-1])
                 _start_at_zero(shift[0])
+                start_quality_layers(self.qf_embed, (scale, shift))
             self.add_module(f"qf_block_{level}", block)
-            self.add_module(f"to_gamma_{level}", scale_by_quality(quality_nc, widths[level]))
+            self.add_module(f"to_gamma_{level}", scale)
             self.add_module(f"to_beta_{level}", shift)
 
     @classmethod
@@ -192,7 +195,7 @@ class RestormerQF(Restormer):
                 images, or (B, 1) or (1, 1). Higher values mean stronger compression. None: predict
                 it.
             return_quality: Return the image and the predicted quality (B, 1), even if another
-                quality was given.
+                quality was given. NaN in a given tensor is then replaced by the prediction.
 
         Raises:
             UserError: If ``quality`` is a number outside [0, 1] or a tensor of another shape, or
@@ -200,15 +203,17 @@ class RestormerQF(Restormer):
         """
         height, width = checked_size(x, self.in_channels, self.channels_argument)
         padded = PADDING.pad(x)
-        strength = self.qf_pred(padded) if quality is None else as_column(quality, x)
+        strength, predicted = given_or_predicted(
+            quality, lambda: self.qf_pred(padded), x, return_quality
+        )
         modulate = self._modulation(strength)
         out = self.restore_padded(
             padded, lambda y, level: modulate(y, level + 1), lambda y: modulate(y, 1)
         )
         out = crop_to(out, height, width)
-        if not return_quality:
+        if predicted is None or not return_quality:
             return out
-        return out, strength if quality is None else self.qf_pred(padded)
+        return out, predicted
 
     def _modulation(self, quality: Tensor) -> Callable[[Tensor, int], Tensor]:
         """Return what maps features (B, H, W, C) that leave a level to modulated ones."""

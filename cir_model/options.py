@@ -221,6 +221,15 @@ class CaVETrainOptions(TrainOptions, kw_only=True):
             " {type: L1Loss, loss_weight: 1.0}. Samples of unknown quality do not count."
         ),
     ] = None
+    teacher_forcing: Annotated[
+        bool,
+        Meta(
+            description="Restore by the known quality of each sample, as `basicsr restore` does by"
+            " that of the file, and by the prediction only where it is unknown. false: always by"
+            " the prediction, which the loss on the image then trains too. For networks that take"
+            " the quality, such as FBCNN."
+        ),
+    ] = False
 
     def loss_sections(self) -> Iterator[tuple[str, Arguments]]:
         """Yield the sections of all losses, with the one on the quality."""

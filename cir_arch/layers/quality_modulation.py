@@ -1,6 +1,6 @@
 """Layers that restore according to a quality (Jiang et al., FBCNN, ICCV 2021)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -41,26 +41,25 @@ def shift_by_quality(width: int, channels: int) -> nn.Sequential:
 
 @torch.no_grad()
 def start_quality_layers(embedding: nn.Sequential, readers: Iterable[nn.Sequential]) -> None:
-    """Initialise an embedding by He's rule, and the layers that read it so that it adds nothing.
+    """Initialise an embedding by He's rule, and the layers that read it so that they ignore it.
 
-    With PyTorch's defaults, its last units die within a few hundred steps: what the layers that
-    read them add is noise at first, and switching the units off removes it. Then the network
-    ignores the quality for ever.
+    With PyTorch's defaults, its last units die within some hundred steps: what the layers that read
+    them add at first is noise, and switching the units off removes it. From then on, the network
+    ignores the quality.
 
     Args:
         embedding: From :func:`quality_embedding`.
         readers: From :func:`scale_by_quality` or :func:`shift_by_quality`.
     """
-    layers = [layer for layer in embedding if isinstance(layer, nn.Linear)]
-    for layer in layers:
+    first, *others = (layer for layer in embedding if isinstance(layer, nn.Linear))
+    for layer in (first, *others):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.zeros_(layer.bias)
     # Without biases, the embedding is proportional to the quality: let the first units switch on or
     # off at qualities spread over [0, 1].
-    first = layers[0]
     first.bias.copy_(-first.weight[:, 0] * torch.rand_like(first.bias))
     for reader in readers:
-        nn.init.zeros_(reader[0].weight)
+        nn.init.zeros_(reader.get_parameter("0.weight"))
 
 
 def as_column(quality: float | Tensor, like: Tensor) -> Tensor:
@@ -83,3 +82,31 @@ def as_column(quality: float | Tensor, like: Tensor) -> Tensor:
     if not 0 <= quality <= 1:
         raise UserError(f"quality: {quality} is not in [0, 1]; give 1 - QF / 100, 0.9 for QF 10")
     return torch.full((1, 1), quality, dtype=like.dtype, device=like.device)
+
+
+def given_or_predicted(
+    quality: float | Tensor | None,
+    predict: Callable[[], Tensor],
+    like: Tensor,
+    return_quality: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the quality to restore by, (B, 1) or (1, 1), and the prediction (B, 1) if it was made.
+
+    Args:
+        quality: Like that of :func:`as_column`; None: predict it. With ``return_quality``, NaN in a
+            tensor is replaced by the prediction.
+        predict: Returns the prediction.
+        like: The images (B, C, H, W).
+        return_quality: Make the prediction even if another quality is given.
+
+    Raises:
+        UserError: See :func:`as_column`.
+    """
+    if quality is None:
+        predicted = predict()
+        return predicted, predicted
+    given = as_column(quality, like)
+    if not return_quality:
+        return given, None
+    predicted = predict()
+    return torch.where(given.isnan(), predicted, given), predicted

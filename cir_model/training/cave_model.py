@@ -50,6 +50,13 @@ class CaVEModel(CIRModel):
                 " model_type: CaVEModel trains; use one that does, such as CaVE or FBCNN, or"
                 " model_type: CIRModel"
             )
+        options = self.train_options(self.opt)
+        assert isinstance(options, CaVETrainOptions)  # train_options_type
+        if options.teacher_forcing and "quality" not in facts.extra_inputs:
+            raise OptionsError(
+                f"train.teacher_forcing: {type(network).__name__} does not take the quality; FBCNN"
+                " does"
+            )
         super().rehearse(network)
 
     def init_training_settings(self) -> None:
@@ -65,7 +72,8 @@ class CaVEModel(CIRModel):
         Raises:
             UserError: The loss needs qualities, and the batches so far had none.
         """
-        if self.is_train and self.options.quality_opt and self._without_quality >= 0:
+        needed = self.options.quality_opt or self.options.teacher_forcing
+        if self.is_train and needed and self._without_quality >= 0:
             self._look_for_qualities(data.get("quality"))
         super().feed_data(data)
 
@@ -79,23 +87,26 @@ class CaVEModel(CIRModel):
             return
         self._without_quality += 1
         if qualities is None or self._without_quality == _PATIENCE:
+            key = "quality_opt" if self.options.quality_opt else "teacher_forcing"
             raise UserError(
-                "train.quality_opt needs the quality of each sample, which datasets.train does not"
-                " give; JPEGRestorationDataset with the key quality does"
+                f"train.{key} needs the quality of each sample, which datasets.train does not give;"
+                " JPEGRestorationDataset with the key quality does"
             )
 
     def compute_losses(
         self, lq: Tensor, gt: Tensor, facts: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the losses on the images and ``l_quality``."""
+        given: dict[str, Tensor] = {}
+        if self.options.teacher_forcing:
+            given["quality"] = _strength(facts["quality"])
         with self.autocast():
-            output, predicted = self.network(lq, return_quality=True)
+            output, predicted = self.network(lq, return_quality=True, **given)
         losses: dict[str, Tensor] = self.losses(output.float(), gt, facts)
         if self.quality_loss is not None:
-            quality = facts["quality"][:, None].float()
-            wanted = 1 - quality / 100
+            wanted = _strength(facts["quality"])
             # equal values add nothing to the mean; then it is taken over the known ones alone
-            known = quality >= 1
+            known = ~wanted.isnan()
             wanted = torch.where(known, wanted, predicted.detach().float())
             share = known.float().mean().clamp_min(1 / len(known))
             losses["l_quality"] = self.quality_loss(predicted.float(), wanted) / share
@@ -124,6 +135,12 @@ class CaVEModel(CIRModel):
         for name, section in of_quality.items():
             scores[name] = {"output": calculate_metric(data, section)} if len(data) == 2 else {}
         return scores
+
+
+def _strength(quality: Tensor) -> Tensor:
+    """Return 1 - QF / 100 of qualities (B,) as (B, 1), NaN where they are unknown."""
+    column = quality[:, None].float()
+    return torch.where(column >= 1, 1 - column / 100, torch.nan)
 
 
 def _metrics_of_quality(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -142,9 +142,39 @@ def test_identity_start_returns_the_input_and_learns(size, arguments):
     torch.testing.assert_close(out, x, rtol=0, atol=1e-6)
     assert 0 < quality.item() < 1
     torch.nn.functional.l1_loss(network(x), 1 - x).backward()
-    with torch.no_grad():  # the first step moves the tail, which then hands on all gradients
+    with torch.no_grad():  # the first step moves the tail, which then hands on the gradients
         network.m_tail.weight -= 0.1 * network.m_tail.weight.grad
+    of_quality = {name for name, _ in network.named_parameters() if name.startswith("qf_")}
+    assert without_gradient(network, x) == of_quality
+    with torch.no_grad():  # the second one moves the layers that read the quality
+        for name, parameter in network.named_parameters():
+            if name.startswith("to_"):
+                parameter -= 0.1 * parameter.grad
     assert without_gradient(network, x) == set()
+
+
+def test_an_identity_start_can_learn_from_the_quality():
+    """Units of the embedding switch at different qualities, and nothing reads them yet."""
+    network = small(identity_start=True, quality_nc=64)
+    qualities = torch.linspace(0, 1, 21)[:, None]
+    with torch.inference_mode():
+        embedded = network.qf_embed(qualities)
+        first = network.qf_embed[1](network.qf_embed[0](qualities))
+    assert (embedded.std(0) > 0.01).float().mean() > 0.5
+    switched = [tuple(unit) for unit in (first > 0).T.tolist()]
+    assert len(set(switched)) > 10
+    for level in (1, 2, 3):
+        for what in ("gamma", "beta"):
+            assert not network.get_parameter(f"to_{what}_{level}.0.weight").any()
+
+
+def test_unknown_qualities_are_predicted_where_the_prediction_is_returned():
+    network, x = strong(), image(16, 24, batch=2)
+    blind, predicted = with_quality(network, x)
+    mixed, again = with_quality(network, x, torch.tensor([[torch.nan], [0.9]]))
+    torch.testing.assert_close(again, predicted)
+    torch.testing.assert_close(mixed[0], blind[0])
+    torch.testing.assert_close(mixed[1:], with_quality(network, x[1:], 0.9)[0])
 
 
 def test_weights_of_an_identity_start_load_without_it():

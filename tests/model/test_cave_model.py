@@ -85,6 +85,36 @@ def test_explicit_or_implicit_learning_alone(left_out, frozen, still):
     assert not torch.equal(before["m_head.weight"], after["m_head.weight"])
 
 
+def test_teacher_forcing_restores_by_the_known_quality_and_else_by_the_prediction():
+    made, plain = (model("FBCNN", teacher_forcing=forced) for forced in (True, False))
+    for each in (made, plain):
+        torch.nn.init.constant_(each.net_g.to_gamma_1[0].weight, 0.5)  # so that it matters
+    qualities = torch.tensor([10, -1, 80, 100])
+    sample = data(qualities)
+    log = step(made, sample)
+    with torch.no_grad():
+        blind, predicted = plain.net_g(sample["lq"], return_quality=True)
+        given = torch.where(qualities > 0, 1 - qualities / 100, predicted[:, 0])[:, None]
+        image = plain.net_g(sample["lq"], given)
+    assert not torch.allclose(image[0], blind[0], atol=1e-4)
+    torch.testing.assert_close(image[1], blind[1])
+    expected = 1000 * (image - sample["gt"]).abs().mean().item()
+    assert log["l_pix"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_teacher_forcing_needs_qualities_and_a_network_that_takes_them():
+    made = model()
+    made.opt["train"] = options(teacher_forcing=True)["train"]
+    with pytest.raises(
+        OptionsError, match=r"train\.teacher_forcing: CaVE does not take the quality"
+    ):
+        made.rehearse(made.net_g)
+    made = model("FBCNN", teacher_forcing=True, quality_opt=None)
+    with pytest.raises(UserError, match=r"train\.teacher_forcing needs the quality of each sample"):
+        for _ in range(20):
+            step(made, data(torch.tensor([-1, -1, -1, -1])))
+
+
 def test_what_cannot_be_learned_is_named():
     for quality in (torch.tensor([-1, -1, -1, -1]), None):
         sample = {k: v for k, v in data(quality).items() if v is not None}
