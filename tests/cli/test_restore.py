@@ -16,6 +16,7 @@ from small_networks import SMALL
 from cir_arch import Identity
 from cir_cli import main, restore
 from cir_data.datasets.sample_fields import to_tensor
+from cir_host.files import part_of
 from cir_model.restoring.inference import restore_tensor
 from cir_model.restoring.pixel_quality import pixel_quality, quality_network
 
@@ -125,7 +126,7 @@ def test_an_interrupted_batch_goes_on(photos, identity, capsys):
     run(photos, "-o", "out")
     (photos / "../out/sub/coffee.png").unlink()
     before = (photos / "../out/astronaut.png").stat().st_mtime_ns
-    (photos / "../out/.astronaut.png.part").write_bytes(b"half")
+    part_of(photos / "../out/astronaut.png").write_bytes(b"half")
     assert run(photos, "-o", "out") == 0
     assert "1 restored, 0 copied, 2 skipped" in capsys.readouterr().err
     assert (photos / "../out/astronaut.png").stat().st_mtime_ns == before
