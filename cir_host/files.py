@@ -24,7 +24,7 @@ def part_of(path: Path) -> Path:
     return path.with_name(short_name(f".{path.name}", ending))
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any], replace: bool = True) -> None:
     """Write a file under a temporary name beside its path, then move it there.
 
     If the process is killed or the disk is full, the earlier file stays as it was. If several
@@ -34,8 +34,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     Args:
         path: The file to write or replace. Its folder must exist.
         write: Writes the content into an open file.
+        replace: Whether an existing file is replaced.
 
     Raises:
+        FileExistsError: The path exists, and ``replace`` is not set; also if another process wrote
+            it just now.
         Exception: Whatever ``write`` or the system raises. The temporary file is removed.
     """
     part = part_of(path)
@@ -44,15 +47,30 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
+        if replace or not _linked(part, path):
+            part.replace(path)
+    finally:
         part.unlink(missing_ok=True)
-        raise
 
 
-def write_bytes_whole(path: Path, data: bytes) -> None:
+def _linked(part: Path, path: Path) -> bool:
+    """Give a file a second name; return False if its file system has no such links.
+
+    Raises:
+        FileExistsError: The path exists.
+    """
+    try:
+        os.link(part, path)
+    except OSError:
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        return False
+    return True
+
+
+def write_bytes_whole(path: Path, data: bytes, replace: bool = True) -> None:
     """Write bytes with :func:`write_whole`."""
-    write_whole(path, lambda file: file.write(data))
+    write_whole(path, lambda file: file.write(data), replace)
 
 
 def write_text_whole(path: Path, text: str) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -191,34 +190,53 @@ def begin_job(
         data = read_regular_file(job.source)
         loaded = Loaded(data, examine(data, where))
     data, facts = loaded.data, loaded.facts
-    copies = why_copied(facts, options)
+    copies = bool(why_copied(facts, options))
     wanted = job.copied if copies else job.restored
-    target = wanted
-    warning: tuple[str, ...] = ()
-    if not options.overwrite:
-        digest = _digest(data)
-        own = wanted.with_name(short_name(wanted.stem, f".{digest[:8]}{wanted.suffix}"))
-        for path in (wanted, *job.earlier, own):
-            if (path == own and path.exists()) or (
-                _is_copy(path, data) if copies else _is_made_from(path, digest)
-            ):
-                note = f"{path} was made from it"
-                return Begun(partial(Outcome, "skipped", note, output=path), 0)
-        if os.path.lexists(wanted):
-            if job.exact:
-                raise UserError(f"{wanted}: exists; give --overwrite to replace it")
-            target = own
-            warning = (f"{wanted} exists and was not made from it; written to {own}",)
-    if copies and job.exact and job.format.upper() != facts.format:
-        warning = (*warning, f"{wanted} is a {facts.format} file, since copies keep their format")
+    target = wanted if options.overwrite else _target(job, data, copies)
+    if isinstance(target, Outcome):
+        skipped = target
+        return Begun(lambda: skipped, 0)
     encode = _begin_bytes(loaded, where, job.format, restorer, options)
 
     def finish() -> Outcome:
         outcome = encode()
-        write_file(target, outcome.data)
-        return replace(outcome, output=target, warnings=(*outcome.warnings, *warning))
+        path: Path | Outcome = target
+        while isinstance(path, Path):
+            warnings = outcome.warnings
+            if path != wanted:
+                warnings += (f"{wanted} exists and was not made from it; written to {path}",)
+            if copies and job.exact and job.format.upper() != facts.format:
+                warnings += (f"{wanted} is a {facts.format} file, since copies keep their format",)
+            try:
+                # another name than the wanted one tells the content: what is there may be replaced
+                write_file(path, outcome.data, replace=options.overwrite or path != wanted)
+                return replace(outcome, output=path, warnings=warnings)
+            except FileExistsError:  # another process has written it meanwhile
+                path = _target(job, data, copies)
+        return path
 
     return Begun(finish, facts.pixels)
+
+
+def _target(job: Job, data: bytes, copies: bool) -> Path | Outcome:
+    """Return where the result of a file goes that replaces no other, or that it is there already.
+
+    Raises:
+        UserError: The path is taken, and ``job.exact`` is set.
+    """
+    digest = _digest(data)
+    wanted = job.copied if copies else job.restored
+    own = wanted.with_name(short_name(wanted.stem, f".{digest[:8]}{wanted.suffix}"))
+    for path in (wanted, *job.earlier, own):
+        if (path == own and path.exists()) or (
+            _is_copy(path, data) if copies else _is_made_from(path, digest)
+        ):
+            return Outcome("skipped", f"{path} was made from it", output=path)
+    if not os.path.lexists(wanted):
+        return wanted
+    if job.exact:
+        raise UserError(f"{wanted}: exists; give --overwrite to replace it")
+    return own
 
 
 def restore_bytes(

@@ -1,5 +1,6 @@
 """Checkpoints on disk: whole or not there, and as many as wanted."""
 
+import errno
 import os
 import resource
 from contextlib import contextmanager
@@ -79,6 +80,22 @@ def test_two_writers_of_one_file_leave_a_whole_one(tmp_path, write):
     write_whole(file, interrupted)
     assert file.read_bytes() == b"a" * 20_000
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_created_but_not_replaced(tmp_path, monkeypatch, links):
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not links:  # as on a memory card with FAT
+        monkeypatch.setattr(os, "link", refused)
+    write_bytes_whole(tmp_path / "a.png", b"first", replace=False)
+    (tmp_path / "b.png").symlink_to("nowhere")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(FileExistsError):
+            write_bytes_whole(tmp_path / name, b"second", replace=False)
+    assert (tmp_path / "a.png").read_bytes() == b"first"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
 
 
 def test_a_full_disk_costs_no_earlier_checkpoint(tmp_path, options, monkeypatch):
