@@ -456,10 +456,9 @@ def _add_network_flags(group: Any) -> None:
     group.add_argument(
         "--cell",
         type=share,
-        default=CELL,
         metavar="C",
         help="how far a coefficient may lie from the one in the JPEG file, in quantisation steps;"
-        " below 0.5 the original may lie farther; default: %(default)s",
+        f" below 0.5 the original may lie farther; default: {CELL}",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--compile", action="store_true", help="compile the networks first")

@@ -75,6 +75,8 @@ class Loaded:
 
     data: bytes
     facts: FileFacts
+    where: str
+    """The name of the file in messages."""
     picture: Picture | None = None
     """None if it is not decoded yet."""
 
@@ -151,6 +153,15 @@ def restore_job(job: Job, restorer: Restorer, options: RestoreOptions) -> Outcom
     return begin_job(job, restorer, options).finish()
 
 
+def load(data: bytes, where: str) -> Loaded:
+    """Read the header of a file.
+
+    Raises:
+        UserError: It is no image that can be read.
+    """
+    return Loaded(data, examine(data, where), where)
+
+
 def load_ahead(job: Job, options: RestoreOptions) -> Loaded | None:
     """Read and decode a file before its turn, in a thread beside the network.
 
@@ -166,7 +177,7 @@ def load_ahead(job: Job, options: RestoreOptions) -> Loaded | None:
             return None
         if not options.overwrite and os.path.lexists(job.restored):
             return None
-        return Loaded(data, facts, read(data, where, strict=options.strict))
+        return Loaded(data, facts, where, read(data, where, strict=options.strict))
     except Exception:  # whatever it is, the file's turn meets it again and reports it
         return None
 
@@ -180,15 +191,13 @@ def begin_job(
         job: The file.
         restorer: The networks.
         options: What to restore, and how to write it.
-        loaded: From :func:`load_ahead`; None: read the file here.
+        loaded: The content of the file; None: it is read here.
 
     Raises:
         UserError: Like :func:`restore_job`.
     """
-    where = str(job.source)
     if loaded is None:
-        data = read_regular_file(job.source)
-        loaded = Loaded(data, examine(data, where))
+        loaded = load(read_regular_file(job.source), str(job.source))
     data, facts = loaded.data, loaded.facts
     copies = bool(why_copied(facts, options))
     wanted = job.copied if copies else job.restored
@@ -196,7 +205,7 @@ def begin_job(
     if isinstance(target, Outcome):
         skipped = target
         return Begun(lambda: skipped, 0)
-    encode = _begin_bytes(loaded, where, job.format, restorer, options)
+    encode = _begin_bytes(loaded, job.format, restorer, options)
 
     def finish() -> Outcome:
         outcome = encode()
@@ -261,15 +270,14 @@ def restore_bytes(
     Raises:
         UserError: The content cannot be read or restored, or the format cannot hold the result.
     """
-    loaded = Loaded(data, examine(data, where))
-    return _begin_bytes(loaded, where, file_format, restorer, options)()
+    return _begin_bytes(load(data, where), file_format, restorer, options)()
 
 
 def _begin_bytes(
-    loaded: Loaded, where: str, file_format: str, restorer: Restorer, options: RestoreOptions
+    loaded: Loaded, file_format: str, restorer: Restorer, options: RestoreOptions
 ) -> Callable[[], Outcome]:
     """Run the network; what is returned encodes the result."""
-    data, facts = loaded.data, loaded.facts
+    data, facts, where = loaded.data, loaded.facts, loaded.where
     if reason := why_copied(facts, options):
         note = _with_pixel_quality(reason, data, where, facts, restorer)
         copied = Outcome("copied", note, data, restorable=facts.frames == 1)

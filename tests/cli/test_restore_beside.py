@@ -68,7 +68,8 @@ def test_the_last_file_is_written_while_the_network_runs(passed, monkeypatch):
 
 @pytest.mark.parametrize("same", [False, True])
 def test_two_batches_that_write_one_name_at_the_same_time_lose_nothing(passed, capsys, same):
-    Path("others").mkdir()
+    for name in ("others", "out"):
+        Path(name).mkdir()
     Image.new("L", (16, 16)).save("others/b.jpg", quality=20)
     folder = "in" if same else "others"
     assert restore.run([folder, "-o", "elsewhere", "-m", "weights.pth"]) == 0
