@@ -450,8 +450,8 @@ def _add_network_flags(group: Any) -> None:
     group.add_argument(
         "--consistency",
         action=argparse.BooleanOptionalAction,
-        help="hold the result of a JPEG to the DCT coefficients of the file; default: yes, but not"
-        " for CODiff, where it bounds what may be invented",
+        help="correct the result of a JPEG by the data of the file, its DCT coefficients; default:"
+        " yes, but not for CODiff, where it bounds what may be invented",
     )
     group.add_argument(
         "--cell",

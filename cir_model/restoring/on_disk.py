@@ -22,7 +22,7 @@ from cir_host.errors import UserError
 from cir_host.file_names import short_name
 from cir_host.files import read_regular
 from cir_model.restoring.block_grid import CONFIDENT, SMALLEST, Blocks, search
-from cir_model.restoring.consistency import project
+from cir_model.restoring.consistency import UNCORRECTED, project
 from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import as_tensor, restore_picture
@@ -438,7 +438,7 @@ def _hold(
         try:  # here, since the coefficients take memory that the network needs before
             coefficients = read_coefficients(data)
         except UserError as error:
-            not_held.append(f"not held to the coefficients of the file: {error}")
+            not_held.append(f"{UNCORRECTED}: {error}")
             return image
         return project(image, coefficients, options.cell, out=image)
 

@@ -108,18 +108,14 @@ def test_a_turned_picture_leaves_its_thumbnail(orientation, kept):
     picture = with_thumbnail(orientation)
     with Image.open(io.BytesIO(Encoding("jpeg").encode(picture, "out"))) as image:
         assert bool(image.getexif().get_ifd(ExifTags.IFD.IFD1)) is kept
-    assert ("the EXIF thumbnail" in picture.metadata.dropped) is not kept
+    assert not picture.metadata.dropped  # viewers make their own thumbnails
     assert picture.upright().samples.shape == ((40, 60, 3) if kept else (60, 40, 3))
 
 
 def test_a_thumbnail_is_no_second_page_of_a_tiff():
     again, dropped = write(with_thumbnail(1), "tiff")
-    assert dropped == ("the EXIF thumbnail",)
+    assert not dropped
     assert again.samples.shape == (40, 60, 3)
-
-
-def test_no_thumbnail_is_missed_where_there_was_none():
-    assert not read(jpeg(exif=exif_of(t274=6)), "in").metadata.dropped
 
 
 def test_webp_states_a_resolution_in_exif_alone():
