@@ -70,7 +70,7 @@ def metadata_of(image: Image.Image) -> Metadata:
     return Metadata(
         exif=exif,
         icc=info.get("icc_profile") or boxes.icc,
-        xmp=xmp,
+        xmp=None if xmp is None else xmp_packet.without_other_parts(xmp),
         iptc=Iptc(boxes.iptc) if boxes.iptc else iptc_of(image),
         dpi=_resolution(info.get("dpi")),
         comment=_as_bytes(comment or texts.pop(_PNG_COMMENT, None)),
