@@ -450,16 +450,15 @@ def _add_network_flags(group: Any) -> None:
     group.add_argument(
         "--consistency",
         action=argparse.BooleanOptionalAction,
-        help="hold the result of a JPEG to the DCT coefficients of the file; default: yes, but not"
-        " for CODiff, where it bounds what may be invented",
+        help="correct the result of a JPEG by the data of the file, its DCT coefficients; default:"
+        " yes, but not for CODiff, where it bounds what may be invented",
     )
     group.add_argument(
         "--cell",
         type=share,
-        default=CELL,
         metavar="C",
         help="how far a coefficient may lie from the one in the JPEG file, in quantisation steps;"
-        " below 0.5 the original may lie farther; default: %(default)s",
+        f" below 0.5 the original may lie farther; default: {CELL}",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--compile", action="store_true", help="compile the networks first")

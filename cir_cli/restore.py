@@ -21,7 +21,7 @@ from cir_cli import parsers
 from cir_cli.heap import keep_freed_memory
 from cir_cli.restore_jobs import STANDARD_STREAM, LeftOut, list_jobs, streams
 from cir_cli.restore_views import Report, write_comparison
-from cir_data.images.writing import write_file
+from cir_data.images.formats import SIXTEEN_BITS
 from cir_diffusion.checkpoint import Kind, kind_of, load_codiff
 from cir_host.errors import UserError
 from cir_host.file_names import printable, short_name
@@ -35,11 +35,12 @@ from cir_model.restoring.on_disk import (
     Loaded,
     Outcome,
     begin_job,
+    load,
     load_ahead,
     read_regular_file,
     restore_bytes,
 )
-from cir_model.restoring.settings import InferenceOptions, RestoreOptions
+from cir_model.restoring.settings import CELL, InferenceOptions, RestoreOptions
 from cir_weights import best_weights, default_weights
 
 
@@ -58,6 +59,7 @@ def run(arguments: list[str]) -> int:
     jobs = list_jobs(flags.inputs, flags.output, flags.format, left_out)
     part, parts = flags.shard or _shard_of_torchrun()
     _check_views(flags.report, flags.compare, jobs, Path(flags.output))
+    _check_results(flags, {job.format for job in jobs})
     if flags.threads:
         torch.set_num_threads(flags.threads)
     with _log_shown():
@@ -138,7 +140,11 @@ class _Batch:
         self._settle()
 
     def _settle(self) -> None:
-        """Wait until the last file is written, and report what became of it."""
+        """Wait until the last file is written, and report what became of it.
+
+        Raises:
+            OSError: Standard output cannot be written; ``run_watched`` reports that.
+        """
         if self.waiting is None:
             return
         job, result = self.waiting
@@ -146,38 +152,33 @@ class _Batch:
         self.waiting = None
         try:
             outcome = result.result()
-            self.tally.add(outcome)
-            self._show(job, outcome)
         except Exception as error:
-            self._fail(failure(job.source, error))
+            self._fail(failure(_name(job), error))
+            return
+        if streams(job):
+            sys.stdout.buffer.write(outcome.data)
+            sys.stdout.buffer.flush()
+        try:
+            self._show(job, outcome)
+        except Exception as error:  # of the strip; the file counts once
+            self._fail(failure(_name(job), error))
+        else:
+            self.tally.add(outcome)
 
     def _fail(self, line: str) -> None:
         self.tally.counts["failed"] += 1
         _say(f"error: {line}")
 
     def _begin(self, job: Job, loaded: Loaded | None) -> Begun:
-        if STANDARD_STREAM not in (str(job.source), str(job.restored)):
-            return begin_job(job, self.restorer, self.options, loaded)
-        outcome = self._stream(job)
-        return Begun(lambda: outcome, outcome.pixels)
-
-    def _stream(self, job: Job) -> Outcome:
-        to_file = not streams(job)
-        if to_file and os.path.lexists(job.restored) and not self.options.overwrite:
-            raise UserError(f"{job.restored}: exists; give --overwrite to replace it")
         if str(job.source) == STANDARD_STREAM:
             if sys.stdin is None:
                 raise UserError("standard input: it is closed")
-            data = sys.stdin.buffer.read()
-        else:
-            data = read_regular_file(job.source)
+            loaded = load(sys.stdin.buffer.read(), _name(job))
+        if not streams(job):
+            return begin_job(job, self.restorer, self.options, loaded)
+        data = loaded.data if loaded else read_regular_file(job.source)
         outcome = restore_bytes(data, _name(job), job.format, self.restorer, self.options)
-        if to_file:
-            write_file(job.restored, outcome.data)
-        else:
-            sys.stdout.buffer.write(outcome.data)
-            sys.stdout.buffer.flush()
-        return replace(outcome, output=job.restored)
+        return Begun(lambda: replace(outcome, output=job.restored), outcome.pixels)
 
     def _show(self, job: Job, outcome: Outcome) -> None:
         for warning in outcome.warnings:
@@ -186,10 +187,10 @@ class _Batch:
         before, after = outcome.before, outcome.after
         if before is None or after is None:
             return
-        if self.compare:
-            write_comparison(_strip(job, self.compare, self.output), before, after)
         if self.report is not None:
             self.report.add(_name(job), outcome.note, before, after)
+        if self.compare:
+            write_comparison(_strip(job, self.compare, self.output), before, after)
 
     def _write_report(self) -> None:
         if self.report is not None:
@@ -223,6 +224,20 @@ def _check_views(
                 raise UserError(
                     f"--compare {compare}: {strip} is an input or a result; give another folder"
                 )
+
+
+def _check_results(flags: argparse.Namespace, formats: set[str]) -> None:
+    """Refuse flags that would change nothing, or fail for every file.
+
+    Raises:
+        UserError: They would.
+    """
+    if flags.cell is not None and flags.consistency is False:
+        raise UserError("--cell: changes nothing with --no-consistency; leave out one of them")
+    if flags.bits == 16 and not formats & SIXTEEN_BITS:
+        raise UserError(
+            f"--bits 16: {' and '.join(sorted(formats))} cannot hold 16 bits; write png or tiff"
+        )
 
 
 def _strip(job: Job, compare: Path, output: Path) -> Path:
@@ -279,6 +294,8 @@ def _restorer(options: argparse.Namespace) -> Restorer:
     if consistency is None:
         stated = [facts_of(network) for network in networks]
         consistency = not any(facts.generative for facts in stated if facts)
+        if options.cell is not None and not consistency:
+            raise UserError("--cell: changes nothing for CODiff without --consistency; add it")
     how = InferenceOptions(
         tile=options.tile,
         overlap=options.overlap,
@@ -286,7 +303,7 @@ def _restorer(options: argparse.Namespace) -> Restorer:
         grid=options.grid,
         precision=options.precision,
         consistency=consistency,
-        cell=options.cell,
+        cell=CELL if options.cell is None else options.cell,
     )
     averaging = [weight for weight in weights if weight is not None] or None
     names = [str(path) for path in paths]

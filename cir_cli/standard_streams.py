@@ -36,7 +36,8 @@ def run_watched(command: Callable[[], int]) -> int:
             status = end.code if isinstance(end.code, int) else 1
         output.flushed()
         if output.failure is not None and output.failure.errno != errno.EPIPE:
-            print(f"basicsr: error: standard output: {output.failure.strerror}", file=sys.stderr)
+            reason = output.failure.strerror
+            print(f"basicsr: error: standard output cannot be written: {reason}", file=sys.stderr)
         messages.flushed()
     finally:
         output.put_back()

@@ -4,15 +4,11 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from hashlib import blake2b
 from pathlib import Path
 from threading import get_ident
 from typing import IO, Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from cir_host.file_names import short_name
 
 PART = ".part"
 """Suffix of a file that is being written; a killed run may leave one behind."""
@@ -21,77 +17,60 @@ PART = ".part"
 def part_of(path: Path) -> Path:
     """Return the temporary path beside a file, where it is written first.
 
-    The name is always short, as file systems limit names to 255 bytes, and always the same for one
-    file, so the next run replaces what a killed run left.
+    The name is hidden, so nobody takes the file for an image or a checkpoint. It holds the process
+    and the thread, so that two of them can write one file at the same time.
     """
-    digest = blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    return path.with_name(f".{digest}{PART}")
+    ending = f".{os.getpid()}-{get_ident()}{PART}"
+    return path.with_name(short_name(f".{path.name}", ending))
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any], replace: bool = True) -> None:
     """Write a file under a temporary name beside its path, then move it there.
 
-    If the process is killed or the disk is full, the earlier file stays as it was. If two processes
-    write one file at the same time, it is whole too, and that of the later one. When this returns,
-    the new file is on the disk.
+    If the process is killed or the disk is full, the earlier file stays as it was. If several
+    processes or threads write one file at the same time, it is whole too, and that of the last.
+    When this returns, the new file is on the disk.
 
     Args:
         path: The file to write or replace. Its folder must exist.
         write: Writes the content into an open file.
+        replace: Whether an existing file is replaced.
 
     Raises:
+        FileExistsError: The path exists, and ``replace`` is not set; also if another process wrote
+            it just now.
         Exception: Whatever ``write`` or the system raises. The temporary file is removed.
     """
-    part, file = _opened_part(path)
+    part = part_of(path)
     try:
-        with file:
+        with part.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:
-                part.replace(path)  # while it is locked
-        if fcntl is None:
-            part.replace(path)  # Windows does not rename open files
-    except BaseException:
+        if replace or not _linked(part, path):
+            part.replace(path)
+    finally:
         part.unlink(missing_ok=True)
-        raise
 
 
-def _opened_part(path: Path) -> tuple[Path, IO[bytes]]:
-    """Open the temporary file of a path, or one of another name if somebody is writing it now."""
-    part = part_of(path)
-    if fcntl is None:
-        return part, part.open("wb")
-    file = open(part, "wb", opener=_open_without_truncation)  # noqa: SIM115  # it is returned
-    if _locked(file, part):
-        file.truncate()
-        return part, file
-    file.close()
-    part = part.with_name(f"{part.stem}.{os.getpid()}-{get_ident()}{PART}")
-    return part, part.open("wb")
+def _linked(part: Path, path: Path) -> bool:
+    """Give a file a second name; return False if its file system has no such links.
 
-
-def _open_without_truncation(path: str, flags: int) -> int:
-    return os.open(path, flags & ~os.O_TRUNC, 0o666)
-
-
-def _locked(file: IO[bytes], part: Path) -> bool:
-    """Lock a temporary file; return whether it is this one, and nobody else has it."""
+    Raises:
+        FileExistsError: The path exists.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        os.link(part, path)
     except OSError:
-        pass  # a file system without locks
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), part.stat())
-    except FileNotFoundError:
-        return False  # another process has renamed it meanwhile
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        return False
+    return True
 
 
-def write_bytes_whole(path: Path, data: bytes) -> None:
+def write_bytes_whole(path: Path, data: bytes, replace: bool = True) -> None:
     """Write bytes with :func:`write_whole`."""
-    write_whole(path, lambda file: file.write(data))
+    write_whole(path, lambda file: file.write(data), replace)
 
 
 def write_text_whole(path: Path, text: str) -> None:

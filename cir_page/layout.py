@@ -1,7 +1,6 @@
 """The page itself: what Gradio shows, and what happens on a click."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
@@ -222,14 +221,10 @@ class Page(gr.Blocks):
 
     def _added(self, uploaded: list[dict[str, Any]], request: gr.Request) -> list[Any]:
         session = self._session(request)
-        paths = [Path(file["path"]).resolve() for file in uploaded]
-        for index, (file, path) in enumerate(zip(uploaded, paths, strict=True)):
-            if self._folder.resolve() not in path.parents:
-                continue  # it was not uploaded
-            name = file.get("orig_name") or path.name
-            if path in paths[index + 1 :]:  # Gradio keeps equal files of one name once
-                path = Path(shutil.copy(path, session.folder / "equal"))
-            session.add(path, name)
+        for file in uploaded:
+            path = Path(file["path"]).resolve()
+            if self._folder.resolve() in path.parents:  # others were not uploaded
+                session.add(path, file.get("orig_name") or path.name)
         return [None, *self._seen(session)]
 
     def _sampled(self, request: gr.Request) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import shutil
 import time
 import zipfile
@@ -119,7 +120,8 @@ class Session:
         """The counts of the last run, in the words of ``basicsr restore``."""
         self._stop = Event()
         self._running = False
-        self._uploads = 0
+        self._count = 0
+        self._uploads: list[Path] = []
 
     @property
     def busy(self) -> bool:
@@ -151,15 +153,20 @@ class Session:
         return engine.seconds(item.pixels, settings.best)
 
     def add(self, path: Path, name: str) -> Item:
-        """Take a file, which is moved away from its path, and read its header.
+        """Take a file, and read its header.
 
         Args:
-            path: Where the upload is.
+            path: Where the upload is. It stays there until :meth:`clear` or :meth:`close`, since
+                Gradio gives all uploads of one name and content the same path.
             name: What the visitor calls it.
         """
-        self._uploads += 1
-        source = self.folder / f"upload_{self._uploads}"
-        shutil.move(path, source)
+        self._count += 1
+        source = self.folder / f"upload_{self._count}"
+        self._uploads.append(path)
+        try:
+            os.link(path, source)
+        except OSError:  # the file system has no links
+            shutil.copy(path, source)
         item = Item(self._distinct(name), source)
         self.items.append(item)
         try:
@@ -228,13 +235,20 @@ class Session:
         """Forget all files, and delete them."""
         self.stop()
         self.items, self.shown, self.summary = [], None, ""
+        self._delete_uploads()
         for path in self.folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def close(self) -> None:
         """Cancel everything, and delete the folder."""
         self.stop()
+        self._delete_uploads()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _delete_uploads(self) -> None:
+        for path in self._uploads:
+            path.unlink(missing_ok=True)
+        self._uploads = []
 
     def archive(self) -> Path | None:
         """Write a ZIP with all results and ``summary.csv``; None if there are no results."""

@@ -76,15 +76,14 @@ def main_entries(exif: bytes) -> Iterator[DirectoryEntry]:
         yield DirectoryEntry(tag, offset, kind)
 
 
-def upright(exif: bytes) -> tuple[bytes, bool]:
+def upright(exif: bytes) -> bytes:
     """Set the orientation to 1, because the pixels were turned upright.
 
-    Returns:
-        The structure, and whether it lost its thumbnail, which would have to be turned, too.
+    If they were turned indeed, the thumbnail goes, which lies as the camera was held.
     """
     order = byte_order(exif)
     if order is None:
-        return exif, False
+        return exif
     changed = bytearray(exif)
     turned = False
     try:
@@ -93,18 +92,11 @@ def upright(exif: bytes) -> tuple[bytes, bool]:
                 value = order + ("I" if entry.kind == _LONG else "H")
                 turned = struct.unpack_from(value, exif, entry.start + 8) != (1,)
                 struct.pack_into(value, changed, entry.start + 8, 1)
-        loses_thumbnail = turned and has_thumbnail(exif)
-        if loses_thumbnail:
+        if turned:
             struct.pack_into(order + "I", changed, _next_pointer(exif), 0)
     except struct.error:
-        return exif, False
-    return bytes(changed), loses_thumbnail
-
-
-def has_thumbnail(exif: bytes) -> bool:
-    """Whether a second directory follows, which describes the thumbnail."""
-    order = byte_order(exif)
-    return order is not None and struct.unpack_from(order + "I", exif, _next_pointer(exif)) != (0,)
+        return exif
+    return bytes(changed)
 
 
 def has_tag(exif: bytes, tag: int) -> bool:

@@ -13,8 +13,6 @@ from cir_data.images.exif import EXIF_HEADER, ORIENTATION, STORAGE_TAGS
 from cir_data.images.iptc import Iptc, iptc_of
 from cir_data.images.jp2 import Boxes, read_boxes
 
-THUMBNAIL = "the EXIF thumbnail"
-
 _PNG_COMMENT = "Comment"
 
 _NO_TEXTS = ("Raw profile type ", "XML:com.adobe.xmp", "xmp", "exif")
@@ -43,12 +41,10 @@ class Metadata:
 
     def upright(self) -> "Metadata":
         """Return the metadata of the same picture turned upright: orientation 1."""
-        exif, lost = (None, False) if self.exif is None else exif_structure.upright(self.exif)
         return replace(
             self,
-            exif=exif,
+            exif=None if self.exif is None else exif_structure.upright(self.exif),
             xmp=None if self.xmp is None else xmp_packet.upright(self.xmp),
-            dropped=(*self.dropped, *((THUMBNAIL,) if lost else ())),
         )
 
 
@@ -74,7 +70,7 @@ def metadata_of(image: Image.Image) -> Metadata:
     return Metadata(
         exif=exif,
         icc=info.get("icc_profile") or boxes.icc,
-        xmp=xmp,
+        xmp=None if xmp is None else xmp_packet.without_other_parts(xmp),
         iptc=Iptc(boxes.iptc) if boxes.iptc else iptc_of(image),
         dpi=_resolution(info.get("dpi")),
         comment=_as_bytes(comment or texts.pop(_PNG_COMMENT, None)),

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from cir_data.images.exif import EXIF_HEADER, has_tag, has_thumbnail
-from cir_data.images.metadata import THUMBNAIL, Metadata
+from cir_data.images.exif import EXIF_HEADER, has_tag
+from cir_data.images.metadata import Metadata
 from cir_data.images.xmp import with_iptc
 
 PHOTOSHOP_HEADER = b"Photoshop 3.0\0"
@@ -88,8 +88,6 @@ def fit_metadata(metadata: Metadata, file_format: str) -> tuple[Metadata, tuple[
     if metadata.comment and file_format in ("webp", "tiff"):
         metadata = replace(metadata, comment=None)
         dropped.append(f"the comment, which {file_format} files do not have")
-    if metadata.exif and file_format == "tiff" and has_thumbnail(metadata.exif):
-        dropped.append(THUMBNAIL)  # it would be a second page
     if metadata.dpi and file_format == "webp":
         if not (metadata.exif and has_tag(metadata.exif, _X_RESOLUTION)):
             dropped.append("the resolution, which webp files state only in EXIF")

@@ -1,6 +1,7 @@
 """Writing a picture with its metadata, completely or not at all."""
 
 import io
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -126,16 +127,24 @@ class Encoding:
         return arguments
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, replace: bool = True) -> None:
     """Write a file completely or not at all, and create its folder if needed.
 
+    Args:
+        path: The file.
+        data: The content.
+        replace: Whether an existing file is replaced.
+
     Raises:
+        FileExistsError: The path exists, and ``replace`` is not set.
         UserError: The disk is full, or the folder is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_whole(path, data)
+        write_bytes_whole(path, data, replace)
     except OSError as error:
+        if isinstance(error, FileExistsError) and os.path.lexists(path):
+            raise  # not if a file has the name of the folder
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 

@@ -48,6 +48,35 @@ _SOURCE = re.compile(
 )
 
 
+_OF_OTHER_PARTS = {
+    b"http://ns.adobe.com/hdr-gain-map/1.0/": rb"\w+",
+    b"http://ns.google.com/photos/1.0/container/": b"Directory",
+    b"http://ns.google.com/photos/1.0/camera/": rb"(?:MotionPhoto|MicroVideo)\w*",
+    b"http://ns.adobe.com/xmp/note/": b"HasExtendedXMP",
+}
+"""Names of properties, by namespace, that describe other parts of the file than the picture."""
+
+
+def without_other_parts(xmp: bytes) -> bytes:
+    """Remove the properties by which a packet says that a gain map or a video follows the picture.
+
+    These are dropped, and so is the extended part of the XMP.
+
+    Example:
+        >>> note = b'xmlns:xmpNote="http://ns.adobe.com/xmp/note/"'
+        >>> without_other_parts(b"<d %s xmpNote:HasExtendedXMP='C0FFEE'/>" % note)
+        b'<d xmlns:xmpNote="http://ns.adobe.com/xmp/note/"/>'
+    """
+    for namespace, names in _OF_OTHER_PARTS.items():
+        bound = rb"xmlns:([\w.-]+)\s*=\s*[\"']" + re.escape(namespace) + rb"[\"']"
+        if prefixes := {re.escape(prefix) for prefix in re.findall(bound, xmp)}:
+            name = b"(?:%s):%s" % (b"|".join(sorted(prefixes)), names)
+            xmp = re.sub(rb"\s%s\s*=\s*(?:\"[^\"<]*\"|'[^'<]*')" % name, b"", xmp)
+            # of limited length, so that elements without an end take no time
+            xmp = re.sub(rb"(?s)<(%s)(?=[\s/>])[^<>]*?(?:/>|>.{,4000}?</\1\s*>)" % name, b"", xmp)
+    return xmp
+
+
 def upright(xmp: bytes) -> bytes:
     """Set the orientation to 1, because the pixels were turned upright."""
     return _ORIENTATION.sub(rb"\g<1>1", xmp)

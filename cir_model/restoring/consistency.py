@@ -33,6 +33,9 @@ of 100 cases, and by 3.5 at most. A slack of 0 restores best all the same: the m
 0.5, 0.011, 0.09, 0.19 and 0.51 dB with 1 (``fbcnn_xs_x1``, ``benchmarks/consistency.py``).
 """
 
+UNCORRECTED = "restored a little less exactly than usual, without correction by the file's data"
+"""What it means for a picture that it cannot be held to its file."""
+
 _MIDDLE = 128 / 255
 """What JPEG subtracts from luma before it transforms it."""
 
@@ -61,7 +64,7 @@ def can_hold() -> bool:
     try:
         require_jpeglib()
     except UserError as error:
-        _logger.warning("JPEGs are restored without consistency: %s", error)
+        _logger.warning("JPEGs are %s: %s", UNCORRECTED, error)
         return False
     return True
 

@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from cir_host.errors import UserError
 from cir_host.file_names import short_name
 from cir_host.files import read_regular
 from cir_model.restoring.block_grid import CONFIDENT, SMALLEST, Blocks, search
-from cir_model.restoring.consistency import project
+from cir_model.restoring.consistency import UNCORRECTED, project
 from cir_model.restoring.in_memory import default_restorer
 from cir_model.restoring.inference import Restorer
 from cir_model.restoring.pictures import as_tensor, restore_picture
@@ -76,6 +75,8 @@ class Loaded:
 
     data: bytes
     facts: FileFacts
+    where: str
+    """The name of the file in messages."""
     picture: Picture | None = None
     """None if it is not decoded yet."""
 
@@ -152,6 +153,15 @@ def restore_job(job: Job, restorer: Restorer, options: RestoreOptions) -> Outcom
     return begin_job(job, restorer, options).finish()
 
 
+def load(data: bytes, where: str) -> Loaded:
+    """Read the header of a file.
+
+    Raises:
+        UserError: It is no image that can be read.
+    """
+    return Loaded(data, examine(data, where), where)
+
+
 def load_ahead(job: Job, options: RestoreOptions) -> Loaded | None:
     """Read and decode a file before its turn, in a thread beside the network.
 
@@ -167,7 +177,7 @@ def load_ahead(job: Job, options: RestoreOptions) -> Loaded | None:
             return None
         if not options.overwrite and os.path.lexists(job.restored):
             return None
-        return Loaded(data, facts, read(data, where, strict=options.strict))
+        return Loaded(data, facts, where, read(data, where, strict=options.strict))
     except Exception:  # whatever it is, the file's turn meets it again and reports it
         return None
 
@@ -181,44 +191,61 @@ def begin_job(
         job: The file.
         restorer: The networks.
         options: What to restore, and how to write it.
-        loaded: From :func:`load_ahead`; None: read the file here.
+        loaded: The content of the file; None: it is read here.
 
     Raises:
         UserError: Like :func:`restore_job`.
     """
-    where = str(job.source)
     if loaded is None:
-        data = read_regular_file(job.source)
-        loaded = Loaded(data, examine(data, where))
+        loaded = load(read_regular_file(job.source), str(job.source))
     data, facts = loaded.data, loaded.facts
-    copies = why_copied(facts, options)
+    copies = bool(why_copied(facts, options))
     wanted = job.copied if copies else job.restored
-    target = wanted
-    warning: tuple[str, ...] = ()
-    if not options.overwrite:
-        digest = _digest(data)
-        own = wanted.with_name(short_name(wanted.stem, f".{digest[:8]}{wanted.suffix}"))
-        for path in (wanted, *job.earlier, own):
-            if (path == own and path.exists()) or (
-                _is_copy(path, data) if copies else _is_made_from(path, digest)
-            ):
-                note = f"{path} was made from it"
-                return Begun(partial(Outcome, "skipped", note, output=path), 0)
-        if os.path.lexists(wanted):
-            if job.exact:
-                raise UserError(f"{wanted}: exists; give --overwrite to replace it")
-            target = own
-            warning = (f"{wanted} exists and was not made from it; written to {own}",)
-    if copies and job.exact and job.format.upper() != facts.format:
-        warning = (*warning, f"{wanted} is a {facts.format} file, since copies keep their format")
-    encode = _begin_bytes(loaded, where, job.format, restorer, options)
+    target = wanted if options.overwrite else _target(job, data, copies)
+    if isinstance(target, Outcome):
+        skipped = target
+        return Begun(lambda: skipped, 0)
+    encode = _begin_bytes(loaded, job.format, restorer, options)
 
     def finish() -> Outcome:
         outcome = encode()
-        write_file(target, outcome.data)
-        return replace(outcome, output=target, warnings=(*outcome.warnings, *warning))
+        path: Path | Outcome = target
+        while isinstance(path, Path):
+            warnings = outcome.warnings
+            if path != wanted:
+                warnings += (f"{wanted} exists and was not made from it; written to {path}",)
+            if copies and job.exact and job.format.upper() != facts.format:
+                warnings += (f"{wanted} is a {facts.format} file, since copies keep their format",)
+            try:
+                # another name than the wanted one tells the content: what is there may be replaced
+                write_file(path, outcome.data, replace=options.overwrite or path != wanted)
+                return replace(outcome, output=path, warnings=warnings)
+            except FileExistsError:  # another process has written it meanwhile
+                path = _target(job, data, copies)
+        return path
 
     return Begun(finish, facts.pixels)
+
+
+def _target(job: Job, data: bytes, copies: bool) -> Path | Outcome:
+    """Return where the result of a file goes that replaces no other, or that it is there already.
+
+    Raises:
+        UserError: The path is taken, and ``job.exact`` is set.
+    """
+    digest = _digest(data)
+    wanted = job.copied if copies else job.restored
+    own = wanted.with_name(short_name(wanted.stem, f".{digest[:8]}{wanted.suffix}"))
+    for path in (wanted, *job.earlier, own):
+        if (path == own and path.exists()) or (
+            _is_copy(path, data) if copies else _is_made_from(path, digest)
+        ):
+            return Outcome("skipped", f"{path} was made from it", output=path)
+    if not os.path.lexists(wanted):
+        return wanted
+    if job.exact:
+        raise UserError(f"{wanted}: exists; give --overwrite to replace it")
+    return own
 
 
 def restore_bytes(
@@ -243,15 +270,14 @@ def restore_bytes(
     Raises:
         UserError: The content cannot be read or restored, or the format cannot hold the result.
     """
-    loaded = Loaded(data, examine(data, where))
-    return _begin_bytes(loaded, where, file_format, restorer, options)()
+    return _begin_bytes(load(data, where), file_format, restorer, options)()
 
 
 def _begin_bytes(
-    loaded: Loaded, where: str, file_format: str, restorer: Restorer, options: RestoreOptions
+    loaded: Loaded, file_format: str, restorer: Restorer, options: RestoreOptions
 ) -> Callable[[], Outcome]:
     """Run the network; what is returned encodes the result."""
-    data, facts = loaded.data, loaded.facts
+    data, facts, where = loaded.data, loaded.facts, loaded.where
     if reason := why_copied(facts, options):
         note = _with_pixel_quality(reason, data, where, facts, restorer)
         copied = Outcome("copied", note, data, restorable=facts.frames == 1)
@@ -412,7 +438,7 @@ def _hold(
         try:  # here, since the coefficients take memory that the network needs before
             coefficients = read_coefficients(data)
         except UserError as error:
-            not_held.append(f"not held to the coefficients of the file: {error}")
+            not_held.append(f"{UNCORRECTED}: {error}")
             return image
         return project(image, coefficients, options.cell, out=image)
 

@@ -3,6 +3,7 @@
 import io
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from small_networks import SMALL
 from cir_arch import Identity
 from cir_cli import main, restore
 from cir_data.datasets.sample_fields import to_tensor
+from cir_host.files import part_of
 from cir_model.restoring.inference import restore_tensor
 from cir_model.restoring.pixel_quality import pixel_quality, quality_network
 
@@ -125,7 +127,7 @@ def test_an_interrupted_batch_goes_on(photos, identity, capsys):
     run(photos, "-o", "out")
     (photos / "../out/sub/coffee.png").unlink()
     before = (photos / "../out/astronaut.png").stat().st_mtime_ns
-    (photos / "../out/.astronaut.png.part").write_bytes(b"half")
+    part_of(photos / "../out/astronaut.png").write_bytes(b"half")
     assert run(photos, "-o", "out") == 0
     assert "1 restored, 0 copied, 2 skipped" in capsys.readouterr().err
     assert (photos / "../out/astronaut.png").stat().st_mtime_ns == before
@@ -313,6 +315,17 @@ def test_comparison_and_report(photos, identity):
     assert "http" not in page
 
 
+def test_a_file_whose_comparison_cannot_be_written_counts_once(photos, identity, capsys):
+    Path("strips").mkdir()
+    Path("strips/astronaut.jpg.png").mkdir()
+    flags = ["--compare", "strips", "--report", "report.html"]
+    assert run(photos, "-o", "out", *flags) == 1
+    err = capsys.readouterr().err
+    assert "error: strips/astronaut.jpg.png: cannot be written" in err
+    assert "2 restored, 0 copied, 0 skipped, 1 failed" in err
+    assert Path("report.html").read_text(encoding="utf-8").count("<figure>") == 3
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
@@ -324,6 +337,33 @@ def test_comparison_and_report(photos, identity):
 def test_flags_that_cannot_be_used(flags, reason, photos, identity, capsys):
     assert main.main(["restore", "photos", "-o", "out", "-m", "x.pth", *flags]) == 2
     assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--cell", "0.5", "--no-consistency"], "--cell: changes nothing with --no-consistency"),
+        (["--bits", "16", "--format", "jpeg"], "--bits 16: jpeg cannot hold 16 bits; write png or"),
+        (["--bits", "16", "--format", "same"], "--bits 16: jpeg cannot hold 16 bits; write png or"),
+        (["--bits", "16", "-o", "a.webp"], "--bits 16: webp cannot hold 16 bits; write png or"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused_before_networks_are_loaded(
+    flags, reason, photos, monkeypatch, capsys
+):
+    monkeypatch.setattr(restore, "load_network", lambda path: pytest.fail("loaded"))
+    assert main.main(["restore", "photos/astronaut.jpg", "-o", "out", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"basicsr restore: error: {reason}")
+
+
+def test_a_cell_without_consistency_is_refused_for_generative_networks(photos, identity, capsys):
+    facts = replace(identity.facts, generative=True)
+    identity.__class__ = type("Generative", (type(identity),), {"facts": facts})
+    command = ["restore", "photos", "-o", "out", "-m", "x.pth", "--cell", "0.3"]
+    assert main.main(command) == 2
+    assert "error: --cell: changes nothing for CODiff without" in capsys.readouterr().err
+    assert main.main([*command, "--consistency"]) == 0
 
 
 def test_a_strength_that_changes_nothing_is_refused(photos, capsys):

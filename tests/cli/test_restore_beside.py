@@ -1,5 +1,6 @@
 """Reading and writing in threads beside the network: nothing is lost, and the order stays."""
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -23,7 +24,12 @@ def passed(tmp_path, monkeypatch, identity):
     for name in NAMES:
         Image.open(original).convert("RGB").save(f"in/{name}.jpg", quality=20)
     hooks = []
-    identity.register_forward_pre_hook(lambda *_: hooks.pop(0)() if hooks else None)
+
+    def before(*_):  # what a hook returns would become the input
+        if hooks:
+            hooks.pop(0)()
+
+    identity.register_forward_pre_hook(before)
     return hooks
 
 
@@ -58,6 +64,35 @@ def test_the_last_file_is_written_while_the_network_runs(passed, monkeypatch):
     spy(monkeypatch, "write_file", lambda path: path.name == "a.png" and must_come(runs))
     passed.extend([lambda: None, runs.set])
     assert run() == 0
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_two_batches_that_write_one_name_at_the_same_time_lose_nothing(passed, capsys, same):
+    for name in ("others", "out"):
+        Path(name).mkdir()
+    Image.new("L", (16, 16)).save("others/b.jpg", quality=20)
+    folder = "in" if same else "others"
+    assert restore.run([folder, "-o", "elsewhere", "-m", "weights.pth"]) == 0
+    passed.extend([lambda: None, lambda: shutil.copy("elsewhere/b.png", "out/b.png")])
+    assert run() == 0
+    own = list(Path("out").glob("b.*.png"))
+    err = capsys.readouterr().err
+    if same:
+        assert "in/b.jpg: skipped, out/b.png was made from it" in err
+        assert not own
+        return
+    assert f"in/b.jpg: out/b.png exists and was not made from it; written to {own[0]}" in err
+    assert [Image.open(path).size for path in ("out/b.png", *own)] == [(16, 16), (64, 64)]
+
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(passed, capsys):
+    passed.append(lambda: Path("x.png").write_bytes(b"of another program"))
+    assert restore.run(["in/a.jpg", "-o", "x.png", "-m", "weights.pth"]) == 1
+    assert "error: x.png: exists; give --overwrite to replace it" in capsys.readouterr().err
+    passed.append(lambda: Path("y.png").write_bytes(b"of another program"))
+    assert restore.run(["in/a.jpg", "-o", "y.png", "-m", "weights.pth", "--overwrite"]) == 0
+    assert Path("x.png").read_bytes() == b"of another program"
+    assert Image.open("y.png").size == (64, 64)
 
 
 def test_large_pictures_are_read_and_written_in_their_turn(passed, monkeypatch):

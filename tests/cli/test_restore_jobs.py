@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cir_cli.restore_jobs import LeftOut, list_jobs, streams
 from cir_host.errors import UserError
+from cir_host.files import part_of
 from cir_model.restoring.result_names import name_results
 
 
@@ -138,6 +139,7 @@ def test_names_that_differ_in_case_get_outputs_that_differ_in_more(tmp_path):
 def test_everything_that_is_left_out_is_told(tmp_path, monkeypatch):
     photos = touch(tmp_path / "p", "a.jpg", "t.txt", "u.TXT", "x.heic", "none", ".h.jpg", "d/b.png")
     (photos / "photo").write_bytes(b"\xff\xd8\xff\xe0")
+    part_of(photos / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0")  # left by a killed run
     (photos / "linked").symlink_to(tmp_path)
     (photos / "gone.jpg").symlink_to(tmp_path / "nowhere")
     os.mkfifo(photos / "pipe.jpg")
@@ -154,7 +156,7 @@ def test_everything_that_is_left_out_is_told(tmp_path, monkeypatch):
     assert [job.source.name for job in jobs] == ["a.jpg", "photo"]
     assert left_out.lines() == [
         "files of other kinds: 4 (by suffix: 2 .txt, 1 without, 1 .heic)",
-        "hidden files and folders: 1",
+        "hidden files and folders: 2",
         f"linked folders (name them as inputs to restore them): 1 ({photos / 'linked'})",
         f"pipes and devices: 1 ({photos / 'pipe.jpg'})",
     ]

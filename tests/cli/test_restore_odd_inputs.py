@@ -1,8 +1,10 @@
 """``basicsr restore`` on what people's folders hold beside plain pictures: nothing lost or hung."""
 
 import errno
+import io
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,6 +87,23 @@ def test_an_output_file_that_exists_is_an_error(folder, capsys):
     assert "skipped" in capsys.readouterr().err
     assert run("in/b.jpg", "-o", "x.png") == 1
     assert "x.png: exists; give --overwrite to replace it" in capsys.readouterr().err
+
+
+def test_standard_input_is_skipped_and_told_like_a_file(folder, capsys, monkeypatch):
+    def restored(quality, name):
+        data = picture(folder / "in/a.jpg", quality, quality=quality).read_bytes()
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+        status = run("-", "-o", name)
+        return status, capsys.readouterr().err
+
+    for quality, name in ((30, "x.jpg"), (100, "y.png")):
+        status, err = restored(quality, name)
+        assert status == 0
+        assert ("y.png is a JPEG file, since copies keep their format" in err) is (quality == 100)
+        assert restored(quality, name)[0] == 0
+        assert f"standard input: skipped, {name} was made from it" in restored(quality, name)[1]
+    assert restored(40, "x.jpg")[0] == 1
+    assert "error: x.jpg: exists; give --overwrite" in restored(40, "x.jpg")[1]
 
 
 def test_pipes_and_devices_are_not_waited_for(folder, capsys):

@@ -22,6 +22,7 @@ from cir_data.storage.image_source import StoredImage
 from cir_data.storage.meta_info import meta_info_bytes, meta_info_line, read_meta_info
 from cir_data.storage.stored_images import StoredImages
 from cir_host.errors import OptionsError, UserError
+from cir_host.files import part_of
 
 IMAGE = coordinate_image(9, 7)
 
@@ -110,8 +111,10 @@ def test_pipes_and_devices_are_named_and_not_read(tmp_path):
 
 def test_files_that_may_be_images_are_counted(tmp_path):
     save(tmp_path / "good.png", IMAGE)
-    for name in ("a.heic", "b.HEIC", "c.jfif", "README", "notes.txt", ".hidden.jfif"):
+    left_by_a_killed_run = part_of(tmp_path / "good.png").name
+    for name in ("a.heic", "b.HEIC", "c.jfif", "README", "notes.txt", left_by_a_killed_run):
         (tmp_path / name).touch()
+    (tmp_path / ".hidden.jfif").touch()
     _, skipped = find_images("key", str(tmp_path))
     assert skipped.describe() == "2 .heic, 1 without a suffix, 1 .jfif, 1 .txt"
     with basicsr_log() as log:

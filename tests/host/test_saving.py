@@ -1,14 +1,17 @@
 """Checkpoints on disk: whole or not there, and as many as wanted."""
 
+import errno
+import os
 import resource
 from contextlib import contextmanager
+from threading import Thread
 
 import pytest
 import torch
 from host_tools import basicsr_log, checkpoints, run_here, train_options, write_pairs
 
 from cir_host.errors import OptionsError, UserError
-from cir_host.files import part_of, write_whole
+from cir_host.files import write_bytes_whole, write_whole
 
 
 @pytest.fixture
@@ -46,19 +49,53 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_two_writers_of_one_file_leave_a_whole_one(tmp_path):
-    file = tmp_path / "a.pth"
+def write_in_a_thread(file, content):
+    thread = Thread(target=write_bytes_whole, args=(file, content))
+    thread.start()
+    thread.join()
+
+
+def write_in_a_process(file, content):
+    """The child of a fork has the thread id of its parent."""
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0
+        return
+    try:
+        write_bytes_whole(file, content)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.parametrize("write", [write_in_a_thread, write_in_a_process])
+def test_two_writers_of_one_file_leave_a_whole_one(tmp_path, write):
+    file = tmp_path / ("a" * 251 + ".pth")
 
     def interrupted(stream):
         stream.write(b"a" * 10_000)
-        write_whole(file, lambda other: other.write(b"b" * 30_000))
+        write(file, b"b" * 30_000)
         assert file.read_bytes() == b"b" * 30_000
         stream.write(b"a" * 10_000)
 
-    part_of(file).write_bytes(b"left by a killed run" * 2000)
     write_whole(file, interrupted)
     assert file.read_bytes() == b"a" * 20_000
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_created_but_not_replaced(tmp_path, monkeypatch, links):
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not links:  # as on a memory card with FAT
+        monkeypatch.setattr(os, "link", refused)
+    write_bytes_whole(tmp_path / "a.png", b"first", replace=False)
+    (tmp_path / "b.png").symlink_to("nowhere")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(FileExistsError):
+            write_bytes_whole(tmp_path / name, b"second", replace=False)
+    assert (tmp_path / "a.png").read_bytes() == b"first"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
 
 
 def test_a_full_disk_costs_no_earlier_checkpoint(tmp_path, options, monkeypatch):

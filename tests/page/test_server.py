@@ -98,3 +98,22 @@ def test_the_app_of_the_documentation(monkeypatch, tmp_path):
 def test_gradio_writes_no_files_beside_the_code():
     pytest.importorskip("cir_page.layout")
     assert list(Path(cir_page.__file__).parent.glob("*.pyi")) == []
+
+
+def test_an_upload_of_two_visitors_is_taken_twice_and_deleted_with_them(tmp_path):
+    """Gradio gives both the same path; the second may arrive before the first is taken."""
+    layout = pytest.importorskip("cir_page.layout")
+    page = layout.Page(tmp_path / "page")
+    upload = tmp_path / "page/digest/a.jpg"
+    upload.parent.mkdir(parents=True)
+    photo().save(upload)
+    for visitor in ("one", "other", "other"):
+        request = SimpleNamespace(session_hash=visitor)
+        page._added([{"path": str(upload), "orig_name": "a.jpg"}], request)
+    one, other = page._sessions.values()
+    assert [item.name for item in (*one.items, *other.items)] == ["a.jpg", "a.jpg", "a (2).jpg"]
+    one.clear()
+    assert not upload.exists()
+    assert all(item.source.read_bytes() for item in other.items)
+    page.close()
+    assert not [path for path in (tmp_path / "page").rglob("*") if path.is_file()]

@@ -6,6 +6,8 @@ import threading
 import time
 import zipfile
 from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
 
 import pytest
 from page_tools import photo, write_pictures
@@ -32,10 +34,9 @@ def session(tmp_path):
 
 def add(session, *paths):
     """Upload copies of files."""
-    upload = session.folder / "incoming"
     for path in paths:
-        shutil.copy(path, upload)
-        session.add(upload, path.name)
+        upload = session.folder.with_name(f"uploaded_{token_hex(8)}")
+        session.add(Path(shutil.copy(path, upload)), path.name)
 
 
 def run(session, engine, settings=None):
