@@ -12,10 +12,10 @@ from importlib import import_module
 from typing import Any
 
 from cir_host import (
-    checkpoint,
     distributed,
     ema,
     encoding,
+    loading,
     lookup,
     metric_guards,
     parsing,
@@ -167,7 +167,7 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.load_network",
-        checkpoint.load_any_container,
+        loading.load_any_container,
         (11, 29),
         "a partly loaded network is measured like any other, and its EMA starts from other random"
         " values; an unreadable file is not named",
