@@ -5,7 +5,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from cir_arch.recognition import NetworkOptions
 from cir_arch.running import facts_of
 from cir_host.checkpoint import NETWORK_KEY
 from cir_host.errors import UserError
+from cir_host.extras import needs_extra
 
 ONNX_OPSET = 18
 """The first version with all operators that our networks need."""
@@ -160,13 +160,10 @@ def compare_onnx(
 
 
 def require_onnx() -> None:
-    """Check that the packages of the extra ``onnx`` are installed.
+    """Import the packages of the extra ``onnx``.
 
     Raises:
-        UserError: One is missing.
+        UserError: One cannot be imported.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        if find_spec(package) is None:
-            raise UserError(
-                f"ONNX needs the package {package}; run `pip install 'basicsr-cir[onnx]'`"
-            )
+        needs_extra(package, "onnx", "ONNX")

@@ -50,7 +50,9 @@ class Entry:
     gmacs: float
     """Multiplications for one 128 x 128 image at the published size, in units of 1e9.
 
-    See :func:`cir_arch.macs.count_macs`. 0 for a network that returns its input.
+    Those of convolutions and matrix products, attention included; not those of norms, activations
+    and interpolation (including UCIP's look-ups), nor of parts that do not change the image, such
+    as CaVE's prediction of the quality. 0 for a network that returns its input.
     """
     small: Mapping[str, Any]
     """Arguments of a small variant, for tests."""

@@ -16,11 +16,11 @@ from torch.overrides import TorchFunctionMode
 import cir_weights  # noqa: F401 (so that the bundled weights can be loaded by name)
 from cir_arch.network import Entry, entries, entry_named
 from cir_arch.state_dict import State
-from cir_host import checkpoint
-from cir_host.checkpoint import NETWORK_KEY, load_into, read_checkpoint
+from cir_host.checkpoint import NETWORK_KEY, read_checkpoint
 from cir_host.checkpoint_files import some_of
 from cir_host.errors import UserError
 from cir_host.file_names import printable
+from cir_host.loading import load_into, register_describer
 
 _logger = logging.getLogger("basicsr")
 
@@ -265,7 +265,7 @@ def _yaml(value: Any) -> str:
     return value if isinstance(value, str) and value.isidentifier() else text
 
 
-@checkpoint.register_describer
+@register_describer
 def _looks_like(state: State) -> str | None:
     """Return a hint for the loader's messages."""
     found = recognise(state)

@@ -32,11 +32,12 @@ from cir_cli.parsers import CHECKPOINT_SUFFIXES
 from cir_diffusion.checkpoint import kind_of, load_codiff
 from cir_diffusion.converted import save_converted
 from cir_diffusion.licence import PASS_ON
-from cir_host.checkpoint import Checkpoint, not_finite, read_checkpoint, refuse_not_finite
+from cir_host.checkpoint import Checkpoint, read_checkpoint
 from cir_host.checkpoint_files import reason, shown
 from cir_host.errors import UserError
 from cir_host.file_names import printable
 from cir_host.files import part_of
+from cir_host.loading import not_finite, refuse_not_finite
 
 
 def run(arguments: list[str]) -> None:

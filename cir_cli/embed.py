@@ -19,6 +19,7 @@ from cir_data.images.decoding import decode
 from cir_data.images.errors import UnreadableImage
 from cir_data.messages import first_few
 from cir_host.errors import UserError
+from cir_host.extras import needs_extra
 from cir_host.files import read_regular, write_whole
 
 WINDOW = 512
@@ -126,14 +127,9 @@ def project(vectors: Points, method: str) -> Points:
         left, sizes, _ = np.linalg.svd(np.pad(centred, ((0, 0), (0, 2))), full_matrices=False)
         points: Points = left[:, :2] * sizes[:2]
         return points
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError:
-        raise UserError(
-            "--method tsne needs scikit-learn: pip install 'basicsr-cir[tsne]', or give pca"
-        ) from None
+    manifold = needs_extra("sklearn.manifold", "tsne", "--method tsne, unlike pca,")
     perplexity = min(30.0, (len(vectors) - 1) / 3)
-    placed: Points = TSNE(perplexity=perplexity, random_state=0).fit_transform(centred)
+    placed: Points = manifold.TSNE(perplexity=perplexity, random_state=0).fit_transform(centred)
     return placed
 
 

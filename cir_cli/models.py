@@ -17,10 +17,11 @@ from cir_cli import parsers
 from cir_diffusion.checkpoint import kind_of
 from cir_diffusion.description import describe
 from cir_diffusion.licence import CODIFF_WEIGHTS
-from cir_host.checkpoint import Checkpoint, about_not_finite, load_into, not_finite, read_checkpoint
+from cir_host.checkpoint import Checkpoint, read_checkpoint
 from cir_host.checkpoint_files import shown
 from cir_host.errors import UserError
 from cir_host.file_names import printable
+from cir_host.loading import about_not_finite, load_into, not_finite
 
 
 def run(arguments: list[str]) -> None:

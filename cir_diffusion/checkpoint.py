@@ -23,10 +23,11 @@ from cir_diffusion import lora
 from cir_diffusion.base import WANTED, Base, load_base
 from cir_diffusion.codiff import CODiff
 from cir_diffusion.converted import KEY, load_converted
-from cir_host.checkpoint import load_into, locate, read_checkpoint, refuse_not_finite
+from cir_host.checkpoint import locate, read_checkpoint
 from cir_host.checkpoint_files import read_file, some_of
 from cir_host.errors import UserError
 from cir_host.file_names import printable
+from cir_host.loading import load_into, refuse_not_finite
 
 Kind: TypeAlias = Literal["trained parts", "converted"]
 """Of CODiff's files."""

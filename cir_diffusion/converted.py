@@ -20,10 +20,10 @@ from cir_diffusion.base import Base, build_part
 from cir_diffusion.codiff import CODiff
 from cir_diffusion.licence import CHANGES, LICENCE, USE_RESTRICTIONS
 from cir_diffusion.noise_schedule import NoiseSchedule
-from cir_host.checkpoint import refuse_not_finite
 from cir_host.checkpoint_files import read_file, reason
 from cir_host.errors import UserError
 from cir_host.file_names import printable
+from cir_host.loading import refuse_not_finite
 
 KEY = "codiff"
 """Of the metadata: the configurations, as JSON. It tells such files from others."""

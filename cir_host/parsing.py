@@ -5,44 +5,28 @@ one line that names the key; after parsing, it checks keys and names.
 """
 
 import argparse
-import logging
-import re
-import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
-import yaml
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import options as basicsr_options
 from basicsr.utils.registry import MODEL_REGISTRY
 from msgspec import Meta
 
 from cir_host import option_keys
 from cir_host.distributed import refuse_lone_process
-from cir_host.encoding import encoding_of
 from cir_host.errors import OptionsError
 from cir_host.folder_names import check_name
 from cir_host.hat_options import translate
+from cir_host.log_file import warn_before_log
 from cir_host.lookup import look_up
 from cir_host.ownership import is_ours
 from cir_host.typed_options import typed
-
-_NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
-_BASE_60 = re.compile(r"[0-9]+(?::[0-9]+)+$")
-_WITH_EXPONENT = re.compile(_NUMBER + r"[eE][-+]?[0-9]+$")
-_INTEGER = re.compile(r"[-+]?[0-9]+$")
-_FLOAT = re.compile(_NUMBER + r"(?:[eE][-+]?[0-9]+)?$")
-
-_NOT_UTF8 = "neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8"
-
-_logger = logging.getLogger("basicsr")
-_warnings: list[str] = []
+from cir_host.yaml_reading import override, read_options
 
 
 class _Typed(msgspec.Struct):
@@ -142,9 +126,9 @@ def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
         file, entries = command_line()
         if file is None:
             return original(root_path, is_train)
-        given = _read(file)
+        given = read_options(file)
         for entry in entries:
-            _override(given, entry)
+            override(given, entry)
         _number_names_to_texts(given)
         translated = translate(given)
         _require_keys(given, is_train)
@@ -156,152 +140,11 @@ def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
         for dataset in opt["datasets"].values():
             dataset.setdefault("manual_seed", opt["manual_seed"])
         found = translated + option_keys.check(opt, given)
-        _warnings[:] = found if opt["rank"] == 0 else []
-        for warning in _warnings:
-            print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 (no logger exists yet)
+        warn_before_log(found if opt["rank"] == 0 else [])
         _require_parts(opt)
         return opt, args
 
     return parse_options
-
-
-def read_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``ordered_yaml`` read ``1e-4`` as a number and ``4:2:0`` as a string, as YAML 1.2 does.
-
-    PyYAML reads the first as a string and the second as 14520, a number to base 60.
-    """
-
-    @wraps(original)
-    def ordered_yaml() -> tuple[Any, Any]:
-        base, dumper = original()
-        loader = type("Loader", (base,), {})  # PyYAML's own class stays unchanged
-        loader.add_implicit_resolver(  # type: ignore[attr-defined]
-            "tag:yaml.org,2002:float", _WITH_EXPONENT, list("-+.0123456789")
-        )
-        # before PyYAML's own resolvers: the first match wins
-        for first in "0123456789":
-            resolvers = loader.yaml_implicit_resolvers  # type: ignore[attr-defined]
-            resolvers[first] = [("tag:yaml.org,2002:str", _BASE_60), *resolvers[first]]
-        return loader, dumper
-
-    return ordered_yaml
-
-
-def sound_sections(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``ordered_yaml`` build separate aliases, merge ``<<``, and refuse repeated keys.
-
-    PyYAML uses the object of an anchor again for its aliases, and BasicSR changes sections: it pops
-    ``type`` from ``optim_g``, and sets ``phase`` in each data set. BasicSR does not know the merge
-    key, and of two sections ``test_1`` it silently keeps the last.
-    """
-
-    @wraps(original)
-    def ordered_yaml() -> tuple[Any, Any]:
-        base, dumper = original()
-
-        def construct_object(self: Any, node: yaml.Node, deep: bool = False) -> Any:
-            # deep, so that PyYAML refuses a node that holds itself
-            built = base.construct_object(self, node, deep=True)
-            self.constructed_objects.pop(node, None)
-            return built
-
-        def construct_pairs(self: Any, node: yaml.MappingNode, deep: bool = False) -> Any:
-            _refuse_repeated_keys(node)
-            self.flatten_mapping(node)
-            return base.construct_pairs(self, node, deep)
-
-        methods = {"construct_object": construct_object, "construct_pairs": construct_pairs}
-        return type("Loader", (base,), methods), dumper
-
-    return ordered_yaml
-
-
-def force_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``--force_yml key=value`` read ``1e-4`` and ``-1`` as numbers."""
-
-    @wraps(original)
-    def _postprocess_yml_value(value: str) -> Any:
-        if _INTEGER.match(value):
-            return int(value)
-        return float(value) if _FLOAT.match(value) else original(value)
-
-    return _postprocess_yml_value
-
-
-def expand_lists(original: ModuleType) -> SimpleNamespace:
-    """Make ``osp.expanduser`` of BasicSR's options module accept a list of dataroots."""
-
-    def expanduser(path: Any) -> Any:
-        return [*map(expanduser, path)] if isinstance(path, list) else original.expanduser(path)
-
-    return SimpleNamespace(**{**vars(original), "expanduser": expanduser})
-
-
-def log_file_in_utf8(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the log file UTF-8 in every locale, and write the warnings about options to it."""
-
-    @wraps(original)
-    def get_root_logger(*args: Any, **kwargs: Any) -> logging.Logger:
-        logger: logging.Logger = original(*args, **kwargs)
-        for handler in logger.handlers:
-            if isinstance(handler, logging.FileHandler) and handler.stream is not None:
-                handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-                for warning in _warnings:
-                    record = (logger.name, logging.WARNING, "", 0, "%s", (warning,), None)
-                    handler.handle(logging.LogRecord(*record))
-        _warnings.clear()
-        return logger
-
-    return get_root_logger
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding=encoding_of(file))
-        if "\0" in text:
-            raise OptionsError(f"-opt {file}: {_NOT_UTF8} (it holds null characters)")
-        content = yaml.load(text, Loader=basicsr_options.ordered_yaml()[0])
-    except OSError as error:
-        raise OptionsError(f"-opt {file}: {error.strerror or error}") from error
-    except UnicodeError as error:
-        reason = error.reason if isinstance(error, UnicodeDecodeError) else error
-        raise OptionsError(f"-opt {file}: {_NOT_UTF8} ({reason})") from error
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise OptionsError(f"-opt {file}{line}: not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise OptionsError(f"-opt {file}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise OptionsError(f"-opt {file}: expected lines `key: value`; it holds {content!r}")
-    return content
-
-
-def _refuse_repeated_keys(section: yaml.MappingNode) -> None:
-    seen = set()
-    for key, _ in section.value:
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in seen:
-                problem = f"the key {key.value!r} is repeated"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-
-
-def _override(given: dict[str, Any], entry: str) -> None:
-    """Apply an entry ``key:key=value`` of ``--force_yml`` like BasicSR."""
-    keys, *values = entry.split("=")
-    if len(values) != 1 or set(keys) & set('"\\\n'):  # BasicSR runs the keys as code
-        raise OptionsError(f"--force_yml {entry}: expected KEY:KEY=VALUE with a single `=`")
-    *groups, last = keys.strip().split(":")
-    section: Any = given
-    for depth, group in enumerate(groups, 1):
-        section = section.get(group) if isinstance(section, Mapping) else None
-        if not isinstance(section, Mapping):
-            name = ".".join(groups[:depth])
-            raise OptionsError(f"--force_yml {entry}: the options have no section {name}")
-    try:
-        section[last] = basicsr_options._postprocess_yml_value(values[0].strip())
-    except Exception as error:  # BasicSR evaluates lists as code
-        raise OptionsError(f"--force_yml {entry}: cannot read the value ({error})") from error
 
 
 def _require_keys(given: dict[str, Any], is_train: bool) -> None:

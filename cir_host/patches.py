@@ -12,10 +12,11 @@ from importlib import import_module
 from typing import Any
 
 from cir_host import (
-    checkpoint,
     distributed,
     ema,
     encoding,
+    loading,
+    log_file,
     lookup,
     metric_guards,
     parsing,
@@ -28,6 +29,7 @@ from cir_host import (
     stopping,
     tensorboard_writer,
     training,
+    yaml_reading,
 )
 from cir_host import image_files as images
 
@@ -98,26 +100,26 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         "basicsr.utils.options:ordered_yaml",
-        parsing.read_numbers,
+        yaml_reading.read_numbers,
         (12,),
         "`1e-4` in an options file is read as a string",
     ),
     Patch(
         "basicsr.utils.options:ordered_yaml",
-        parsing.sound_sections,
+        yaml_reading.sound_sections,
         (),
         "a YAML alias shares the section of its anchor: `optim_d: *optim_g` lacks `type`; the merge"
         " key `<<` is an error; of repeated keys, all but the last are silently dropped",
     ),
     Patch(
         "basicsr.utils.options:_postprocess_yml_value",
-        parsing.force_numbers,
+        yaml_reading.force_numbers,
         (12,),
         "`1e-4` and `-1` in `--force_yml` are read as strings",
     ),
     Patch(
         "basicsr.utils.options:osp",
-        parsing.expand_lists,
+        yaml_reading.expand_lists,
         (),
         "a list of folders for `dataroot_gt` or `dataroot_lq` raises a TypeError",
     ),
@@ -139,7 +141,7 @@ PATCHES: tuple[Patch, ...] = (
     *(
         Patch(
             f"basicsr.{module}:get_root_logger",
-            parsing.log_file_in_utf8,
+            log_file.log_file_in_utf8,
             (14,),
             "as above, for the log file",
         )
@@ -167,7 +169,7 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         "basicsr.models.base_model:BaseModel.load_network",
-        checkpoint.load_any_container,
+        loading.load_any_container,
         (11, 29),
         "a partly loaded network is measured like any other, and its EMA starts from other random"
         " values; an unreadable file is not named",

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import compress
@@ -11,45 +10,21 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from cir_arch.facts import InputKind, NetworkFacts, Precision
+from cir_arch.facts import InputKind, Precision
 from cir_arch.running import facts_of, run
 from cir_data.images.jpeglib_files import require_jpeglib
 from cir_host.errors import UserError
-from cir_model.restoring import block_grid, memory, ntire2024
+from cir_model.restoring import block_grid, ntire2024
 from cir_model.restoring.averaging import Mean, describe_weights, relative_weights
 from cir_model.restoring.settings import InferenceOptions
 from cir_model.restoring.symmetry import SYMMETRIES
-from cir_model.restoring.tiling import Run, Tiling, grid_of
+from cir_model.restoring.tile_plan import UNKNOWN, Plan, TilePlanner
+from cir_model.restoring.tiling import Run, Tiling
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The dtype of each mixed precision."""
 
-_UNKNOWN = NetworkFacts(
-    size_multiple=1,
-    min_size=1,
-    scale=1,
-    halo=None,
-    in_channels=3,
-    precisions=frozenset({"fp32", "bf16", "fp16"}),
-)
-"""For a network that states no facts: it gets only whole images."""
-
-_SURELY_FITS = 128 * 128
-"""Images of up to this many pixels fit into memory; the estimate would take a second."""
-
-_CPU_WHOLE = 768
-"""Edge of the largest square that passes whole on a CPU; tiles are as fast and take less memory."""
-
-_CPU_TILE = 576
-"""The largest automatic tile on a CPU, with which 12 megapixels take 1.3 GB."""
-
-_MOST_TILES = 16
-"""The largest batch of tiles on a GPU; more is not faster."""
-
 _logger = logging.getLogger("basicsr")
-
-Plan: TypeAlias = Mapping[Tiling | None, int]
-"""Tilings in which an image passes (None: whole), and how often each counts in the mean."""
 
 Watch: TypeAlias = Callable[[float], None]
 """Gets the finished share of an image, 0 to 1, before each pass and after the last one.
@@ -102,9 +77,9 @@ class Restorer:
         self.names = list(compress(names, relative))
         self.weights = list(filter(None, relative))
         self.options = options
-        self.facts = [facts_of(network) or _UNKNOWN for network in self.networks]
+        self.facts = [facts_of(network) or UNKNOWN for network in self.networks]
         for name, facts in zip(self.names, self.facts, strict=True):
-            if facts is _UNKNOWN and options.tile:
+            if facts is UNKNOWN and options.tile:
                 raise UserError(f"tile: {name} does not state its facts, so it takes whole images")
         self.device = _device_of(self.networks[0])
         self.scale: int = self._shared("scale")
@@ -125,11 +100,7 @@ class Restorer:
         self.moved = 0
         """How many images were extended, since their blocks began elsewhere than at the corner."""
         self.watch: Watch | None = None
-        self._cost: float | None = None
-        self._limit: int | None = None
-        """The largest tile that may still fit, after memory ran out."""
-        self._plans: dict[tuple[int, int], Plan] = {}
-        self._logged: set[Tiling] = set()
+        self._planner = TilePlanner(self.networks, self.facts, options, self.device)
 
     @torch.inference_mode()
     def __call__(
@@ -173,30 +144,22 @@ class Restorer:
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
-            self._halve(plan, *image.shape[-2:])  # out here no frame holds tensors
+            self._planner.halve(plan, *image.shape[-2:])  # out here no frame holds tensors
 
     def compile(self, **arguments: Any) -> None:
         """Compile the networks in place; takes the arguments of ``torch.compile``."""
-        if self.options.tile == "auto":
-            self._cost_of(1)  # before compiling: this pass has tensors without data
+        self._planner.estimate()  # before compiling: this pass has tensors without data
         for network in self.networks:
             network.compile(**arguments)
 
     def plan(self, height: int, width: int) -> Plan:
         """Return the tilings for an image of this size, one for each tile size that differs."""
-        if (height, width) not in self._plans:
-            tile = self.options.tile
-            sizes = (tile,) if tile is None or isinstance(tile, (int, str)) else tile
-            counts = Counter(self._tiling(size, height, width) for size in sizes)
-            common = math.gcd(*counts.values())  # the mean of equal results is one of them
-            self._plans[height, width] = {way: count // common for way, count in counts.items()}
-        return self._plans[height, width]
+        return self._planner.plan(height, width)
 
     def describe(self) -> dict[str, str]:
         """Return the settings for results files; tiles are those of the images so far."""
-        ways = {_describe(self.options.tiling, plan) for plan in self._plans.values()}
         described = {
-            "inference": " or ".join(sorted(ways)) or "whole images",
+            "inference": self._planner.describe(),
             "self-ensemble": self.options.self_ensemble,
             "precision": self.precision,
         }
@@ -249,7 +212,7 @@ class Restorer:
         if tiling is None or self.facts[index].whole_images:
             return runner(image).to(image.device)
         # several images may have different inputs, so their tiles pass one position at a time
-        batch = self._batch(tiling) if len(image) == 1 else 1
+        batch = self._planner.batch(tiling) if len(image) == 1 else 1
         return tiling.restore(runner, image, self.scale, batch)
 
     def _inputs_of(
@@ -295,72 +258,6 @@ class Restorer:
             )
 
         return checked
-
-    def _tiling(self, tile: int | Literal["auto"] | None, height: int, width: int) -> Tiling | None:
-        if tile == "auto":
-            tile = None if self._fits(height * width) else self._largest()
-        if self._limit is not None:
-            tile = min(tile or self._limit, self._limit)
-        if not tile:
-            return None
-        tiling = Tiling.fitting(tile, self.options.overlap, self.facts)
-        if self.options.tiling == "blended" and tiling.covers(height, width):
-            return None
-        if tiling not in self._logged:
-            self._logged.add(tiling)
-            _logger.info("%s.", _describe_tiling(self.options.tiling, tiling).capitalize())
-        return tiling
-
-    def _fits(self, pixels: int) -> bool:
-        return pixels <= _SURELY_FITS or pixels <= self._most_pixels(_CPU_WHOLE)
-
-    def _largest(self) -> int:
-        """Return the largest multiple of the grid whose tile fits into memory."""
-        grid = grid_of(self.facts)
-        return max(grid, int(math.sqrt(self._most_pixels(_CPU_TILE))) // grid * grid)
-
-    def _most_pixels(self, side: int) -> float:
-        """Return how many pixels may pass at once, on a CPU no more than those of a square."""
-        fitting = self._budget() / self._cost_of(1)
-        limited = self.device.type == "cpu" and not self.whole_images
-        return min(fitting, side**2) if limited else fitting
-
-    def _cost_of(self, pixels: int) -> float:
-        if self._cost is None:
-            pairs = zip(self.networks, self.facts, strict=True)
-            self._cost = max(memory.bytes_per_pixel(network, facts) for network, facts in pairs)
-        return max(self._cost, 1) * pixels
-
-    def _budget(self) -> float:
-        return memory.budget(self.device, all_free=self.whole_images)
-
-    def _batch(self, tiling: Tiling) -> int:
-        if self.device.type == "cpu":
-            return 1  # one tile keeps all cores busy
-        return int(min(_MOST_TILES, max(1, self._budget() // self._cost_of(tiling.tile**2))))
-
-    def _halve(self, plan: Plan, height: int, width: int) -> None:
-        """Halve the largest tile after memory ran out."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if _UNKNOWN in self.facts:
-            raise UserError(f"out of memory at {height} x {width} pixels; use another device")
-        failed = max(max(height, width) if way is None else way.tile for way in plan)
-        half = max(failed // 2, 2 * grid_of(self.facts))
-        smaller = Tiling.fitting(half, self.options.overlap, self.facts).tile
-        if smaller >= failed:
-            raise UserError(
-                f"out of memory at {failed} x {failed} pixels, which is the smallest tile;"
-                " use a smaller network or another --device"
-            )
-        self._limit = smaller
-        self._plans.clear()
-        _logger.warning(
-            "Out of memory at %d x %d pixels; restarting the image in tiles of %d.",
-            min(failed, height),
-            min(failed, width),
-            smaller,
-        )
 
     def _check_coefficients(self) -> None:
         """Refuse what can be done with pixels only.
@@ -431,26 +328,6 @@ def restore_tensor(network: nn.Module, image: Tensor, **options: Any) -> Tensor:
 
 def _device_of(network: nn.Module) -> torch.device:
     return next((p.device for p in network.parameters()), torch.device("cpu"))
-
-
-def _describe(rule: str, plan: Plan) -> str:
-    ways = [
-        f"{count} x {way}" if count > 1 else way
-        for way, count in ((_describe_tiling(rule, tiling), n) for tiling, n in plan.items())
-    ]
-    return ways[0] if len(ways) == 1 else f"mean of {'; '.join(ways)}"
-
-
-def _describe_tiling(rule: str, tiling: Tiling | None) -> str:
-    if rule == "ntire2024":
-        sizes = "" if tiling is None else f", tiles of {tiling.tile} px, stride {tiling.stride}"
-        return f"padded and averaged by the rule of the NTIRE 2024 winner{sizes}"
-    if tiling is None:
-        return "whole images"
-    return (
-        f"tiles of {tiling.tile} px, stride {tiling.stride} (multiples of {tiling.grid}),"
-        f" blended over {tiling.overlap - 2 * tiling.margin} px"
-    )
 
 
 @contextmanager

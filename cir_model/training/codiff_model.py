@@ -10,10 +10,10 @@ from cir_diffusion.checkpoint import read_trained_parts
 from cir_diffusion.codiff import LATENT
 from cir_diffusion.codiff_lora import CODiffLoRA, state_of
 from cir_diffusion.discriminator import SMALLEST_LATENT, CODiffDiscriminator
-from cir_host.checkpoint import load_into, log_load
 from cir_host.checkpoint_files import read_file
 from cir_host.errors import OptionsError
 from cir_host.file_names import printable
+from cir_host.loading import load_into, log_load
 from cir_host.registration import register
 from cir_model.training.cir_gan_model import CIRGANModel
 

@@ -8,8 +8,8 @@ from vector_tools import filled, image, parameter_count, shapes
 
 from cir_arch.grl_arch import GRL
 from cir_arch.grl_cic_arch import GRL_CIC
-from cir_host.checkpoint import load_into
 from cir_host.errors import UserError
+from cir_host.loading import load_into
 
 SMALL = dict(GRL_CIC.entry.small)
 OWN = ("quality_after", "quality_nc", "quality_blocks", "embed_nc", "gate_reduction")

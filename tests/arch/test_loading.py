@@ -11,8 +11,8 @@ from small_networks import SMALL
 from vector_tools import published_shapes
 
 import cir_model  # noqa: F401 (registers CIRModel)
-from cir_host.checkpoint import load_into
 from cir_host.errors import UserError
+from cir_host.loading import load_into
 
 
 def load_published(source, network):

@@ -9,8 +9,8 @@ from vector_tools import filled, image, parameter_count
 
 from cir_arch.restormer_arch import Restormer
 from cir_arch.restormer_qf_arch import RestormerQF
-from cir_host.checkpoint import load_into
 from cir_host.errors import UserError
+from cir_host.loading import load_into
 
 LEVELS = [(3, 2, 1), (3, 1), (2,)]
 

@@ -4,37 +4,22 @@ import itertools
 import math
 
 import pytest
+import swin_tools
 import torch
 from basicsr.archs import build_network
-from naive_swin2sr import NaiveSwin2SR
-from network_tools import assert_all_occur, reach, restore
-from vector_tools import filled, image, parameter_count, shapes
+from network_tools import assert_all_occur, restore
+from vector_tools import image, parameter_count, shapes
 
 from cir_arch import load_network, recognise
-from cir_arch.layers import bands
 from cir_arch.recognition import about_assumed
 from cir_arch.swin2sr_arch import Swin2SR
 from cir_host.errors import UserError
 
-SMALL = {
-    "embed_dim": 12,
-    "depths": (2, 1),
-    "num_heads": (2, 3),
-    "window_size": 4,
-    "img_range": 1.0,
-}
-TAILS = [
-    {"img_range": 255.0},
-    {"upsampler": "pixelshuffle", "upscale": 3, "img_range": 2.0},
-    {"upsampler": "pixelshuffledirect", "upscale": 3},
-    {"upsampler": "nearest+conv", "upscale": 4},
-]
 AUX = {"upsampler": "pixelshuffle_aux", "upscale": 4}
 
 
-def small(network=Swin2SR, **arguments):
-    torch.manual_seed(0)
-    return filled(network(**{**SMALL, **arguments}))
+def small(**arguments):
+    return swin_tools.small(Swin2SR, **arguments)
 
 
 def outlined(**arguments):
@@ -71,33 +56,6 @@ def test_settings_of_the_release_build_the_network(section, ours):
     assert parameter_count(named) == parameter_count(outlined(**ours))
 
 
-@pytest.mark.parametrize("arguments", [*TAILS, AUX, {"in_chans": 1}], ids=str)
-@pytest.mark.parametrize("window", [2, 5])
-@pytest.mark.parametrize("cells", [(1, 1), (2, 3)])
-def test_equals_the_naive_form(arguments, window, cells):
-    """In float64: another epsilon of a norm or the tanh form of GELU is another function."""
-    arguments = {"window_size": window, **arguments}
-    network, naive = small(**arguments).double(), small(NaiveSwin2SR, **arguments).double()
-    x = image(cells[0] * window, cells[1] * window, seed=1, batch=2).double()
-    x = x[:, : network.in_chans]
-    torch.testing.assert_close(restore(network, x), restore(naive, x), rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("tail", TAILS, ids=str)
-def test_halo_is_exact_behind_every_tail(tail):
-    network = small(**tail, depths=(2,), num_heads=(2,), window_size=2).double()
-    assert reach(network, network.facts) == network.facts.halo
-
-
-@pytest.mark.parametrize("tail", [*TAILS, AUX], ids=str)
-@pytest.mark.parametrize("size", [(1, 1), (2, 9), (8, 4)])
-def test_any_size_comes_back_enlarged(tail, size):
-    network = small(**tail)
-    out = restore(network, image(*size))
-    assert out.shape == (1, 3, size[0] * network.upscale, size[1] * network.upscale)
-    assert out.isfinite().all()
-
-
 def test_the_second_image_is_small_and_padded():
     network, x = small(**AUX), image(6, 9)
     assert network.facts.extra_outputs == ("aux",)
@@ -125,13 +83,6 @@ def test_the_padded_image_is_squeezed_as_in_the_release():
     torch.testing.assert_close(seen[0], expected, rtol=0, atol=0)
 
 
-def test_bands_of_rows_change_nothing(monkeypatch):
-    network, x = small().double(), image(24, 32, batch=2).double()
-    expected = restore(network, x)
-    monkeypatch.setattr(bands, "VALUES", 1)
-    torch.testing.assert_close(restore(network, x), expected, rtol=0, atol=1e-10)
-
-
 def test_temperature_is_at_most_100():
     """The published numbers have none above."""
 
@@ -145,13 +96,6 @@ def test_temperature_is_at_most_100():
 
     torch.testing.assert_close(restored(6.0), restored(math.log(100)), rtol=0, atol=1e-6)
     assert (restored(math.log(50)) - restored(math.log(100))).abs().max() > 1e-4
-
-
-def test_the_size_of_the_training_patches_has_no_effect():
-    """The release shifts no windows if they are of one window."""
-    x = image(4, 4)
-    expected = restore(small(), x)
-    torch.testing.assert_close(restore(small(img_size=4), x), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -225,13 +169,6 @@ def test_tables_for_others_by_their_definition():
     assert (masks[2, 0, 2], masks[2, 0, 6], masks[3, 2, 6]) == (0, -100, -100)
 
 
-def test_drop_path_rates_rise_through_the_groups():
-    network = small(depths=(2, 3))
-    assert [
-        block.drop_path.rate for group in network.layers for block in group.residual_group.blocks
-    ] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
-
-
 def test_block_drops_attention_and_feed_forward_apart():
     block = small(drop_path_rate=0.4).train().layers[1].residual_group.blocks[0]
     x = torch.randn(1, 8, 8, 12).expand(64, -1, -1, -1)
@@ -247,7 +184,7 @@ def test_block_drops_attention_and_feed_forward_apart():
 
 def test_starts_as_published():
     torch.manual_seed(0)
-    network = Swin2SR(**{**SMALL, "embed_dim": 48})
+    network = Swin2SR(**swin_tools.arguments_of(Swin2SR, embed_dim=48))
     for name, parameter in network.named_parameters():
         if name.endswith("logit_scale"):
             assert torch.equal(parameter, torch.full_like(parameter, math.log(10)))
@@ -257,28 +194,3 @@ def test_starts_as_published():
             assert not parameter.any(), name
         elif name.endswith(("norm1.weight", "norm2.weight")):
             assert (parameter == 1).all(), name
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ({"window_size": 1}, "window_size"),
-        ({"embed_dim": 13}, "num_heads"),
-        ({"num_heads": (2, 5)}, "num_heads"),
-        ({"depths": (2, 2, 2)}, "depths"),
-        ({"depths": (0, 1)}, "depths"),
-        ({"mlp_ratio": 0.0}, "mlp_ratio"),
-        ({"in_chans": 0}, "in_chans"),
-        ({"img_range": 0.0}, "img_range"),
-        ({"drop_path_rate": 1.0}, "drop_path_rate"),
-        ({"upsampler": "pixelshuffle_hf"}, "upsampler: 'pixelshuffle_hf' is unknown; give ''"),
-        ({"upscale": 2}, "upscale: without upsampler"),
-        ({"upsampler": "pixelshuffle", "upscale": 5}, "upscale: 5"),
-        ({"upsampler": "pixelshuffledirect", "upscale": 0}, "upscale: cannot enlarge by 0"),
-        ({"upsampler": "nearest+conv", "upscale": 2}, "upscale: .* give 4"),
-        ({"resi_connection": "3conv"}, "resi_connection"),
-    ],
-)
-def test_contradictory_arguments_are_named(arguments, named):
-    with pytest.raises(UserError, match=f"^{named}"):
-        Swin2SR(**{**SMALL, **arguments})

@@ -93,7 +93,7 @@ def test_tsne_or_what_it_needs():
     try:
         import sklearn  # noqa: F401
     except ImportError:
-        with pytest.raises(UserError, match="tsne needs scikit-learn"):
+        with pytest.raises(UserError, match=r"--method tsne, .* pip install 'basicsr-cir\[tsne\]'"):
             embed.project(vectors, "tsne")
     else:
         assert embed.project(vectors, "tsne").shape == (8, 2)

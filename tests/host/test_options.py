@@ -135,8 +135,7 @@ def test_exponents_are_numbers_where_they_are_plain(text, value):
 
 def test_basicsr_reads_exponents_as_text():
     ordered_yaml = patches.original("basicsr.utils.options:ordered_yaml")
-    if yaml.load("lr: 1e-4", Loader=ordered_yaml()[0])["lr"] != "1e-4":
-        pytest.skip("mended upstream")
+    assert yaml.load("lr: 1e-4", Loader=ordered_yaml()[0])["lr"] == "1e-4"
     assert yaml.safe_load("lr: 1e-4") == {"lr": "1e-4"}, "PyYAML itself was changed"
     assert patches.original("basicsr.utils.options:_postprocess_yml_value")("1e-4") == "1e-4"
 
@@ -341,8 +340,7 @@ def test_basicsr_says_nothing_of_a_misspelled_key(parse, tmp_path, monkeypatch, 
     options["train"]["ema_deacy"] = 0.9
     parse(options)
     out, err = capsys.readouterr()
-    if "ema_deacy" in out + err:
-        pytest.skip("mended upstream")
+    assert "ema_deacy" not in out + err
 
 
 def test_a_misspelled_path_makes_no_folder(parse, tmp_path, monkeypatch):

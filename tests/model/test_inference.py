@@ -17,6 +17,7 @@ from cir_model.restoring import memory
 from cir_model.restoring.inference import Restorer, restore_tensor
 from cir_model.restoring.settings import InferenceOptions
 from cir_model.restoring.symmetry import SYMMETRIES
+from cir_model.restoring.tile_plan import TilePlanner
 
 
 class Shift(nn.Module):
@@ -214,14 +215,18 @@ def test_memory_of_a_pass_does_not_include_the_weights():
 
 def test_on_a_cpu_tiles_are_no_larger_than_speed_asks_for(monkeypatch):
     monkeypatch.setattr(memory, "bytes_per_pixel", lambda network, facts: 1.0)
-    restorer = Restorer([Plain(lambda x: x)], InferenceOptions(tile="auto"))
-    assert restorer.plan(768, 768) == {None: 1}
-    (tiling,) = restorer.plan(1000, 3000)
+    network = Plain(lambda x: x)
+
+    def plan(device, *size):
+        planner = TilePlanner([network], [network.facts], InferenceOptions(tile="auto"), device)
+        return planner.plan(*size)
+
+    cpu, other = torch.device("cpu"), torch.device("meta")
+    assert plan(cpu, 768, 768) == {None: 1}
+    (tiling,) = plan(cpu, 1000, 3000)
     assert tiling is not None
     assert tiling.tile == 576
-    monkeypatch.setattr(restorer, "device", torch.device("meta"))  # not a CPU
-    restorer._plans.clear()
-    assert restorer.plan(1000, 3000) == {None: 1}
+    assert plan(other, 1000, 3000) == {None: 1}
 
 
 def test_images_reach_a_network_in_the_layout_it_states():
