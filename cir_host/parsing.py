@@ -149,6 +149,8 @@ def sound_options(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _require_keys(given: dict[str, Any], is_train: bool) -> None:
     """Check the presence and type of the keys for which BasicSR has no default."""
+    if is_train and "train" not in given:
+        raise OptionsError("train: missing; a file without it is one for `basicsr test`")
     typed(given, _TrainOptions if is_train else _TestOptions, "")
     check_name(given["name"], "name")
     _require_paths(given["path"])

@@ -250,6 +250,11 @@ def test_a_key_that_training_needs_is_named(parse, tmp_path, key):
         parse(text)
 
 
+def test_a_file_for_a_test_is_not_trained(parse, tmp_path):
+    with pytest.raises(OptionsError, match="^train: missing; .* is one for `basicsr test`"):
+        parse(test_options(tmp_path, "net.pth"))
+
+
 @pytest.mark.parametrize("key", ["val", "val.save_img", "val.suffix", "network_g", "path"])
 def test_a_key_that_a_test_needs_is_named(parse, tmp_path, key):
     options = test_options(tmp_path, "net.pth")
