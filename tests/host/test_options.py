@@ -251,7 +251,7 @@ def test_a_key_that_training_needs_is_named(parse, tmp_path, key):
 
 
 def test_a_file_for_a_test_is_not_trained(parse, tmp_path):
-    with pytest.raises(OptionsError, match="^train: missing; .* is one for `basicsr test`"):
+    with pytest.raises(OptionsError, match=r"^train: missing; .* is one for `basicsr test`"):
         parse(test_options(tmp_path, "net.pth"))
 
 
