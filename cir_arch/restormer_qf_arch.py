@@ -15,6 +15,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal, overload
 
+import torch
 from torch import Tensor, nn
 
 from cir_arch.facts import NetworkFacts
@@ -134,16 +135,11 @@ class RestormerQF(Restormer):
         self.qf_embed = quality_embedding(quality_nc)
         widths = {3: 4 * dim, 2: 2 * dim, 1: 2 * dim}
         for level in qf_levels:
-            block = QFAttention(widths[level], "R", use_checkpoint)
-            scale = scale_by_quality(quality_nc, widths[level])
-            shift = shift_by_quality(quality_nc, widths[level])
-            if identity_start:
-                _start_at_zero(block.res[-1])
-                _start_at_zero(shift[0])
-                start_quality_layers(self.qf_embed, (scale, shift))
-            self.add_module(f"qf_block_{level}", block)
-            self.add_module(f"to_gamma_{level}", scale)
-            self.add_module(f"to_beta_{level}", shift)
+            self.add_module(f"qf_block_{level}", QFAttention(widths[level], "R", use_checkpoint))
+            self.add_module(f"to_gamma_{level}", scale_by_quality(quality_nc, widths[level]))
+            self.add_module(f"to_beta_{level}", shift_by_quality(quality_nc, widths[level]))
+        if identity_start:
+            self._start_as_identity()
 
     @classmethod
     def arguments_from(cls, state: State) -> dict[str, Any] | None:
@@ -215,6 +211,17 @@ class RestormerQF(Restormer):
             return out
         return out, predicted
 
+    @torch.no_grad()
+    def _start_as_identity(self) -> None:
+        """Let the branches of the QF attention blocks and their shifts be zero."""
+        found = dict(self.named_parameters())
+        for level in self.qf_levels:
+            for name in (f"qf_block_{level}.res.2", f"to_beta_{level}.0"):
+                found[f"{name}.weight"].zero_()
+                found[f"{name}.bias"].zero_()
+        readers = (getattr(self, f"to_{w}_{n}") for n in self.qf_levels for w in ("gamma", "beta"))
+        start_quality_layers(self.qf_embed, readers)
+
     def _modulation(self, quality: Tensor) -> Callable[[Tensor, int], Tensor]:
         """Return what maps features (B, H, W, C) that leave a level to modulated ones."""
         embedding = self.qf_embed(quality)
@@ -229,11 +236,6 @@ class RestormerQF(Restormer):
             return to_map(self.get_submodule(f"qf_block_{level}")(to_image(y), gamma, beta))
 
         return modulate
-
-
-def _start_at_zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
 
 
 def _check(predictor_nc: Sequence[int], qf_levels: Sequence[int]) -> None:

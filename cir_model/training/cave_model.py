@@ -97,17 +97,15 @@ class CaVEModel(CIRModel):
         self, lq: Tensor, gt: Tensor, facts: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the losses on the images and ``l_quality``."""
-        given: dict[str, Tensor] = {}
-        if self.options.teacher_forcing:
-            given["quality"] = _strength(facts["quality"])
+        strength = _strength(facts.get("quality", lq.new_full((len(lq),), -1)))
+        given = {"quality": strength} if self.options.teacher_forcing else {}
         with self.autocast():
             output, predicted = self.network(lq, return_quality=True, **given)
         losses: dict[str, Tensor] = self.losses(output.float(), gt, facts)
         if self.quality_loss is not None:
-            wanted = _strength(facts["quality"])
             # equal values add nothing to the mean; then it is taken over the known ones alone
-            known = ~wanted.isnan()
-            wanted = torch.where(known, wanted, predicted.detach().float())
+            known = ~strength.isnan()
+            wanted = torch.where(known, strength, predicted.detach().float())
             share = known.float().mean().clamp_min(1 / len(known))
             losses["l_quality"] = self.quality_loss(predicted.float(), wanted) / share
         return losses
