@@ -224,10 +224,10 @@ class CaVETrainOptions(TrainOptions, kw_only=True):
     teacher_forcing: Annotated[
         bool,
         Meta(
-            description="Restore by the known quality of each sample, as `basicsr restore` does by"
-            " that of the file, and by the prediction only where it is unknown. false: always by"
-            " the prediction, which the loss on the image then trains too. For networks that take"
-            " the quality, such as FBCNN."
+            description="Give the network the known quality of each sample, as `basicsr restore`"
+            " gives it that of the file. Where it is unknown, and everywhere with false, the"
+            " network uses its own prediction, which the loss on the image then trains too. For"
+            " networks that take the quality, such as FBCNN."
         ),
     ] = False
 
